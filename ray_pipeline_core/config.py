@@ -1,0 +1,246 @@
+"""What a run is asked to do: frozen values, checked when they are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ray_pipeline_core.errors import ConfigError
+
+GIB = 1024**3
+PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+_INHERITED_RESOURCES = {
+    "num_cpus": ("cpus_per_task", 1),
+    "num_gpus": ("gpus_per_task", 0),
+    "memory": ("mem_per_cpu_gb", 2),
+}
+# Ray options that would break what the run does with its workers, and what to use instead.
+_RESERVED_RAY_OPTIONS = {
+    "max_restarts": "retry=RetryPolicy(...)",
+    "max_task_retries": "retry=RetryPolicy(...)",
+    "max_concurrency": "tasks_per_job",
+    "concurrency_groups": "tasks_per_job",
+    "lifetime": "nothing: workers end with their run",
+    "placement_group": "nodes_per_task and placement_strategy",
+    "placement_group_bundle_index": "nodes_per_task and placement_strategy",
+}
+
+
+def require(ok: bool, parameter: str, value: object, allowed: str) -> None:
+    """Raises a `ConfigError` that names parameter, value and what is allowed, unless `ok`."""
+    if not ok:
+        raise ConfigError(f"{parameter}={value!r}: {allowed}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def require_integer(parameter: str, value: Any, at_least: int) -> None:
+    """Raises `ConfigError` unless `value` is an integer of at least `at_least`."""
+    ok = _is_integer(value) and value >= at_least
+    require(ok, parameter, value, f"must be an integer of at least {at_least}")
+
+
+def require_number(parameter: str, value: Any, at_least: float = 0, above: bool = False) -> None:
+    """Raises `ConfigError` unless `value` is a number of at least (or `above`) `at_least`."""
+    ok = _is_number(value) and (value > at_least if above else value >= at_least)
+    require(ok, parameter, value, f"must be a number {'above' if above else 'of at least'} {at_least}")
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often what is tried again; every kind of failure pays from a budget of its own.
+
+    Attributes:
+        max_retries: attempts after a worker was lost (crash, kill, out of memory, dead node).
+        max_preemptions: attempts after a node was taken away by notice; these cost no `max_retries`.
+        max_timeouts: attempts after a group ran over its time limit.
+        max_errors: attempts after a step raised one of `retry_on`.
+        retry_on: exception types, or their names, that may be tried again.
+        backoff_s: pause before the second attempt, in seconds; it doubles with each further one.
+        backoff_max_s: the longest pause, in seconds.
+        oom_memory_factor: how many times as much memory an attempt reserves after one ran out of it.
+    """
+
+    max_retries: int = 3
+    max_preemptions: int = 100
+    max_timeouts: int = 0
+    max_errors: int = 0
+    retry_on: tuple[type[BaseException] | str, ...] = ()
+    backoff_s: float = 1
+    backoff_max_s: float = 60
+    oom_memory_factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_retries", "max_preemptions", "max_timeouts", "max_errors"):
+            require_integer(f"RetryPolicy.{name}", getattr(self, name), at_least=0)
+        require_number("RetryPolicy.backoff_s", self.backoff_s)
+        require_number("RetryPolicy.backoff_max_s", self.backoff_max_s)
+        require_number("RetryPolicy.oom_memory_factor", self.oom_memory_factor, at_least=1)
+        self._check_retry_on()
+
+    def _check_retry_on(self) -> None:
+        allowed = "must be a sequence of exception types or their names"
+        entries: Any = self.retry_on
+        ok = isinstance(entries, Sequence) and not isinstance(entries, str) and all(map(_names_exception, entries))
+        require(ok, "RetryPolicy.retry_on", entries, allowed)
+        object.__setattr__(self, "retry_on", tuple(entries))
+
+    @property
+    def retry_on_names(self) -> frozenset[str]:
+        """The names in `retry_on`; a type stands for its qualified name."""
+        return frozenset(entry if isinstance(entry, str) else qualified_name(entry) for entry in self.retry_on)
+
+
+def _names_exception(entry: object) -> bool:
+    return isinstance(entry, str) or (isinstance(entry, type) and issubclass(entry, BaseException))
+
+
+def qualified_name(cls: type) -> str:
+    """`module.Class`, or the bare name for a builtin."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+@dataclass(frozen=True)
+class RankResources:
+    """What one rank group reserves, on each of its nodes.
+
+    Attributes:
+        cpus: CPUs per node.
+        memory_bytes: memory per node, in bytes.
+        gpus: GPUs per node.
+        nodes: nodes in the gang.
+        placement_strategy: Ray's strategy for the bundles of a gang.
+        ray_options: further Ray actor options.
+    """
+
+    cpus: float
+    memory_bytes: int
+    gpus: float
+    nodes: int = 1
+    placement_strategy: str = "SPREAD"
+    ray_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_memory_factor(self, factor: float) -> RankResources:
+        """The same with `factor` times the memory."""
+        return self if factor == 1 else replace(self, memory_bytes=int(self.memory_bytes * factor))
+
+    def bundle(self) -> dict[str, float]:
+        """The resources of one node in Ray's names, custom ones included and zeros left out."""
+        wanted: dict[str, float] = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes}
+        wanted |= self.ray_options.get("resources") or {}
+        return {name: amount for name, amount in wanted.items() if amount}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All of an executor's parameters that steer a run, checked.
+
+    The fields have the meaning of the executor's parameters of the same names. `ray_remote_kwargs` may override a
+    resource that is left at its default, as it may in datatrove.
+
+    Raises:
+        ConfigError: a value is not allowed; the message names parameter, value and what is.
+    """
+
+    tasks: int = 1
+    workers: int = -1
+    skip_completed: bool = True
+    randomize_start_duration: int = 0
+    cpus_per_task: float = 1
+    mem_per_cpu_gb: float = 2
+    gpus_per_task: float = 0
+    nodes_per_task: int = 1
+    ray_remote_kwargs: Mapping[str, Any] | None = None
+    log_first: bool = False
+    tasks_per_job: int = 1
+    time: float | None = None
+    retry: RetryPolicy = RetryPolicy()
+    max_failed_ranks: float = 0
+    startup_timeout: float = 900
+    placement_strategy: str = "SPREAD"
+    max_ranks_per_worker: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_counts()
+        self._check_limits()
+        self._check_ray_options()
+
+    def _check_counts(self) -> None:
+        require_integer("tasks", self.tasks, at_least=1)
+        workers_ok = _is_integer(self.workers) and (self.workers == -1 or self.workers >= 1)
+        require(workers_ok, "workers", self.workers, "must be at least 1, or -1 for as many as the cluster grants")
+        for name in ("nodes_per_task", "tasks_per_job"):
+            require_integer(name, getattr(self, name), at_least=1)
+        require_integer("randomize_start_duration", self.randomize_start_duration, at_least=0)
+        for name in ("cpus_per_task", "mem_per_cpu_gb", "gpus_per_task"):
+            require_number(name, getattr(self, name))
+        if self.max_ranks_per_worker is not None:
+            require_integer("max_ranks_per_worker", self.max_ranks_per_worker, at_least=1)
+
+    def _check_limits(self) -> None:
+        if self.time is not None:
+            require_number("time", self.time, above=True)
+        require_number("startup_timeout", self.startup_timeout, above=True)
+        require(isinstance(self.retry, RetryPolicy), "retry", self.retry, "must be a RetryPolicy")
+        lost = self.max_failed_ranks
+        lost_ok = _is_number(lost) and lost >= 0 and (lost < 1 or float(lost).is_integer())
+        require(lost_ok, "max_failed_ranks", lost, "must be a count of ranks, or a fraction from 0 to below 1")
+        for name in ("skip_completed", "log_first"):
+            require(isinstance(getattr(self, name), bool), name, getattr(self, name), "must be True or False")
+        strategy = self.placement_strategy
+        require(
+            strategy in PLACEMENT_STRATEGIES,
+            "placement_strategy",
+            strategy,
+            f"must be one of {PLACEMENT_STRATEGIES}",
+        )
+
+    def _check_ray_options(self) -> None:
+        options: Any = self.ray_remote_kwargs
+        ok = options is None or (isinstance(options, Mapping) and all(isinstance(key, str) for key in options))
+        require(ok, "ray_remote_kwargs", options, "must be a dict of Ray actor options")
+        for option in options or {}:
+            self._check_ray_option(option)
+
+    def _check_ray_option(self, option: str) -> None:
+        value = (self.ray_remote_kwargs or {})[option]
+        if option in _RESERVED_RAY_OPTIONS:
+            raise ConfigError(
+                f"ray_remote_kwargs[{option!r}]={value!r}: not allowed here; use {_RESERVED_RAY_OPTIONS[option]}"
+            )
+        if option in _INHERITED_RESOURCES:
+            parameter, default = _INHERITED_RESOURCES[option]
+            require_number(f"ray_remote_kwargs[{option!r}]", value)
+            if getattr(self, parameter) != default:
+                raise ConfigError(
+                    f"ray_remote_kwargs[{option!r}]={value!r}: given both ways, since "
+                    f"{parameter}={getattr(self, parameter)!r} says the same; keep one of the two"
+                )
+
+    @property
+    def resources(self) -> RankResources:
+        """What a group reserves on each of its nodes."""
+        options = dict(self.ray_remote_kwargs or {})
+        cpus = options.pop("num_cpus", self.cpus_per_task)
+        memory_bytes = int(options.pop("memory", self.mem_per_cpu_gb * self.cpus_per_task * GIB))
+        gpus = options.pop("num_gpus", self.gpus_per_task)
+        return RankResources(cpus, memory_bytes, gpus, self.nodes_per_task, self.placement_strategy, options)
+
+    @property
+    def allowed_failures(self) -> int:
+        """How many ranks may fail in a run that still succeeds: a count, or the floor of a fraction of `tasks`."""
+        lost = self.max_failed_ranks
+        return int(lost * self.tasks) if lost < 1 else int(lost)
+
+
+def check_callable(parameter: str, value: Callable[..., Any] | None) -> None:
+    """Raises `ConfigError` unless `value` is None or callable."""
+    require(value is None or callable(value), parameter, value, "must be callable")

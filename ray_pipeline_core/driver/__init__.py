@@ -1,0 +1,1 @@
+"""The driver: one loop, one thread, and what surrounds them."""

@@ -1,0 +1,173 @@
+"""What became of each rank: counts, stats, failures and history of one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from datetime import datetime, timezone
+from typing import Any
+
+from ray_pipeline_core.errors import StatsMergeError
+from ray_pipeline_core.events import ObserverGroup, Progress
+from ray_pipeline_core.result import RankFailure
+from ray_pipeline_core.scheduling.outcomes import RankOutcome
+from ray_pipeline_core.scheduling.retry import Retry
+from ray_pipeline_core.stats import PipelineStats, StatsAccumulator, parse_stats
+from ray_pipeline_core.storage.attempt_history import AttemptHistory
+from ray_pipeline_core.storage.run_folder import RunFolder
+
+PROGRESS_INTERVAL_S = 0.25
+"""How often observers are told of progress at most, in seconds."""
+
+
+class RunLedger:
+    """Keeps the books of one run; all calls come from the thread that drives it.
+
+    Args:
+        name: the executor's name.
+        folder: the run folder.
+        world_size: number of ranks.
+        completed_before: ranks that earlier runs had completed.
+        history: where each attempt is noted.
+        attempt_number: tells a rank's attempt in the life of the run folder from that in this run.
+        observers: who is told.
+        clock: tells the time in seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: RunFolder,
+        world_size: int,
+        completed_before: Collection[int],
+        history: AttemptHistory,
+        attempt_number: Callable[[int, int], int],
+        observers: ObserverGroup,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.failures: dict[int, RankFailure] = {}
+        self.retries = 0
+        self.preemptions = 0
+        self.completed = len(completed_before)
+        self.skipped = len(completed_before)
+        self.warnings: list[str] = []
+        self._name = name
+        self._folder = folder
+        self._world_size = world_size
+        self._stats_to_read = list(completed_before)
+        self._stats = StatsAccumulator()
+        self._history = history
+        self._attempt_number = attempt_number
+        self._records: list[dict[str, Any]] = []
+        self._observers = observers
+        self._clock = clock
+        self._started_s = clock()
+        self._told_s = float("-inf")
+
+    def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
+        """Counts a rank whose marker stands, and merges its stats."""
+        self.completed += 1
+        if outcome.stats is None:
+            self._stats_to_read.append(outcome.rank)
+        else:
+            self._merge(outcome.stats, outcome.rank)
+        self._note(outcome, attempt)
+        self._observers.on_rank_finished(outcome.rank, outcome.seconds)
+
+    def rank_failed(self, outcome: RankOutcome, attempt: int, retry: Retry | None) -> None:
+        """Counts a failed attempt, and keeps the failure if it is final."""
+        failure = self._describe(outcome, attempt)
+        if retry is None:
+            self.failures[outcome.rank] = failure
+        elif retry.budget == "preemptions":
+            self.preemptions += 1
+        else:
+            self.retries += 1
+        self._note(outcome, attempt)
+        self._observers.on_rank_failed(failure, retry is not None)
+
+    def recover(self, ranks: tuple[int, ...]) -> set[int]:
+        """Those of `ranks` whose marker stands although their worker died before it could say so."""
+        return {rank for rank in ranks if self._folder.is_completed(rank)}
+
+    def tick(self, running: int, workers: int, starting: int) -> None:
+        """Tells observers how far the run is, a few times a second at most."""
+        now = self._clock()
+        if now - self._told_s < PROGRESS_INTERVAL_S:
+            return
+        self._told_s = now
+        self.write_history()
+        self._observers.on_progress(self.progress(running, workers, starting))
+
+    def progress(self, running: int = 0, workers: int = 0, starting: int = 0) -> Progress:
+        """Where the run stands."""
+        return Progress(
+            name=self._name,
+            world_size=self._world_size,
+            completed=self.completed,
+            skipped=self.skipped,
+            failed=len(self.failures),
+            running=running,
+            workers=workers,
+            starting=starting,
+            retries=self.retries,
+            preemptions=self.preemptions,
+            elapsed_s=self._clock() - self._started_s,
+        )
+
+    def give_up(self, ranks: Collection[int], failure: RankOutcome) -> None:
+        """Counts ranks that no worker will run any more."""
+        for rank in ranks:
+            self.failures.setdefault(rank, self._describe(failure, 0, rank))
+
+    def write_history(self) -> None:
+        """Stores what was noted since the last time."""
+        if self._records:
+            self._history.append(self._records)
+            self._records = []
+
+    def merged_stats(self) -> PipelineStats:
+        """The stats of every completed rank; those of earlier runs are read now, many at once."""
+        ranks, self._stats_to_read = sorted(self._stats_to_read), []
+        for rank, content in self._folder.read_rank_stats(ranks).items():
+            if isinstance(content, bytes):
+                try:
+                    self._merge(parse_stats(content, self._folder.stats(rank)).to_list(), rank)
+                except StatsMergeError as error:
+                    self.warnings.append(str(error))
+            else:
+                self.warnings.append(f"{self._folder.stats(rank)} could not be read: {content}")
+        return self._stats.result()
+
+    def _merge(self, stats: list[dict[str, Any]], rank: int) -> None:
+        try:
+            self._stats.add(stats)
+        except StatsMergeError as error:
+            self.warnings.append(f"stats of rank {rank} are not in stats.json: {error}")
+
+    def _describe(self, outcome: RankOutcome, attempt: int, rank: int | None = None) -> RankFailure:
+        failure, rank = outcome.failure, outcome.rank if rank is None else rank
+        assert failure is not None, "only failures are described"
+        return RankFailure(
+            rank=rank,
+            kind=failure.kind,
+            attempts=attempt,
+            error_type=failure.error_type,
+            message=failure.message,
+            node=failure.node or outcome.node,
+            log=failure.log or (self._folder.folder.resolve_paths(self._folder.log(rank)) if attempt else None),
+        )
+
+    def _note(self, outcome: RankOutcome, attempt: int) -> None:
+        failure = outcome.failure
+        record: dict[str, Any] = {
+            "rank": outcome.rank,
+            "attempt": self._attempt_number(outcome.rank, attempt),
+            "outcome": failure.kind if failure else "completed",
+            "ended_at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "seconds": round(outcome.seconds, 3),
+            "node": (failure.node if failure else None) or outcome.node,
+        }
+        if failure is not None:
+            record |= {"error_type": failure.error_type, "message": failure.message}
+        self._records.append(record)

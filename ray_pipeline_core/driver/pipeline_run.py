@@ -1,0 +1,273 @@
+"""One run of one executor: folder, lease, ranks, result."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from ray_pipeline_core.config import RunConfig
+from ray_pipeline_core.driver.ledger import RunLedger
+from ray_pipeline_core.driver.task_manager import RayTaskManager, RunStopped
+from ray_pipeline_core.errors import (
+    RayPipelineError,
+    ResourcesUnavailableError,
+    RunCancelledError,
+    RunFolderMismatchError,
+    RunIncompleteError,
+)
+from ray_pipeline_core.events import ObserverGroup
+from ray_pipeline_core.fingerprint import Fingerprint
+from ray_pipeline_core.pipeline import Step
+from ray_pipeline_core.rank.rank_runner import RankSettings
+from ray_pipeline_core.result import FailureKind, RunPlan, RunResult
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, WorkerBackend
+from ray_pipeline_core.scheduling.rank_groups import make_groups
+from ray_pipeline_core.storage.attempt_history import AttemptHistory
+from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.storage.run_lock import RunLock
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_FAILURES = 5
+
+BackendFactory = Callable[["PipelineRun"], WorkerBackend]
+"""Makes the backend when there is something to run; it may connect to a cluster."""
+
+
+@dataclass
+class PipelineRun:
+    """One run of one executor.
+
+    Attributes:
+        name: the executor's name.
+        config: its parameters.
+        folder: the run folder.
+        steps: the loaded pipeline, for its fingerprint.
+        packed_pipeline: the same as bytes.
+        description: the executor in plain JSON, for `executor.json`.
+        observers: who is told of events.
+        stop: ends the run when set.
+    """
+
+    name: str
+    config: RunConfig
+    folder: RunFolder
+    steps: Sequence[Step]
+    packed_pipeline: bytes
+    description: Mapping[str, Any]
+    observers: ObserverGroup
+    stop: threading.Event
+
+    def __post_init__(self) -> None:
+        self._started_at = datetime.now(timezone.utc)
+        self._started_s = time.monotonic()
+        self._fingerprint = Fingerprint.of(self.steps, self.config.tasks)
+        self._warnings: list[str] = []
+        self.history = AttemptHistory(self.folder.folder)
+        self._lock: RunLock
+        self._earlier_attempts: dict[int, int] = {}
+
+    def execute(
+        self, make_backend: BackendFactory, plan: Callable[[Sequence[int], Sequence[int]], RunPlan]
+    ) -> RunResult:
+        """Runs the ranks that are not completed.
+
+        Args:
+            make_backend: called once, if any rank is to run.
+            plan: makes the plan for observers from completed and pending ranks.
+
+        Returns:
+            The result of a run that is ok.
+
+        Raises:
+            RunFolderError: the folder can't be used; nothing was changed in it.
+            RunIncompleteError: more ranks failed than allowed.
+            RunCancelledError: the stop event was set.
+            ClusterError: the cluster can't run it.
+        """
+        self.folder.check_access()
+        with RunLock(self.folder.folder, on_lost=self.stop.set) as self._lock:
+            completed = self._completed_ranks()
+            pending = [rank for rank in range(self.config.tasks) if rank not in completed]
+            self._claim_folder(pending)
+            ledger = self._open_ledger(completed)
+            self.observers.on_run_started(plan(sorted(completed), pending))
+            with self._finishing(ledger) as finish:
+                self._run_ranks(pending, ledger, make_backend)
+            return finish.result
+
+    def attempt_number(self, rank: int, attempt: int) -> int:
+        """A rank's attempt counted over the run folder's whole life, which names its logs."""
+        return self._earlier_attempts.get(rank, 0) + attempt
+
+    def rank_settings(self) -> RankSettings:
+        """What the workers need to know."""
+        config = self.config
+        return RankSettings(
+            folder=self.folder,
+            world_size=config.tasks,
+            nodes=config.nodes_per_task,
+            cpus_per_task=config.cpus_per_task,
+            mem_per_cpu_gb=config.mem_per_cpu_gb,
+            gpus_per_task=config.gpus_per_task,
+            randomize_start_duration=config.randomize_start_duration,
+            log_first=config.log_first,
+            time_limit_s=config.time,
+        )
+
+    # --- before ---
+
+    def _completed_ranks(self) -> set[int]:
+        if not self.config.skip_completed:
+            return set()
+        earlier = (self.folder.read_executor() or {}).get("fingerprint") or {}
+        completed = self.folder.completed_ranks(self.config.tasks)
+        self._check_fingerprint(earlier)
+        if completed:
+            self._warnings.extend(self._fingerprint.changed_parameters(earlier))
+        for warning in self._warnings:
+            logger.warning(warning)
+        return completed
+
+    def _check_fingerprint(self, earlier: Mapping[str, Any]) -> None:
+        differences = self._fingerprint.differences(earlier) if earlier else []
+        if not differences or not self.folder.marker_names():
+            return
+        raise RunFolderMismatchError(
+            f"run folder {self.folder.url} has ranks completed by another pipeline: {'; and '.join(differences)}. "
+            "Use another logging_dir for this one, or skip_completed=False to run all ranks anew here. "
+            "Nothing was deleted."
+        )
+
+    def _claim_folder(self, pending: Sequence[int]) -> None:
+        if not self.config.skip_completed:
+            # Before anything runs, so that no marker ever vouches for an older run.
+            self.folder.unmark(pending)
+        self.folder.write_executor({**self.description, "fingerprint": self._fingerprint.to_dict()})
+        if pending:
+            self._earlier_attempts = self.history.earlier_attempts()
+
+    def _open_ledger(self, completed: set[int]) -> RunLedger:
+        ledger = RunLedger(
+            self.name,
+            self.folder,
+            self.config.tasks,
+            completed,
+            self.history,
+            self.attempt_number,
+            self.observers,
+        )
+        ledger.warnings.extend(self._warnings)
+        return ledger
+
+    # --- during ---
+
+    def _run_ranks(self, pending: Sequence[int], ledger: RunLedger, make_backend: BackendFactory) -> None:
+        if not pending:
+            return
+        if self.stop.is_set():
+            raise RunStopped
+        groups = make_groups(pending, self.config.tasks_per_job)
+        backend = make_backend(self)
+        manager = RayTaskManager(backend, self.config, groups, ledger, self.stop)
+        try:
+            manager.run()
+        finally:
+            backend.close()
+            self._settle_stopped(manager, ledger)
+
+    def _settle_stopped(self, manager: RayTaskManager, ledger: RunLedger) -> None:
+        """Counts the ranks whose worker was killed at work; some may have set their marker just before."""
+        failure = AttemptFailure("cancelled", RunCancelledError.__name__, "it was running when the run was stopped")
+        for group in manager.running_groups():
+            completed = ledger.recover(group.ranks)
+            for rank in group.ranks:
+                if rank in completed:
+                    ledger.rank_completed(RankOutcome(rank, 0.0), group.attempt)
+                else:
+                    ledger.rank_failed(RankOutcome(rank, 0.0, failure), group.attempt, None)
+
+    # --- after ---
+
+    @contextlib.contextmanager
+    def _finishing(self, ledger: RunLedger) -> Iterator[_Finish]:
+        """Stats, history and result are written whatever happens inside; then the ending is told as an error."""
+        finish = _Finish()
+        try:
+            yield finish
+        except RunStopped:
+            self._lock.check()
+            finish.result = self._finish(ledger, cancelled=True)
+            raise self._cancelled_error(finish.result) from None
+        except RayPipelineError as error:
+            kind: FailureKind = "unschedulable" if isinstance(error, ResourcesUnavailableError) else "error"
+            self._give_up_rest(ledger, AttemptFailure(kind, type(error).__name__, str(error)))
+            finish.result = self._finish(ledger)
+            raise
+        except BaseException as error:
+            self._give_up_rest(ledger, AttemptFailure("error", type(error).__name__, str(error)))
+            with contextlib.suppress(Exception):  # the first error says what is wrong
+                self._finish(ledger)
+            raise
+        self._lock.check()
+        finish.result = self._finish(ledger)
+        if not finish.result.ok:
+            raise RunIncompleteError(_incomplete_message(finish.result), finish.result)
+
+    def _give_up_rest(self, ledger: RunLedger, failure: AttemptFailure) -> None:
+        marked = self.folder.completed_ranks(self.config.tasks)
+        rest = [rank for rank in range(self.config.tasks) if rank not in marked]
+        ledger.give_up(rest, RankOutcome(-1, 0.0, failure))
+
+    def _finish(self, ledger: RunLedger, cancelled: bool = False) -> RunResult:
+        ledger.write_history()
+        self.history.flush()
+        stats = ledger.merged_stats()
+        self.folder.write_stats(stats.to_json())
+        result = RunResult(
+            name=self.name,
+            world_size=self.config.tasks,
+            completed=ledger.completed,
+            skipped=ledger.skipped,
+            failed=tuple(ledger.failures[rank] for rank in sorted(ledger.failures)),
+            retries=ledger.retries,
+            preemptions=ledger.preemptions,
+            started_at=self._started_at,
+            duration_s=time.monotonic() - self._started_s,
+            stats=stats.to_list(),
+            logging_dir=self.folder.folder.url,
+            warnings=tuple(ledger.warnings),
+            cancelled=cancelled,
+            max_failed_ranks=self.config.allowed_failures,
+        )
+        self.folder.write_result(result.to_dict())
+        self.observers.on_run_finished(result)
+        self.folder.write_progress(ledger.progress().to_dict())
+        return result
+
+    def _cancelled_error(self, result: RunResult) -> RunCancelledError:
+        return RunCancelledError(
+            f"run {self.name!r} was stopped with {result.completed}/{result.world_size} ranks completed; "
+            f"start it again on {result.logging_dir} to run the others",
+            result,
+        )
+
+
+class _Finish:
+    result: RunResult
+
+
+def _incomplete_message(result: RunResult) -> str:
+    shown = "; ".join(str(failure) for failure in result.failed[:_SHOWN_FAILURES])
+    more = len(result.failed) - _SHOWN_FAILURES
+    return (
+        f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed "
+        f"({result.max_failed_ranks} allowed): {shown}{f'; and {more} more' if more > 0 else ''}. "
+        f"{result.completed} completed; start it again on {result.logging_dir} to run only those that failed"
+    )

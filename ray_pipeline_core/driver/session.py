@@ -1,0 +1,60 @@
+"""What the executors of one `run()` share: the stop event and one connection to the cluster."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from ray_pipeline_core.scheduling.outcomes import WorkerBackend
+
+if TYPE_CHECKING:
+    from ray_pipeline_core.driver.pipeline_run import PipelineRun
+    from ray_pipeline_core.ray_backend.cluster import Cluster
+
+
+class BackendSource(Protocol):
+    """Where the runs of a session get their workers."""
+
+    def backend_for(self, run: PipelineRun) -> WorkerBackend:
+        """The backend for one run."""
+
+
+class RaySession:
+    """Connects to Ray when the first run needs it, so that a chain with nothing to do starts no cluster.
+
+    Args:
+        address: a Ray address, or None.
+        stop: ends the runs when set.
+    """
+
+    def __init__(self, address: str | None, stop: threading.Event) -> None:
+        self.stop = stop
+        self._address = address
+        self._cluster: Cluster | None = None
+
+    def backend_for(self, run: PipelineRun) -> WorkerBackend:
+        """A pool of workers for one run.
+
+        Raises:
+            ClusterUnreachableError: there is no cluster.
+        """
+        # Ray is imported only where something runs: orchestrators import executors over and over.
+        from ray_pipeline_core.ray_backend.cluster import Cluster
+        from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
+
+        if self._cluster is None:
+            self._cluster = Cluster(self._address)
+        return RayWorkerPool(
+            self._cluster, run.config.resources, run.packed_pipeline, run.rank_settings(), run.attempt_number
+        )
+
+    def __enter__(self) -> RaySession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._cluster is not None:
+            self._cluster.close()
+            self._cluster = None

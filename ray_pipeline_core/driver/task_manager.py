@@ -1,0 +1,309 @@
+"""The loop of a run: feeds slots with rank groups and carries out what `scheduling` decides."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ray_pipeline_core.config import RunConfig
+from ray_pipeline_core.errors import ClusterError, PipelineLoadError, ResourcesUnavailableError
+from ray_pipeline_core.scheduling.group_queue import GroupQueue
+from ray_pipeline_core.scheduling.outcomes import (
+    AttemptFailure,
+    BackendEvent,
+    GroupEnded,
+    RankOutcome,
+    SlotLost,
+    SlotStarted,
+    WorkerBackend,
+)
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+from ray_pipeline_core.scheduling.retry import Retry, backoff_s, decide_retry
+from ray_pipeline_core.scheduling.timeouts import TimeoutManager
+
+LONGEST_WAIT_S = 0.5
+"""How long the loop may take to see that it is asked to stop, in seconds."""
+TIMEOUT_GRACE_S = 2.0
+"""What a group over its time limit gets for flushing its logs before its worker is killed, in seconds."""
+MAX_STARTING = 32
+"""Slots that may wait for resources at once: enough demand for an autoscaler to see, bounded for the cluster."""
+
+
+class Ledger(Protocol):
+    """Where the loop reports what became of ranks."""
+
+    def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
+        """A rank's marker stands."""
+
+    def rank_failed(self, outcome: RankOutcome, attempt: int, retry: Retry | None) -> None:
+        """An attempt failed, and is made again if `retry` says so."""
+
+    def recover(self, ranks: tuple[int, ...]) -> set[int]:
+        """Those of `ranks` whose marker stands although no worker lived to say so."""
+
+    def tick(self, running: int, workers: int, starting: int) -> None:
+        """The loop went round."""
+
+
+class RunStopped(Exception):
+    """The stop event was set before all ranks had ended."""
+
+
+@dataclass
+class _Slot:
+    memory_factor: float
+    started: bool = False
+    group: TaskGroup | None = None
+    submitted_s: float = 0.0
+    ranks_run: int = 0
+    verdict: AttemptFailure | None = None  # why we killed it; no new group after that
+
+
+class RayTaskManager:
+    """Runs rank groups on the slots that a backend grants.
+
+    One thread calls `run`, and all state is that thread's. The cost of an event does not depend on the number of
+    slots or ranks.
+
+    Args:
+        backend: grants slots.
+        config: the run's parameters.
+        groups: what to run, in order.
+        ledger: is told what became of each rank.
+        stop: ends the run when set.
+        clock: tells the time in seconds.
+        jitter: gives random numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        backend: WorkerBackend,
+        config: RunConfig,
+        groups: Iterable[TaskGroup],
+        ledger: Ledger,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._backend = backend
+        self._config = config
+        self._queue = GroupQueue(groups)
+        self._ledger = ledger
+        self._stop = stop
+        self._clock = clock
+        self._jitter = jitter
+        limit_s = None if config.time is None else config.time + TIMEOUT_GRACE_S
+        self._timeouts = TimeoutManager(limit_s, clock)
+        self._slots: dict[int, _Slot] = {}
+        self._idle: set[int] = set()
+        self._next_slot = 0
+        self._starting = 0
+        self._running_ranks = 0
+        self._failed_starts = 0
+        self._no_start_before_s = 0.0
+        self._without_worker_since_s: float | None = None
+
+    def run(self) -> None:
+        """Returns when every rank has ended, well or not.
+
+        Raises:
+            RunStopped: the stop event was set.
+            ResourcesUnavailableError: no worker started within `startup_timeout`.
+            ClusterError: workers keep failing to start.
+            PipelineLoadError: the workers can't read the pipeline.
+        """
+        while self._queue or self._running_ranks:
+            if self._stop.is_set():
+                raise RunStopped
+            self._queue.release(self._clock())
+            self._feed_idle_slots()
+            self._start_slots()
+            for event in self._backend.poll(self._wait_s()):
+                self._handle(event)
+            self._kill_overdue()
+            self._check_startup()
+            workers = len(self._slots) - self._starting
+            self._ledger.tick(self._running_ranks, workers, self._starting)
+
+    def running_groups(self) -> list[TaskGroup]:
+        """The groups that are at work; after `run` has raised, those whose end was not awaited."""
+        return [slot.group for slot in self._slots.values() if slot.group is not None]
+
+    # --- slots ---
+
+    def _start_slots(self) -> None:
+        if self._clock() < self._no_start_before_s:
+            return
+        free = MAX_STARTING - self._starting
+        limits = (self._config.workers if self._config.workers > 0 else None, self._backend.slot_limit())
+        for limit in limits:
+            if limit is not None:
+                free = min(free, limit - len(self._slots))
+        # Slots that start already will take as many of the waiting groups.
+        free = min(free, self._queue.ready - self._starting)
+        for factor, waiting in self._queue.ready_by_memory():
+            for _ in range(min(free, waiting)):
+                self._start_slot(factor)
+                free -= 1
+
+    def _start_slot(self, memory_factor: float) -> None:
+        slot, self._next_slot = self._next_slot, self._next_slot + 1
+        self._slots[slot] = _Slot(memory_factor)
+        self._starting += 1
+        self._backend.start(slot, memory_factor)
+
+    def _feed_idle_slots(self) -> None:
+        if not self._queue.ready:
+            return
+        for slot in list(self._idle):
+            self._feed(slot)
+
+    def _feed(self, slot_id: int) -> None:
+        slot = self._slots[slot_id]
+        group = self._queue.take(slot.memory_factor)
+        if group is not None:
+            self._idle.discard(slot_id)
+            slot.group, slot.submitted_s = group, self._clock()
+            self._running_ranks += len(group.ranks)
+            self._timeouts.add_task(slot_id)
+            self._backend.submit(slot_id, group)
+        elif self._queue.ready or len(self._idle) >= len(self._queue):
+            # Nothing here for this slot, now or soon: give its resources back, also for slots of another size.
+            self._retire(slot_id)
+        else:
+            self._idle.add(slot_id)
+
+    def _retire(self, slot_id: int) -> None:
+        self._idle.discard(slot_id)
+        del self._slots[slot_id]
+        self._backend.retire(slot_id)
+
+    # --- events ---
+
+    def _handle(self, event: BackendEvent) -> None:
+        if isinstance(event, SlotStarted):
+            self._on_started(event.slot)
+        elif isinstance(event, GroupEnded):
+            self._on_group_ended(event)
+        else:
+            self._on_lost(event)
+
+    def _on_started(self, slot_id: int) -> None:
+        self._slots[slot_id].started = True
+        self._starting -= 1
+        self._failed_starts = 0
+        self._feed(slot_id)
+
+    def _on_group_ended(self, event: GroupEnded) -> None:
+        slot = self._slots[event.slot]
+        self._end_group(event.slot, slot, event.outcomes)
+        if slot.verdict is not None:
+            return
+        limit = self._config.max_ranks_per_worker
+        if limit is not None and slot.ranks_run >= limit:
+            self._retire(event.slot)
+        else:
+            self._feed(event.slot)
+
+    def _on_lost(self, event: SlotLost) -> None:
+        slot = self._slots.pop(event.slot)
+        self._idle.discard(event.slot)
+        failure = slot.verdict or event.failure
+        if not slot.started:
+            self._starting -= 1
+            self._on_failed_start(failure)
+        elif slot.group is not None:
+            known = {outcome.rank for outcome in event.outcomes}
+            unknown = tuple(rank for rank in slot.group.ranks if rank not in known)
+            self._end_group(event.slot, slot, event.outcomes + self._outcomes_of_lost(unknown, failure, slot))
+
+    def _outcomes_of_lost(
+        self, ranks: tuple[int, ...], failure: AttemptFailure, slot: _Slot
+    ) -> tuple[RankOutcome, ...]:
+        completed = self._ledger.recover(ranks)
+        seconds = self._clock() - slot.submitted_s
+        return tuple(RankOutcome(rank, seconds, None if rank in completed else failure) for rank in ranks)
+
+    def _on_failed_start(self, failure: AttemptFailure) -> None:
+        if failure.kind == "unschedulable":
+            raise ResourcesUnavailableError(f"{failure.message}; {self._backend.describe_shortage()}")
+        if failure.fatal:
+            error = PipelineLoadError if failure.error_type == PipelineLoadError.__name__ else ClusterError
+            raise error(failure.message)
+        if failure.preempted:
+            return
+        policy = self._config.retry
+        limit = policy.max_retries if failure.retry_limit is None else min(policy.max_retries, failure.retry_limit)
+        self._failed_starts += 1
+        if self._failed_starts > limit:
+            raise ClusterError(
+                f"workers fail to start, {self._failed_starts} in a row; the last one: {failure.error_type}: "
+                f"{failure.message}"
+            )
+        self._no_start_before_s = self._clock() + backoff_s(policy, self._failed_starts - 1)
+
+    # --- groups ---
+
+    def _end_group(self, slot_id: int, slot: _Slot, outcomes: tuple[RankOutcome, ...]) -> None:
+        group, slot.group = slot.group, None
+        assert group is not None, f"slot {slot_id} has no group to end"
+        self._timeouts.remove_task(slot_id)
+        self._running_ranks -= len(group.ranks)
+        slot.ranks_run += len(group.ranks)
+        jitter = self._jitter()  # one for all ranks, so that those that failed alike stay together
+        again: dict[Retry, list[int]] = {}
+        for outcome in outcomes:
+            retry = self._settle(group, outcome, jitter)
+            if retry is not None:
+                again.setdefault(retry, []).append(outcome.rank)
+        for retry, ranks in again.items():
+            next_attempt = group.again(ranks, retry.spent, retry.memory_factor)
+            self._queue.add_later(next_attempt, self._clock() + retry.delay_s)
+
+    def _settle(self, group: TaskGroup, outcome: RankOutcome, jitter: float) -> Retry | None:
+        if outcome.failure is None:
+            self._ledger.rank_completed(outcome, group.attempt)
+            return None
+        retry = decide_retry(group, outcome.failure, self._config.retry, jitter)
+        self._ledger.rank_failed(outcome, group.attempt, retry)
+        return retry
+
+    # --- limits ---
+
+    def _kill_overdue(self) -> None:
+        for key in self._timeouts.check_timeouts():
+            assert isinstance(key, int)
+            self._timeouts.remove_task(key)
+            slot = self._slots[key]
+            slot.verdict = AttemptFailure(
+                "timeout", "TimeoutError", f"ran over its time limit of {self._config.time} s and was killed"
+            )
+            self._backend.kill(key)
+
+    def _check_startup(self) -> None:
+        if not self._starting or len(self._slots) > self._starting:
+            self._without_worker_since_s = None
+            return
+        now = self._clock()
+        if self._without_worker_since_s is None:
+            self._without_worker_since_s = now
+        elif now - self._without_worker_since_s > self._config.startup_timeout:
+            raise ResourcesUnavailableError(
+                f"no worker could start within startup_timeout={self._config.startup_timeout} s: "
+                f"{self._backend.describe_shortage()}"
+            )
+
+    def _wait_s(self) -> float:
+        now = self._clock()
+        waits = [LONGEST_WAIT_S]
+        release_s = self._queue.next_release_s()
+        if release_s is not None:
+            waits.append(release_s - now)
+        deadline_s = self._timeouts.next_deadline_s()
+        if deadline_s is not None:
+            waits.append(deadline_s + 0.001)
+        return max(0.0, min(waits))

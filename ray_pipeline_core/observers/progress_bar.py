@@ -1,0 +1,54 @@
+"""Progress on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from ray_pipeline_core.events import Progress, RunObserver
+from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
+
+
+class ProgressBar(RunObserver):
+    """A bar of ranks with the number of workers, failures and retries.
+
+    Args:
+        console: where to draw; standard error by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._bar = RichProgress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console or Console(stderr=True),
+        )
+        self._task = self._bar.add_task("", total=None, start=False, details="")
+
+    def on_run_started(self, plan: RunPlan) -> None:
+        """Shows the bar."""
+        self._bar.update(self._task, description=plan.name, total=plan.world_size, completed=plan.done)
+        self._bar.start_task(self._task)
+        self._bar.start()
+
+    def on_rank_failed(self, failure: RankFailure, will_retry: bool) -> None:
+        """Prints the failure above the bar."""
+        self._bar.console.print(f"{failure}{'; it is tried again' if will_retry else ''}", style="red", markup=False)
+
+    def on_progress(self, progress: Progress) -> None:
+        """Moves the bar."""
+        again = progress.retries + progress.preemptions
+        details = f"{progress.workers} workers, {progress.failed} failed, {again} retries"
+        if not progress.workers and progress.starting:
+            details = f"waiting for workers to start, {progress.failed} failed, {again} retries"
+        self._bar.update(self._task, completed=progress.completed, details=details)
+
+    def on_run_finished(self, result: RunResult) -> None:
+        """Prints the result below the bar."""
+        self._bar.update(self._task, completed=result.completed)
+        self._bar.stop()
+        self._bar.console.print(str(result), style="green" if result.ok else "red", markup=False)

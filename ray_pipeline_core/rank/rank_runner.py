@@ -1,0 +1,224 @@
+"""One attempt of one rank: environment, steps, stats, log and marker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ray_pipeline_core.config import qualified_name
+from ray_pipeline_core.pipeline import Step, find_raising_step, run_pipeline, step_name, unpack_pipeline
+from ray_pipeline_core.rank.rank_log import FLUSH_INTERVAL_S, LogSettings, RankLog, captured
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
+from ray_pipeline_core.stats import PipelineStats
+from ray_pipeline_core.storage.run_folder import RunFolder
+
+_LONGEST_MESSAGE = 2000
+
+
+@dataclass(frozen=True)
+class RankSettings:
+    """What is the same for all ranks of a run; sent to each worker once.
+
+    Attributes:
+        folder: the run folder.
+        world_size: number of ranks.
+        nodes: nodes per gang.
+        cpus_per_task: CPUs reserved per node, for the ranks' environment.
+        mem_per_cpu_gb: GiB reserved per CPU, for the ranks' environment.
+        gpus_per_task: GPUs reserved per node, for the ranks' environment.
+        randomize_start_duration: each rank first sleeps up to this many seconds.
+        log_first: the first rank of each group also logs to the worker's console.
+        time_limit_s: wall-clock limit of a group in seconds; None = none.
+        log_flush_interval_s: seconds between uploads of a running rank's log.
+    """
+
+    folder: RunFolder
+    world_size: int
+    nodes: int = 1
+    cpus_per_task: float = 1
+    mem_per_cpu_gb: float = 2
+    gpus_per_task: float = 0
+    randomize_start_duration: int = 0
+    log_first: bool = False
+    time_limit_s: float | None = None
+    log_flush_interval_s: float = FLUSH_INTERVAL_S
+
+
+@dataclass(frozen=True)
+class RankAttempt:
+    """One attempt of one rank.
+
+    Attributes:
+        rank: the rank.
+        attempt: its number in the run folder's whole life, from 1; names its log.
+        may_be_completed: an attempt before this one may have left its marker.
+        is_first: it is the first rank of its group.
+        node_index: index of this node in the gang; 0 outside gangs.
+        node_ips: addresses of the gang's nodes, the master first.
+    """
+
+    rank: int
+    attempt: int
+    may_be_completed: bool = False
+    is_first: bool = False
+    node_index: int = 0
+    node_ips: tuple[str, ...] = ()
+
+    @property
+    def node(self) -> str | None:
+        """The address of this node."""
+        return self.node_ips[self.node_index] if self.node_ips else None
+
+
+def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttempt) -> RankOutcome:
+    """Runs one attempt to its end.
+
+    A completed rank has its outputs, stats and log stored before its marker is written. A rank of a gang gets no
+    marker here, since that waits for all nodes.
+
+    Returns:
+        The outcome; whatever a step raises is in it as a value.
+    """
+    if attempt.may_be_completed and settings.folder.is_completed(attempt.rank):
+        return _completed_before(settings, attempt)
+    started_at = time.perf_counter()
+    steps: list[Step] = []
+    try:
+        log = _open_log(settings, attempt)
+    except Exception as error:  # noqa: BLE001 - an outcome like any other
+        return _failed(settings, attempt, error, steps, started_at)
+    try:
+        with _environment(settings, attempt), captured(log):
+            failure, stats = _run_steps(packed_pipeline, settings, attempt, log, steps)
+        if failure is None:
+            _store(settings, attempt, stats, log)
+    except BaseException as error:
+        failure = error
+        log.exception(f"rank {attempt.rank} failed", error)
+    with contextlib.suppress(Exception):  # the failure itself says more
+        log.close()
+    if failure is not None:
+        return _failed(settings, attempt, failure, steps, started_at)
+    return RankOutcome(
+        attempt.rank, time.perf_counter() - started_at, None, stats.to_list() if stats else None, attempt.node
+    )
+
+
+def _run_steps(
+    packed_pipeline: bytes, settings: RankSettings, attempt: RankAttempt, log: RankLog, steps: list[Step]
+) -> tuple[BaseException | None, PipelineStats | None]:
+    log.info(f"Launching pipeline for rank={attempt.rank} (attempt {attempt.attempt})")
+    try:
+        if settings.randomize_start_duration:
+            time.sleep(random.uniform(0, settings.randomize_start_duration))
+        steps.extend(unpack_pipeline(packed_pipeline))
+        log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
+        stats = run_pipeline(steps, attempt.rank, settings.world_size)
+    except BaseException as error:
+        log.exception(f"rank {attempt.rank} failed", error)
+        return error, None
+    log.info(f"Processing done for rank={attempt.rank}\n{stats.summary()}")
+    return None, stats
+
+
+def _store(settings: RankSettings, attempt: RankAttempt, stats: PipelineStats | None, log: RankLog) -> None:
+    # The marker comes last: it promises that all else is stored.
+    if stats is not None and attempt.node_index == 0:
+        settings.folder.write_rank_stats(attempt.rank, stats.to_json())
+    log.close()
+    if settings.nodes == 1:
+        settings.folder.mark_completed(attempt.rank)
+
+
+def _open_log(settings: RankSettings, attempt: RankAttempt) -> RankLog:
+    folder, rank = settings.folder, attempt.rank
+    if attempt.attempt > 1 and attempt.node_index == 0:
+        with contextlib.suppress(FileNotFoundError):  # that attempt never came to write one
+            folder.folder.move(folder.log(rank), folder.attempt_log(rank, attempt.attempt - 1))
+    to_console = settings.log_first and attempt.is_first
+    return RankLog(
+        LogSettings(
+            folder=folder.folder,
+            path=log_path(settings, attempt),
+            node_index=attempt.node_index if settings.nodes > 1 else None,
+            console_level=logging.INFO if to_console else logging.ERROR,
+            time_limit_s=settings.time_limit_s,
+            flush_interval_s=settings.log_flush_interval_s,
+        )
+    )
+
+
+def log_path(settings: RankSettings, attempt: RankAttempt) -> str:
+    """Where this attempt's log is while it is the newest; a gang's other nodes log beside the earlier attempts."""
+    if attempt.node_index:
+        return settings.folder.attempt_log(attempt.rank, attempt.attempt, attempt.node_index)
+    return settings.folder.log(attempt.rank)
+
+
+def _completed_before(settings: RankSettings, attempt: RankAttempt) -> RankOutcome:
+    stored = settings.folder.read_rank_stats([attempt.rank])[attempt.rank]
+    stats = json.loads(stored) if isinstance(stored, bytes) else None
+    return RankOutcome(attempt.rank, 0.0, None, stats, attempt.node)
+
+
+def _failed(
+    settings: RankSettings, attempt: RankAttempt, error: BaseException, steps: list[Step], started_at: float
+) -> RankOutcome:
+    step = find_raising_step(steps, error.__traceback__)
+    where = f"in step {step!r}: " if step else ""
+    failure = AttemptFailure(
+        kind="error",
+        error_type=qualified_name(type(error)),
+        message=where + _text(error),
+        error_names=_names(type(error)),
+        node=attempt.node,
+        log=settings.folder.folder.resolve_paths(log_path(settings, attempt)),
+    )
+    return RankOutcome(attempt.rank, time.perf_counter() - started_at, failure, None, attempt.node)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:_LONGEST_MESSAGE]
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        return "(its message can't be shown)"
+
+
+def _names(error_type: type[BaseException]) -> frozenset[str]:
+    return frozenset(name for cls in error_type.__mro__ for name in (cls.__name__, qualified_name(cls)))
+
+
+@contextlib.contextmanager
+def _environment(settings: RankSettings, attempt: RankAttempt) -> Iterator[None]:
+    variables = rank_environment(settings, attempt)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def rank_environment(settings: RankSettings, attempt: RankAttempt) -> Mapping[str, str]:
+    """The variables that a rank sees, in datatrove's names."""
+    node_ips = ",".join(attempt.node_ips)
+    return {
+        "DATATROVE_NODE_RANK": str(attempt.node_index if settings.nodes > 1 else -1),
+        "DATATROVE_EXECUTOR": "RAY",
+        "DATATROVE_NODE_IPS": node_ips,
+        "DATATROVE_CPUS_PER_TASK": str(settings.cpus_per_task),
+        "DATATROVE_MEM_PER_CPU": str(settings.mem_per_cpu_gb),
+        "DATATROVE_GPUS_ON_NODE": str(settings.gpus_per_task),
+        "RAY_NODELIST": node_ips,
+        "RAY_NODEID": str(attempt.node_index),
+    }

@@ -1,0 +1,137 @@
+"""Connecting to Ray, or starting it, and what the cluster has room for."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import ray
+
+from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.errors import ClusterUnreachableError
+
+logger = logging.getLogger(__name__)
+
+_SIGACTION_BYTES = 1024  # more than `struct sigaction` has anywhere
+
+
+class Cluster:
+    """A connection to Ray that is given back as it was found.
+
+    The connected cluster is used if there is one; else the one at `address` or `RAY_ADDRESS`; else a local one is
+    started, and ended by `close`.
+
+    Args:
+        address: a Ray address, or None.
+
+    Raises:
+        ClusterUnreachableError: nothing answers at the address, or no local cluster can be started.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.is_embedded = False
+        self._is_ours = False
+        if ray.is_initialized():
+            return
+        where = address or os.environ.get("RAY_ADDRESS") or "local"
+        self.is_embedded = where == "local"
+        options: dict[str, Any] = {"include_dashboard": False} if self.is_embedded else {}
+        try:
+            with _sigterm_handler_kept():
+                ray.init(address=where, **options)
+        except Exception as error:
+            raise ClusterUnreachableError(
+                f"no Ray cluster at address={where!r}: {type(error).__name__}: {error}; check that it runs and can "
+                "be reached from here, or leave the address out for a local one"
+            ) from error
+        self._is_ours = True
+
+    def close(self) -> None:
+        """Disconnects, and ends the cluster if it was started here."""
+        if self._is_ours:
+            self._is_ours = False
+            ray.shutdown()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Puts back, below Python, what Ray's C++ side does to SIGTERM: it would abort the process 3 s after one.
+
+    `signal.signal` does that as well, but on the main thread alone, and this is usually another one.
+    """
+    libc = ctypes.CDLL(None)
+    before = ctypes.create_string_buffer(_SIGACTION_BYTES)
+    known = libc.sigaction(int(signal.SIGTERM), None, before) == 0
+    try:
+        yield
+    finally:
+        if known:
+            libc.sigaction(int(signal.SIGTERM), before, None)
+
+
+def connected_slots(resources: RankResources) -> int | None:
+    """How many groups the connected cluster could run at once; None when this process is not connected."""
+    return count_fitting(alive_nodes(), resources) if ray.is_initialized() else None
+
+
+def alive_nodes() -> list[dict[str, float]]:
+    """The resources of each node that lives."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def count_fitting(nodes: Sequence[Mapping[str, float]], resources: RankResources) -> int:
+    """How many groups `nodes` could run at once if nothing else ran on them."""
+    bundle = resources.bundle()
+    per_node = [_fits(node, bundle) for node in nodes]
+    if resources.nodes == 1:
+        return sum(per_node)
+    if resources.placement_strategy == "STRICT_PACK":
+        return sum(fitting // resources.nodes for fitting in per_node)
+    gangs = sum(per_node) // resources.nodes
+    if resources.placement_strategy != "STRICT_SPREAD":
+        return gangs
+    while gangs and sum(min(gangs, fitting) for fitting in per_node) < gangs * resources.nodes:
+        gangs -= 1
+    return gangs
+
+
+def _fits(node: Mapping[str, float], bundle: Mapping[str, float]) -> int:
+    # A node without limits on what is asked (a group that asks nothing) is taken to hold one group per CPU.
+    wanted = bundle or {"CPU": 1.0}
+    return min(int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items())
+
+
+def describe_shortage(nodes: Sequence[Mapping[str, float]], resources: RankResources) -> str:
+    """What was asked, what the cluster has, and what would fit."""
+    asked = f"asked for {resources.nodes} node(s) with {_readable(resources.bundle())} each"
+    if not nodes:
+        return f"{asked}; the cluster has no node"
+    has = "the cluster's nodes have " + "; ".join(_readable(node) for node in nodes[:8])
+    fitting = count_fitting(nodes, resources)
+    if fitting:
+        return f"{asked}; {has}; {fitting} group(s) would fit if nothing else ran there: wait, or end what does"
+    most = {name: max(node.get(name, 0.0) for node in nodes) for name in resources.bundle()}
+    return f"{asked}; {has}; at most {_readable(most)} fits on one node: ask for less, or add larger nodes"
+
+
+def _readable(resources: Mapping[str, float]) -> str:
+    shown = {
+        name: f"{amount / 1024**3:.1f} GiB" if name.endswith("memory") else f"{amount:g}"
+        for name, amount in resources.items()
+        if not name.startswith(("node:", "object_store_memory"))
+    }
+    return "{" + ", ".join(f"{name}: {amount}" for name, amount in sorted(shown.items())) + "}"

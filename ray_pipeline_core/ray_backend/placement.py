@@ -1,0 +1,75 @@
+"""The actor options of workers, and the placement groups that hold gangs together."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.ray_backend.rank_worker import RankWorker
+
+logger = logging.getLogger(__name__)
+
+# What Ray adds to a node's resources for its accelerator type, and takes from them for a request.
+_ACCELERATOR_RESOURCE = "accelerator_type:{}"
+_ACCELERATOR_AMOUNT = 0.001
+
+
+def start_workers(resources: RankResources) -> tuple[PlacementGroup | None, list[Any]]:
+    """Asks for the workers of one slot, without waiting.
+
+    Returns:
+        The placement group, None for a single node, and one actor handle per node.
+    """
+    options = _actor_options(resources)
+    worker = ray.remote(RankWorker)
+    if resources.nodes == 1:
+        return None, [worker.options(**options).remote()]
+    group = _placement_group(resources)
+    options.pop("label_selector", None)  # the bundles have it
+    actors = []
+    for index in range(resources.nodes):
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+        actors.append(worker.options(**options, scheduling_strategy=strategy).remote())
+    return group, actors
+
+
+def _actor_options(resources: RankResources) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+    if resources.memory_bytes:
+        options["memory"] = resources.memory_bytes
+    # The driver retries, since it knows what a failure costs; Ray's own restarts would run ranks behind its back.
+    return options | dict(resources.ray_options) | {"max_restarts": 0, "max_task_retries": 0}
+
+
+def _placement_group(resources: RankResources) -> PlacementGroup:
+    bundle = resources.bundle() or {"CPU": 0.001}  # Ray refuses an empty bundle
+    accelerator = resources.ray_options.get("accelerator_type")
+    if accelerator:
+        bundle[_ACCELERATOR_RESOURCE.format(accelerator)] = _ACCELERATOR_AMOUNT
+    labels = resources.ray_options.get("label_selector")
+    group: PlacementGroup = placement_group(
+        [bundle] * resources.nodes,
+        strategy=resources.placement_strategy,
+        bundle_label_selector=[labels] * resources.nodes if labels else None,
+    )
+    return group
+
+
+def release_workers(group: PlacementGroup | None, actors: list[Any]) -> None:
+    """Kills the workers of a slot and gives its placement group back; what is gone already is no error."""
+    for actor in actors:
+        try:
+            ray.kill(actor, no_restart=True)
+        except Exception:
+            logger.debug("could not kill %r", actor, exc_info=True)
+    if group is None:
+        return
+    try:
+        remove_placement_group(group)
+    except Exception:
+        logger.debug("could not remove %r", group, exc_info=True)

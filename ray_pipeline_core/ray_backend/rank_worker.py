@@ -1,0 +1,90 @@
+"""The actor that runs rank groups, one after another."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray
+import ray.util
+
+from ray_pipeline_core.pipeline import unpack_pipeline
+from ray_pipeline_core.rank.rank_log import silence_loguru_console
+from ray_pipeline_core.rank.rank_processes import RankProcesses
+from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, run_rank
+from ray_pipeline_core.scheduling.outcomes import RankOutcome
+
+
+@dataclass(frozen=True)
+class WorkerPlace:
+    """Where a worker runs.
+
+    Attributes:
+        node_id: Ray's id of the node.
+        node_ip: the node's address.
+        host: the machine's name.
+        pid: the worker's process id there.
+    """
+
+    node_id: str
+    node_ip: str
+    host: str
+    pid: int
+
+
+def _node_ip() -> str:
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
+class RankWorker:
+    """A warm worker: it takes the pipeline once and then runs one rank group after another.
+
+    Ranks run on the actor's main thread, each with a fresh copy of the pipeline; several at once (`tasks_per_job`
+    above 1) run in child processes. What a step raises comes back as a value, so any exception that reaches the
+    driver is Ray's own.
+    """
+
+    def __init__(self) -> None:
+        self._packed_pipeline = b""
+        self._settings: RankSettings | None = None
+        self._processes: RankProcesses | None = None
+
+    def prepare(self, packed_pipeline: bytes, settings: RankSettings) -> WorkerPlace | str:
+        """Takes the pipeline, and imports what it needs before the first group's time starts to count.
+
+        Returns:
+            Where the worker runs, or what is wrong with the pipeline here.
+        """
+        try:
+            unpack_pipeline(packed_pipeline)
+        except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
+            return f"{error} (on node {_node_ip()})"
+        silence_loguru_console()
+        self._packed_pipeline, self._settings = packed_pipeline, settings
+        node_id = ray.get_runtime_context().get_node_id()
+        return WorkerPlace(node_id, _node_ip(), socket.gethostname(), os.getpid())
+
+    def run_group(self, attempts: Sequence[RankAttempt]) -> list[RankOutcome]:
+        """Runs the ranks of one group, side by side if there are several."""
+        assert self._settings is not None, "prepare() comes first"
+        if len(attempts) == 1 and self._processes is None:
+            return [run_rank(self._packed_pipeline, self._settings, attempts[0])]
+        if self._processes is None:
+            self._processes = RankProcesses(self._packed_pipeline, self._settings)
+        return self._processes.run(attempts)
+
+    def mark_completed(self, ranks: Sequence[int]) -> str | None:
+        """Writes the markers of ranks that every node of the gang has completed.
+
+        Returns:
+            What went wrong, if anything did.
+        """
+        assert self._settings is not None, "prepare() comes first"
+        try:
+            for rank in ranks:
+                self._settings.folder.mark_completed(rank)
+        except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
+            return str(error)
+        return None

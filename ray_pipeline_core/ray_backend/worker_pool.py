@@ -1,0 +1,295 @@
+"""Slots on Ray: warm workers and warm gangs, and what happens to them as events."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import ray
+from ray.util.placement_group import PlacementGroup
+
+from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.errors import PipelineLoadError
+from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings
+from ray_pipeline_core.ray_backend.cluster import Cluster, alive_nodes, count_fitting, describe_shortage
+from ray_pipeline_core.ray_backend.failures import classify
+from ray_pipeline_core.ray_backend.placement import release_workers, start_workers
+from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
+from ray_pipeline_core.scheduling.outcomes import (
+    AttemptFailure,
+    BackendEvent,
+    GroupEnded,
+    RankOutcome,
+    SlotLost,
+    SlotStarted,
+)
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+from ray_pipeline_core.scheduling.timeouts import TimeoutManager
+
+CLOSE_TIMEOUT_S = 10.0
+"""How long the end of a run waits for its workers to be gone, in seconds."""
+GANG_GRACE_S = 30.0
+"""What the other members of a gang get to end once one has failed a rank, in seconds."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Slot:
+    """A worker or gang. `waiting` counts the calls whose answer has not come."""
+
+    number: int
+    placement_group: PlacementGroup | None
+    actors: list[Any]
+    places: dict[int, WorkerPlace] = field(default_factory=dict)
+    group: TaskGroup | None = None
+    answers: dict[int, list[RankOutcome]] = field(default_factory=dict)
+    committing: tuple[RankOutcome, ...] | None = None
+    waiting: int = 0
+    lost: AttemptFailure | None = None
+
+    @property
+    def node_ips(self) -> tuple[str, ...]:
+        return tuple(self.places[index].node_ip for index in sorted(self.places))
+
+
+_NO_MEMBER = -1
+_Answer = tuple[int, int, Any, BaseException | None]
+
+
+class RayWorkerPool:
+    """Slots on a Ray cluster.
+
+    Every call to a worker ends in a queue through a callback, so an event costs the same however many there are.
+
+    Args:
+        cluster: the connection.
+        resources: what a group reserves on each of its nodes.
+        packed_pipeline: the pipeline, put into Ray's object store once.
+        settings: what is the same for all ranks.
+        attempt_number: tells a rank's attempt in the life of its run folder from that in this run.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        resources: RankResources,
+        packed_pipeline: bytes,
+        settings: RankSettings,
+        attempt_number: Callable[[int, int], int],
+    ) -> None:
+        self._cluster = cluster
+        self._resources = resources
+        self._pipeline_ref = ray.put(packed_pipeline)
+        self._settings_ref = ray.put(settings)
+        self._attempt_number = attempt_number
+        self._slots: dict[int, _Slot] = {}
+        self._released_pids: set[int] = set()
+        self._gang_grace = TimeoutManager(GANG_GRACE_S)
+        self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        self._limit = count_fitting(alive_nodes(), resources) if cluster.is_embedded else None
+
+    # --- what the loop asks for ---
+
+    def start(self, slot: int, memory_factor: float) -> None:
+        """Asks Ray for a worker or a gang."""
+        group, actors = start_workers(self._resources.with_memory_factor(memory_factor))
+        record = self._slots[slot] = _Slot(slot, group, actors)
+        for index, actor in enumerate(actors):
+            self._call(record, index, actor.prepare.remote(self._pipeline_ref, self._settings_ref))
+
+    def submit(self, slot: int, group: TaskGroup) -> None:
+        """Hands a group to every member of the slot."""
+        record = self._slots[slot]
+        record.group, record.answers, record.committing = group, {}, None
+        for index, actor in enumerate(record.actors):
+            self._call(record, index, actor.run_group.remote(self._attempts(group, index, record.node_ips)))
+
+    def _attempts(self, group: TaskGroup, node_index: int, node_ips: tuple[str, ...]) -> list[RankAttempt]:
+        return [
+            RankAttempt(
+                rank=rank,
+                attempt=self._attempt_number(rank, group.attempt),
+                may_be_completed=group.attempt > 1,
+                is_first=position == 0,
+                node_index=node_index,
+                node_ips=node_ips,
+            )
+            for position, rank in enumerate(group.ranks)
+        ]
+
+    def kill(self, slot: int) -> None:
+        """Kills a slot's workers; `SlotLost` follows when Ray says that they are dead."""
+        record = self._slots.get(slot)
+        if record is not None:
+            self._lose(record, AttemptFailure("worker_lost", "Killed", "the worker was killed by the driver"))
+            if not record.waiting:
+                self._answers.put((slot, _NO_MEMBER, None, None))
+
+    def retire(self, slot: int) -> None:
+        """Ends an idle slot."""
+        record = self._slots.pop(slot)
+        self._release(record)
+
+    def slot_limit(self) -> int | None:
+        """What an embedded cluster has room for; another may grow."""
+        return max(1, self._limit) if self._limit is not None else None
+
+    def describe_shortage(self) -> str:
+        """What was asked, what the cluster has, and what would fit."""
+        return describe_shortage(alive_nodes(), self._resources)
+
+    # --- what comes back ---
+
+    def _call(self, slot: _Slot, index: int, ref: Any) -> None:
+        slot.waiting += 1
+        number, answers = slot.number, self._answers
+
+        def answer(future: Any) -> None:
+            error = future.exception()
+            answers.put((number, index, None if error else future.result(), error))
+
+        ref.future().add_done_callback(answer)
+
+    def poll(self, timeout_s: float) -> list[BackendEvent]:
+        """Waits for the next answer, and takes all others that are there."""
+        self._end_overdue_gangs()
+        events: list[BackendEvent] = []
+        try:
+            answer = self._answers.get(timeout=timeout_s) if timeout_s > 0 else self._answers.get_nowait()
+            while True:
+                events.extend(self._on_answer(*answer))
+                answer = self._answers.get_nowait()
+        except queue.Empty:
+            return events
+
+    def _on_answer(self, number: int, index: int, value: Any, error: BaseException | None) -> Iterable[BackendEvent]:
+        slot = self._slots.get(number)
+        if slot is None:
+            return []  # retired while it was starting
+        if index != _NO_MEMBER:
+            slot.waiting -= 1
+            self._take(slot, index, value, error)
+        return self._progress(slot)
+
+    def _take(self, slot: _Slot, index: int, value: Any, error: BaseException | None) -> None:
+        place = slot.places.get(index)
+        if error is not None:
+            self._lose(slot, classify(error, place.node_ip if place else None))
+        elif isinstance(value, WorkerPlace):
+            slot.places[index] = value
+        elif place is None:
+            self._lose(slot, AttemptFailure("error", PipelineLoadError.__name__, str(value), fatal=True))
+        elif slot.committing is not None:
+            slot.committing = _with_commit_error(slot.committing, value)
+        else:
+            self._on_outcomes(slot, index, value)
+
+    def _on_outcomes(self, slot: _Slot, index: int, outcomes: list[RankOutcome]) -> None:
+        slot.answers[index] = outcomes
+        if slot.waiting and any(outcome.failure for outcome in outcomes):
+            self._gang_grace.add_task(slot.number)
+
+    def _progress(self, slot: _Slot) -> Iterable[BackendEvent]:
+        if slot.waiting:
+            return []
+        self._gang_grace.remove_task(slot.number)
+        if slot.lost is not None:
+            del self._slots[slot.number]
+            return [SlotLost(slot.number, slot.lost, self._known_outcomes(slot))]
+        if slot.group is None:
+            return [SlotStarted(slot.number)]
+        if len(slot.actors) > 1 and slot.committing is None:
+            return self._commit_gang(slot)
+        outcomes = tuple(slot.answers[0]) if slot.committing is None else slot.committing
+        slot.group = None
+        return [GroupEnded(slot.number, outcomes)]
+
+    def _commit_gang(self, slot: _Slot) -> Iterable[BackendEvent]:
+        """Writes the markers that waited for every node of the gang."""
+        slot.committing = _merge_members(slot.answers)
+        done = [outcome.rank for outcome in slot.committing if outcome.failure is None]
+        if not done:
+            return self._progress(slot)
+        self._call(slot, 0, slot.actors[0].mark_completed.remote(done))
+        return []
+
+    def _known_outcomes(self, slot: _Slot) -> tuple[RankOutcome, ...]:
+        """Failures that members reported before the slot was lost; successes count only with all members."""
+        if slot.group is None or not slot.answers:
+            return ()
+        return tuple(outcome for outcome in _merge_members(slot.answers) if outcome.failure is not None)
+
+    def _lose(self, slot: _Slot, failure: AttemptFailure) -> None:
+        if slot.lost is None:
+            slot.lost = failure
+            self._release(slot)
+
+    def _release(self, slot: _Slot) -> None:
+        release_workers(slot.placement_group, slot.actors)
+        host = socket.gethostname()
+        self._released_pids.update(place.pid for place in slot.places.values() if place.host == host)
+
+    def _end_overdue_gangs(self) -> None:
+        for number in self._gang_grace.check_timeouts():
+            self._gang_grace.remove_task(number)
+            message = f"another node of the gang failed and this one did not end within {GANG_GRACE_S} s"
+            self._lose(self._slots[cast(int, number)], AttemptFailure("worker_lost", "GangFailed", message))
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """Kills every worker and waits until all are gone, `CLOSE_TIMEOUT_S` at most."""
+        for slot in list(self._slots.values()):
+            self._release(slot)
+        self._slots.clear()
+        deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
+        for pid in self._released_pids:
+            if not _wait_gone(pid, deadline_s):
+                logger.warning("worker process %d still runs after it was killed", pid)
+        self._released_pids.clear()
+
+
+def _merge_members(answers: dict[int, list[RankOutcome]]) -> tuple[RankOutcome, ...]:
+    """One outcome per rank: the master's, unless another member failed it."""
+    merged: dict[int, RankOutcome] = {}
+    for index in sorted(answers):
+        for outcome in answers[index]:
+            known = merged.get(outcome.rank)
+            if known is None or (known.failure is None and outcome.failure is not None):
+                merged[outcome.rank] = outcome
+    return tuple(merged.values())
+
+
+def _with_commit_error(outcomes: tuple[RankOutcome, ...], message: str | None) -> tuple[RankOutcome, ...]:
+    if message is None:
+        return outcomes
+    failure = AttemptFailure("error", "RunFolderAccessError", message)
+    return tuple(
+        RankOutcome(outcome.rank, outcome.seconds, outcome.failure or failure, None, outcome.node)
+        for outcome in outcomes
+    )
+
+
+def _wait_gone(pid: int, deadline_s: float) -> bool:
+    while _is_alive(pid):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,171 @@
+"""What a run plans and what it leaves: frozen values that turn into plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+FailureKind = Literal["error", "timeout", "worker_lost", "out_of_memory", "unschedulable", "cancelled"]
+FAILURE_KINDS: tuple[str, ...] = get_args(FailureKind)
+
+
+@dataclass(frozen=True)
+class RankFailure:
+    """A rank that did not complete.
+
+    Attributes:
+        rank: the rank.
+        kind: what ended its last attempt.
+        attempts: how many times it was submitted in this run; 0 when it never was.
+        error_type: qualified name of the exception, or of Ray's error.
+        message: one sentence, with the step's name where a step raised.
+        node: the node's address, where known.
+        log: full path of the log of the last attempt, where there is one.
+    """
+
+    rank: int
+    kind: FailureKind
+    attempts: int
+    error_type: str
+    message: str
+    node: str | None = None
+    log: str | None = None
+
+    def __str__(self) -> str:
+        text = f"rank {self.rank}: {self.kind} after {self.attempts} attempt(s): {self.error_type}: {self.message}"
+        return f"{text} (log: {self.log})" if self.log else text
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run achieved.
+
+    Attributes:
+        name: the executor's name.
+        world_size: number of ranks.
+        completed: ranks whose marker stands at the end.
+        skipped: those of them that earlier runs had completed.
+        failed: the ranks that failed, in order of rank.
+        retries: attempts made again for any reason but preemption.
+        preemptions: attempts made again because a node was taken away.
+        started_at: when the run began, in UTC.
+        duration_s: how long it took, in seconds.
+        stats: merged stats of every completed rank, as in `stats.json`.
+        logging_dir: full path or URL of the run folder.
+        warnings: what the run wants a person to know, such as changed parameters of a step.
+        cancelled: whether the run was stopped before it had ended.
+        max_failed_ranks: how many ranks were allowed to fail.
+    """
+
+    name: str
+    world_size: int
+    completed: int
+    skipped: int
+    failed: tuple[RankFailure, ...]
+    retries: int
+    preemptions: int
+    started_at: datetime
+    duration_s: float
+    stats: list[dict[str, Any]]
+    logging_dir: str
+    warnings: tuple[str, ...] = ()
+    cancelled: bool = False
+    max_failed_ranks: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether all ranks completed, but for those that were allowed to fail."""
+        return not self.cancelled and self.world_size - self.completed <= self.max_failed_ranks
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: `started_at` in ISO 8601, and `ok` beside the fields."""
+        plain = asdict(self) | {"started_at": self.started_at.isoformat(), "ok": self.ok}
+        return plain | {
+            "failed": [asdict(failure) for failure in self.failed],
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> RunResult:
+        """Reads what `to_dict` wrote."""
+        fields = {key: value for key, value in plain.items() if key != "ok"}
+        fields["failed"] = tuple(RankFailure(**failure) for failure in fields["failed"])
+        fields["started_at"] = datetime.fromisoformat(fields["started_at"])
+        return cls(**fields | {"warnings": tuple(fields.get("warnings", ()))})
+
+    def without_stats(self) -> RunResult:
+        """The same with empty stats, for where a few lines are wanted."""
+        return replace(self, stats=[])
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.completed}/{self.world_size} ranks completed ({self.skipped} by earlier runs), "
+            f"{len(self.failed)} failed, {self.retries} retries, {self.preemptions} preemptions "
+            f"in {self.duration_s:.1f} s; run folder: {self.logging_dir}"
+        )
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do.
+
+    Attributes:
+        name: the executor's name.
+        world_size: number of ranks.
+        completed_ranks: ranks whose marker exists and that would be skipped.
+        pending_ranks: ranks that would run.
+        groups: the rank groups they form.
+        steps: one line per step.
+        resources_per_group: Ray resources of one group on one node, times `nodes`.
+        nodes: nodes per group.
+        resources_total: the most that is reserved at once if the cluster grants all workers.
+        workers: rank groups that would run at the same time if the cluster had room.
+        cluster_slots: how many groups the cluster could run at once; None when none is reachable.
+        dependency_order: names of all executors in the order they would run, this one last.
+        logging_dir: full path or URL of the run folder.
+        warnings: what a person should know before starting it.
+    """
+
+    name: str
+    world_size: int
+    completed_ranks: tuple[int, ...]
+    pending_ranks: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
+    steps: tuple[str, ...]
+    resources_per_group: dict[str, float]
+    nodes: int
+    resources_total: dict[str, float]
+    workers: int
+    cluster_slots: int | None
+    dependency_order: tuple[str, ...]
+    logging_dir: str
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def done(self) -> int:
+        """Number of ranks that would be skipped."""
+        return len(self.completed_ranks)
+
+    @property
+    def pending(self) -> int:
+        """Number of ranks that would run."""
+        return len(self.pending_ranks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self) | {"done": self.done, "pending": self.pending}
+
+    def __str__(self) -> str:
+        room = "unknown" if self.cluster_slots is None else f"{self.cluster_slots} group(s) at once"
+        lines = [
+            f"{self.name}: {self.pending} of {self.world_size} ranks to run in {len(self.groups)} group(s), "
+            f"{self.done} done",
+            f"  order: {' -> '.join(self.dependency_order)}",
+            f"  each group: {self.nodes} node(s) x {self.resources_per_group}; the cluster has room for: {room}",
+            f"  run folder: {self.logging_dir}",
+            *(f"  step: {step}" for step in self.steps),
+            *(f"  warning: {warning}" for warning in self.warnings),
+        ]
+        return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""Storage errors as the user reads them: what was tried, where, why it failed, what to do."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple
+
+from ray_pipeline_core.errors import RunFolderAccessError
+from ray_pipeline_core.storage.transient_errors import (
+    CREDENTIAL_CODES,
+    CREDENTIAL_NAMES,
+    causes,
+    error_code,
+    http_status,
+    is_transient,
+    type_names,
+)
+
+# user:password@ in a URL (a port before a path is no password); queries may carry tokens and signatures.
+_PASSWORD = re.compile(r"(?<=://)[^/@:\s'\"]*:(?!\d+/)[^@\s'\"]*@")
+_HTTP_USER = re.compile(r"(?<=http://|ttps://)[^/@\s'\"]*@")
+_QUERY = re.compile(r"(https?://[^\s'\"?]*)\?[^\s'\"]*")
+_MAX_CAUSE_CHARACTERS = 300
+
+
+def redact(text: str) -> str:
+    """Returns `text` without the credentials that URLs in it may carry."""
+    return _QUERY.sub(r"\1", _HTTP_USER.sub("", _PASSWORD.sub("", text)))
+
+
+class _Diagnosis(NamedTuple):
+    applies: Callable[[BaseException], bool]
+    words: str
+    advice: str
+
+
+def _has_errno(*numbers: int) -> Callable[[BaseException], bool]:
+    return lambda error: getattr(error, "errno", None) in numbers
+
+
+_DIAGNOSES = (
+    _Diagnosis(
+        lambda error: error_code(error) in CREDENTIAL_CODES or bool(type_names(error) & CREDENTIAL_NAMES),
+        "the credentials are missing or not valid",
+        "Give valid ones, in the environment or as (url, storage_options), on every machine of the run.",
+    ),
+    _Diagnosis(
+        lambda error: error_code(error) == "NoSuchBucket",
+        "there is no such bucket",
+        "Create it, or correct its name.",
+    ),
+    _Diagnosis(
+        lambda error: isinstance(error, PermissionError) or http_status(error) in (401, 403),
+        "access is denied",
+        "Allow this user or these credentials to list, read, write and delete, or choose another folder.",
+    ),
+    _Diagnosis(_has_errno(errno.EROFS), "the filesystem is read-only", "Choose another folder."),
+    _Diagnosis(
+        _has_errno(errno.ENOSPC, errno.EDQUOT),
+        "the storage is full",
+        "Free some space, then start the run again: it goes on where it stopped.",
+    ),
+    _Diagnosis(
+        lambda error: isinstance(error, (FileExistsError, IsADirectoryError, NotADirectoryError)),
+        "a file stands where a folder is needed, or the other way round",
+        "Move it away, or choose another folder.",
+    ),
+    _Diagnosis(
+        is_transient,
+        "the storage did not answer properly, however often it was asked",
+        "Start the run again when it does: it goes on where it stopped.",
+    ),
+    _Diagnosis(
+        lambda error: isinstance(error, FileNotFoundError),
+        "the folder or bucket is missing",
+        "Create it, or correct its name.",
+    ),
+)
+_UNKNOWN = _Diagnosis(lambda error: True, "the storage refused", "Check the address and the storage options.")
+
+
+def _diagnose(error: BaseException) -> _Diagnosis:
+    links = tuple(causes(error))
+    found = (diagnosis for diagnosis in _DIAGNOSES if any(diagnosis.applies(link) for link in links))
+    return next(found, _UNKNOWN)
+
+
+def access_error(action: str, where: str, error: BaseException) -> RunFolderAccessError:
+    """Returns the error to raise.
+
+    Args:
+        action: what was tried, a verb.
+        where: path or URL.
+        error: why it failed.
+    """
+    diagnosis = _diagnose(error)
+    cause = redact(f"{type(error).__name__}: {error}")[:_MAX_CAUSE_CHARACTERS]
+    return RunFolderAccessError(f"Can't {action} {redact(where)}: {diagnosis.words} ({cause}). {diagnosis.advice}")
+
+
+def _is_answer(action: str, error: BaseException) -> bool:
+    """Tells whether a storage error is an answer that callers expect, not a failure."""
+    if isinstance(error, FileExistsError):
+        return action == "create"
+    if isinstance(error, FileNotFoundError):
+        no_bucket = any(error_code(link) == "NoSuchBucket" for link in causes(error))
+        return not no_bucket and action not in ("create", "write", "append to")
+    return False
+
+
+class StorageErrors:
+    """Context manager that turns storage errors into `RunFolderAccessError`.
+
+    `FileNotFoundError` of a read, listing, removal or move and `FileExistsError` of a creation pass through:
+    they are answers. Ours and anything that is no `Exception` pass as well.
+    """
+
+    __slots__ = ("_action", "_where")
+
+    def __init__(self, action: str, where: str) -> None:
+        self._action = action
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or not isinstance(error, Exception) or isinstance(error, RunFolderAccessError):
+            return
+        if not _is_answer(self._action, error):
+            raise access_error(self._action, self._where, error) from error

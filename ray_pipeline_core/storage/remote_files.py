@@ -1,0 +1,192 @@
+"""Files on any filesystem that is not local: object stores above all, with retries."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from glob import has_magic
+from typing import Any, TypeVar
+
+from fsspec import AbstractFileSystem
+
+from ray_pipeline_core.storage.access_errors import StorageErrors
+from ray_pipeline_core.storage.retrying import RetryBound, call_with_retries
+from ray_pipeline_core.storage.transient_errors import is_transient
+
+T = TypeVar("T")
+# Where directories are only parts of names. Making them would cost requests, and on S3 even make buckets.
+_WITHOUT_DIRECTORIES = frozenset(
+    {"abfs", "abfss", "az", "gcs", "gs", "hf", "memory", "oci", "oss", "r2", "s3", "s3a", "tos"}
+)
+_READ_BATCH = 1000
+_REMOVED_ONE_BY_ONE = 8
+_REMOVING_THREADS = 16
+
+
+def protocols(filesystem: AbstractFileSystem) -> tuple[str, ...]:
+    """Returns the names under which URLs call this filesystem."""
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def has_directories(filesystem: AbstractFileSystem) -> bool:
+    """Tells whether a file's directory must exist before the file is written."""
+    return not _WITHOUT_DIRECTORIES.intersection(protocols(filesystem))
+
+
+def _read_options(filesystem: AbstractFileSystem) -> dict[str, int]:
+    """Returns what makes a read one request, for filesystems that else ask for the size first, to read in parts."""
+    reader = getattr(filesystem, "_cat_file", None)
+    accepts = reader is not None and "max_concurrency" in inspect.signature(reader).parameters
+    return {"max_concurrency": 1} if accepts else {}
+
+
+class RemoteFiles:
+    """Files of a remote filesystem, by the paths that this filesystem uses.
+
+    A write is whole or nothing where one put is, as on object stores; a creation is exclusive where the
+    filesystem's own `pipe_file(mode="create")` is, as on S3.
+
+    Args:
+        filesystem: any synchronous fsspec filesystem.
+        bound: how long transient errors are retried.
+    """
+
+    def __init__(self, filesystem: AbstractFileSystem, bound: RetryBound) -> None:
+        self._fs = filesystem
+        self._bound = bound
+        self._has_directories = has_directories(filesystem)
+        self._read_options = _read_options(filesystem)
+        self._made: set[str] = set()
+
+    def call(self, action: str, path: str, call: Callable[[], T]) -> T:
+        """Returns `call()`, with retries and translated errors; `action` and `path` stand in messages."""
+        with StorageErrors(action, self._fs.unstrip_protocol(path)):
+            return call_with_retries(call, self._bound)
+
+    def read(self, path: str) -> bytes:
+        """Returns the whole content; raises FileNotFoundError when there is none."""
+        content: bytes = self.call("read", path, lambda: self._fs.cat_file(path, **self._read_options))
+        return content
+
+    def read_many(self, paths: Sequence[str]) -> dict[str, bytes | Exception]:
+        """Returns content, or FileNotFoundError, by path; many requests at once where the filesystem can."""
+        found: dict[str, bytes | Exception] = {}
+        for start in range(0, len(paths), _READ_BATCH):
+            batch = list(paths[start : start + _READ_BATCH])
+            self.call("read", batch[0], partial(self._read_batch, batch, found))
+        return found
+
+    def write(self, path: str, data: bytes) -> None:
+        """Puts the content with one call."""
+        self.call("write", path, lambda: self._put(path, data))
+
+    def create(self, path: str, data: bytes) -> None:
+        """Makes the file unless it exists: FileExistsError.
+
+        An answer that gets lost on the way makes the second try find the file of the first: whoever must know
+        whether the file is his puts something unique into it and reads it back.
+        """
+        self.call("create", path, lambda: self._put(path, data, mode="create"))
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Removes files; the missing ones are ignored."""
+        if len(paths) <= _REMOVED_ONE_BY_ONE:
+            for path in paths:
+                self._remove_one(path)
+            return
+        plain = [path for path in paths if not has_magic(path)]  # fsspec would take the others for patterns
+        there = self._which_exist(plain)
+        if there:
+            self.call("remove", there[0], lambda: self._remove_batch(there))
+        # S3 does not report which removals of a batch it refused; another listing, and asking singly, does.
+        left = [*self._which_exist(there), *(path for path in paths if has_magic(path))]
+        with ThreadPoolExecutor(_REMOVING_THREADS) as threads:
+            list(threads.map(self._remove_one, left))
+
+    def move(self, source: str, target: str) -> None:
+        """Copies, then removes the source; raises FileNotFoundError when there is none."""
+        self.call("move", source, lambda: self._copy(source, target))
+        self._remove_one(source)
+
+    def names(self, directory: str) -> list[str]:
+        """Returns the base names of the files right in `directory`; none when it is missing."""
+        self._fs.invalidate_cache(directory)
+        prefix = directory.rstrip("/") + "/"
+        try:
+            entries = self.call("list", directory, lambda: self._fs.ls(directory, detail=True))
+        except FileNotFoundError:
+            return []
+        finally:
+            self._fs.invalidate_cache(directory)
+        files = (entry["name"] for entry in entries if entry["type"] != "directory")
+        return [name[len(prefix) :] for name in files if name.startswith(prefix) and name != prefix]
+
+    def is_file(self, path: str) -> bool:
+        """Tells whether a file stands there; unlike fsspec's own, does not take trouble for absence."""
+        try:
+            return bool(self._info(path)["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    def modified_s(self, path: str) -> float:
+        """Returns when the file was last written, in seconds since the epoch; 0 if that is not known."""
+        return self.call("read", path, lambda: self._modified(path))
+
+    def _info(self, path: str) -> dict[str, Any]:
+        self._fs.invalidate_cache(path)
+        info: dict[str, Any] = self.call("read", path, lambda: self._fs.info(path))
+        return info
+
+    def _make_parents(self, path: str) -> None:
+        parent = self._fs._parent(path)
+        if self._has_directories and parent not in self._made:
+            self._fs.makedirs(parent, exist_ok=True)
+            self._made.add(parent)
+
+    def _put(self, path: str, data: bytes, **options: str) -> None:
+        self._make_parents(path)
+        self._fs.pipe_file(path, data, **options)
+
+    def _copy(self, source: str, target: str) -> None:
+        self._make_parents(target)
+        self._fs.cp_file(source, target)
+
+    def _modified(self, path: str) -> float:
+        try:
+            return float(self._fs.modified(path).timestamp())
+        except NotImplementedError:
+            return 0.0
+
+    def _read_batch(self, batch: list[str], found: dict[str, bytes | Exception]) -> None:
+        """Reads what is not settled yet; raises the first error that is no answer, transient ones last."""
+        pending = [path for path in batch if path not in found]
+        contents = self._fs.cat_ranges(pending, None, None, on_error="return", **self._read_options)
+        failures: list[Exception] = []
+        for path, content in zip(pending, contents, strict=True):
+            if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                failures.append(content)
+            else:
+                found[path] = content
+        if failures:
+            raise min(failures, key=is_transient)
+
+    def _which_exist(self, paths: Sequence[str]) -> list[str]:
+        there: set[str] = set()
+        for directory in {self._fs._parent(path) for path in paths}:
+            there.update(f"{directory}/{name}" for name in self.names(directory))
+        return [path for path in paths if path in there]
+
+    def _remove_batch(self, paths: Sequence[str]) -> None:
+        try:
+            self._fs.rm(list(paths))
+        except FileNotFoundError:  # somebody removed one meanwhile; the rest is asked for singly
+            return
+
+    def _remove_one(self, path: str) -> None:
+        try:
+            self.call("remove", path, lambda: self._fs.rm_file(path))
+        except FileNotFoundError:
+            return

@@ -1,0 +1,143 @@
+"""The lease on a run folder while a driver holds it: kept alive by a thread, watched, given back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from ray_pipeline_core.errors import RunFolderAccessError, RunFolderLockedError
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.lease import Holder, Lease
+from ray_pipeline_core.storage.lease_file import LeaseFile
+from ray_pipeline_core.storage.retrying import RetryBound
+
+_RELEASE_WAIT_S = 4.0
+_log = logging.getLogger(__name__)
+
+
+class RunLock:
+    """The lease on a run folder, held from `acquire` to `release`.
+
+    Args:
+        folder: the run folder.
+        holder: who takes the lease; None = this process.
+        clock: tells the time, in seconds since the epoch.
+        heartbeat_s: seconds between heartbeats.
+        stale_s: seconds after its last heartbeat from which on a lease may be taken over.
+        on_lost: called once, in the thread of the heartbeat or of `check`, when the lease is another's.
+
+    Attributes:
+        lost: set when the lease is another's.
+    """
+
+    def __init__(
+        self,
+        folder: DataFolder,
+        holder: Holder | None = None,
+        clock: Callable[[], float] = time.time,
+        heartbeat_s: float = 10.0,
+        stale_s: float = 60.0,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        self.lost = threading.Event()
+        self._url = folder.url
+        self._file = LeaseFile(folder, clock, stale_s)
+        # A late heartbeat is worth nothing, the next one tries again; and a driver must end in time.
+        quick = folder.with_retry_bound(RetryBound(total_s=min(heartbeat_s, _RELEASE_WAIT_S)))
+        self._quick_file = LeaseFile(quick, clock, stale_s)
+        self._holder = holder
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+        self._stale_s = stale_s
+        self._on_lost = on_lost
+        self._lease: Lease | None = None
+        self._pid = os.getpid()
+        self._stop = threading.Event()
+        self._beating = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> RunLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Takes the lease, at once or not at all.
+
+        Raises:
+            RunFolderLockedError: another run has it, or was quicker to take over a stale one.
+            RunFolderAccessError: the folder can't be read or written.
+        """
+        lease = self._file.take(self._holder or Holder.current())
+        self._lease = lease
+        self._pid = os.getpid()
+        self.lost.clear()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, name="run-lock-heartbeat", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Makes sure that the lease is still held; asks the storage only when heartbeats fail for too long.
+
+        Raises:
+            RunFolderLockedError: it is not: nothing may be written to the folder any more.
+            RunFolderAccessError: that can't be told, since the storage does not answer.
+        """
+        lease = self._lease
+        if lease is None:
+            raise RunFolderLockedError(f"This run has not taken the lease on {self._url}.")
+        if self._clock() - lease.heartbeat > self._stale_s:
+            self._beat()
+        if self.lost.is_set():
+            raise RunFolderLockedError(
+                f"This run has lost its lease on {self._url}: another run took it over after "
+                f"{self._stale_s:.0f} s without a heartbeat, or run.lock was removed. "
+                "This run stops; what it has finished stays."
+            )
+
+    def release(self) -> None:
+        """Gives the lease back if it is still held. May be called again, and raises nothing."""
+        self._stop.set()
+        if self._lease is None or os.getpid() != self._pid:
+            return
+        if not self._beating.acquire(timeout=_RELEASE_WAIT_S):
+            _log.warning("The lease on %s is not given back: the storage does not answer", self._url)
+            return
+        try:
+            lease, self._lease = self._lease, None
+            self._quick_file.give_back(lease)
+        except RunFolderAccessError as error:
+            _log.warning("The lease on %s is not given back: %s", self._url, error)
+        finally:
+            self._beating.release()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_RELEASE_WAIT_S)
+
+    def _keep_alive(self) -> None:
+        stop = self._stop
+        while not stop.wait(self._heartbeat_s) and not self.lost.is_set():
+            try:
+                self._beat()
+            except RunFolderAccessError as error:
+                _log.warning("No heartbeat for the lease on %s: %s", self._url, error)
+
+    def _beat(self) -> None:
+        with self._beating:
+            if self._lease is None or self._stop.is_set() or self.lost.is_set():
+                return
+            beaten = self._quick_file.beat(self._lease)
+            if beaten is not None:
+                self._lease = beaten
+                return
+            self.lost.set()
+        _log.error("The lease on %s is lost: another run has taken it over, or removed it", self._url)
+        if self._on_lost is not None:
+            self._on_lost()

@@ -1,0 +1,70 @@
+"""Environment of every test, pinned before anything imports Ray, Airflow or Prefect."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+_HOME = Path(tempfile.mkdtemp(prefix="ray-pipeline-tests-"))
+
+_PINNED = {
+    # A local ray.init() turns token authentication on by itself, a cluster made by Cluster() does not.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_HOME": str(_HOME / "prefect"),
+    "AIRFLOW_HOME": str(_HOME / "airflow"),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+# What a developer's shell may hold and would send a test to another cluster, server or account.
+_REMOVED = (
+    "RAY_ADDRESS",
+    "RAY_AUTH_TOKEN",
+    "RAY_AUTH_TOKEN_PATH",
+    "PREFECT_API_URL",
+    "PREFECT_API_KEY",
+    "PREFECT_PROFILE",
+    "AIRFLOW_CONFIG",
+)
+
+os.environ.update(_PINNED)
+for _variable in _REMOVED:
+    os.environ.pop(_variable, None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the homes that Airflow and Prefect wrote to."""
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Cluster]:
+    """A cluster of three nodes that every test shares: starting one takes seconds.
+
+    The head has 2 CPUs; the second node has 2 and declares 2 GPUs that it hasn't got; the third has 2 and 4 of the
+    custom resource "scanner".
+    """
+    import ray
+    from ray.cluster_utils import Cluster
+
+    memory: dict[str, Any] = {"memory": 6 * 1024**3, "object_store_memory": 100 * 1024**2}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, **memory})
+    cluster.add_node(num_cpus=2, num_gpus=2, **memory)
+    cluster.add_node(num_cpus=2, num_gpus=0, resources={"scanner": 4}, labels={"disk": "fast"}, **memory)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()  # type: ignore[no-untyped-call]

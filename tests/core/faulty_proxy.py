@@ -1,0 +1,148 @@
+"""An HTTP proxy in front of a storage server that delays, drops and fails requests as told."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Literal
+from urllib.parse import urlsplit
+
+Fault = Literal[
+    "access_denied",  # 403
+    "bad_key",  # 403, InvalidAccessKeyId
+    "cut_upload",  # the connection closes in the middle of the request's body
+    "drop",  # the connection closes before the request is passed on
+    "internal_error",  # 500
+    "lose_answer",  # the request is carried out, then the connection closes before its answer
+    "slow_down",  # 503, SlowDown
+    "timeout",  # 400, RequestTimeout
+    "unavailable",  # 503, ServiceUnavailable
+]
+_ANSWERS: dict[Fault, tuple[int, str]] = {
+    "access_denied": (403, "AccessDenied"),
+    "bad_key": (403, "InvalidAccessKeyId"),
+    "internal_error": (500, "InternalError"),
+    "slow_down": (503, "SlowDown"),
+    "timeout": (400, "RequestTimeout"),
+    "unavailable": (503, "ServiceUnavailable"),
+}
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+
+
+class FaultyProxy:
+    """Passes requests on to `upstream`, unless told otherwise.
+
+    Attributes:
+        requests: method and path of every request so far.
+        always: what happens to every request; None = it is passed on.
+        delay_s: seconds that every request waits first.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.requests: list[str] = []
+        self.always: Fault | None = None
+        self.delay_s = 0.0
+        self._next: deque[Fault] = deque()
+        self._upstream = urlsplit(upstream).netloc
+        proxy = self
+
+        class Handler(_Handler):
+            owner = proxy
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def fail_next(self, fault: Fault, count: int = 1) -> None:
+        """The next `count` requests meet this fault."""
+        self._next.extend([fault] * count)
+
+    def take_fault(self) -> Fault | None:
+        try:
+            return self._next.popleft()
+        except IndexError:
+            return self.always
+
+    def pass_on(
+        self, method: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = http.client.HTTPConnection(self._upstream, timeout=30)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response, response.read()
+        finally:
+            connection.close()
+
+    def __enter__(self) -> FaultyProxy:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    owner: FaultyProxy
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keeps the console quiet."""
+
+    def _handle(self) -> None:
+        self.owner.requests.append(f"{self.command} {self.path}")
+        fault = self.owner.take_fault()
+        time.sleep(self.owner.delay_s)
+        length = int(self.headers.get("Content-Length", 0))
+        if fault == "cut_upload":
+            self.rfile.read(length // 2)
+            self._hang_up()
+            return
+        body = self.rfile.read(length)
+        if fault == "drop":
+            self._hang_up()
+        elif fault in _ANSWERS:
+            self._fail(*_ANSWERS[fault])
+        else:
+            self._relay(body, fault)
+
+    do_DELETE = do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815
+
+    def _relay(self, body: bytes, fault: Fault | None) -> None:
+        response, content = self.owner.pass_on(self.command, self.path, body, dict(self.headers))
+        if fault == "lose_answer":
+            self._hang_up()
+            return
+        self.send_response(response.status)
+        for name, value in response.getheaders():
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        length = response.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _fail(self, status: int, code: str) -> None:
+        content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}, as told</Message></Error>"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content.encode())
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.close()

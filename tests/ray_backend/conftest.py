@@ -1,0 +1,31 @@
+"""Tests on a real Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray_pipeline_core import RayPipelineExecutor, RetryPolicy
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+ExecutorFactory = Callable[..., RayPipelineExecutor]
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """Where the run under test keeps its folder."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def make_executor(ray_cluster: object, run_folder: Path) -> ExecutorFactory:
+    """Makes executors that fit the shared cluster and don't wait long before they try again."""
+
+    def make(pipeline: Any, **parameters: Any) -> RayPipelineExecutor:
+        defaults = {"logging_dir": str(run_folder), "workers": 2, "mem_per_cpu_gb": 0.1}
+        return RayPipelineExecutor(pipeline, **defaults | {"retry": RetryPolicy(backoff_s=0.1)} | parameters)
+
+    return make

@@ -1,0 +1,157 @@
+"""Steps that the tests run on workers."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ray_pipeline_core import PipelineStep
+
+Step = Any
+
+
+def numbers(data: Any, rank: int, world_size: int) -> Iterator[int]:
+    """Yields the numbers below 20 that belong to this rank."""
+    yield from range(rank, 20, world_size)
+
+
+def _write(folder: str, data: Any, rank: int, world_size: int) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(list(data)))
+
+
+def write_to(folder: Path) -> Step:
+    """A step that writes what it gets to one file per rank."""
+    return functools.partial(_write, str(folder))
+
+
+def _report(folder: str, data: Any, rank: int, world_size: int) -> None:
+    import ray
+
+    context = ray.get_runtime_context()
+    report = {
+        "rank": rank,
+        "world_size": world_size,
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "node_id": context.get_node_id() if ray.is_initialized() else None,
+        "resources": context.get_assigned_resources() if ray.is_initialized() else None,
+        "environment": {key: value for key, value in os.environ.items() if key.startswith(("DATATROVE_", "RAY_NODE"))},
+        "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "started": time.time(),
+    }
+    time.sleep(float(os.environ.get("REPORT_SLEEP_S", "0")))
+    report["ended"] = time.time()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    index = os.environ["RAY_NODEID"]
+    (Path(folder) / f"{rank}-{index}.json").write_text(json.dumps(report))
+
+
+def report_to(folder: Path) -> Step:
+    """A step that writes where and how it runs."""
+    return functools.partial(_report, str(folder))
+
+
+def read_reports(folder: Path) -> list[dict[str, Any]]:
+    """What the steps of `report_to` wrote, by rank and node."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def _fail(ranks: tuple[int, ...], message: str, data: Any, rank: int, world_size: int) -> Any:
+    if rank in ranks:
+        raise ValueError(message)
+    return data
+
+
+def fail_on(*ranks: int, message: str = "this rank is bad") -> Step:
+    """A step that raises on some ranks."""
+    return functools.partial(_fail, ranks, message)
+
+
+def _first_time(folder: str, rank: int) -> bool:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        (Path(folder) / f"tried-{rank}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _misbehave(how: str, ranks: tuple[int, ...], folder: str | None, data: Any, rank: int, world_size: int) -> Any:
+    if rank in ranks and (folder is None or _first_time(folder, rank)):
+        print(f"about to {how}", flush=True)
+        if how == "exit":
+            os._exit(7)
+        elif how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif how == "sleep":
+            time.sleep(3600)
+        elif how == "raise":
+            raise ConnectionError("the source hung up")
+        elif how == "sys.exit":
+            sys.exit(3)
+    return data
+
+
+def misbehave(how: str, *ranks: int, once_in: Path | None = None) -> Step:
+    """A step that dies, hangs or raises on some ranks; with `once_in` only on the first try."""
+    return functools.partial(_misbehave, how, ranks, None if once_in is None else str(once_in))
+
+
+def talk(data: Any, rank: int, world_size: int) -> None:
+    """Logs and prints in every way there is."""
+    from loguru import logger
+
+    logging.getLogger("talker").info("logging says rank %d", rank)
+    logger.debug(f"loguru says rank {rank}")
+    print(f"print says rank {rank}")
+    print(f"stderr says rank {rank}", file=sys.stderr)
+    sys.stdout.buffer.write(b"bytes \xff say\n")
+
+
+class Counter(PipelineStep):
+    """Counts the items that go by, and how often this very object was run."""
+
+    name = "counter"
+    type = "Test"
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, data: Any, rank: int, world_size: int) -> Iterator[Any]:
+        self.runs += 1
+        self.stat_update("runs", value=self.runs)
+        with self.track_time():
+            for item in data:
+                self.stat_update("seen")
+                yield item
+
+
+def sleep_a_little(data: Any, rank: int, world_size: int) -> Any:
+    """Takes a moment."""
+    time.sleep(0.3)
+    return data
+
+
+def sleep_long(data: Any, rank: int, world_size: int) -> None:
+    """Takes far longer than any test."""
+    time.sleep(600)
+
+
+def do_nothing(data: Any, rank: int, world_size: int) -> None:
+    """Takes no time at all."""
+
+
+def make_pipeline(count: int) -> list[Any]:
+    """A factory for import paths."""
+    return [list(range(count)), Counter()]
