@@ -27,7 +27,8 @@ class ReadShards(PipelineStep):
         self.key = tuple(key)
 
     def run(self, data: object, rank: int, world_size: int) -> Iterator[pa.Table]:
-        table = sorted_by(read_shards(self.folder, self.shards), self.key)
+        with self.track_time("table"):
+            table = sorted_by(read_shards(self.folder, self.shards), self.key)
         self.stat_update("rows", value=table.num_rows, unit="table")
         yield table
 
@@ -48,17 +49,22 @@ class PublishTables(PipelineStep):
 
     def run(self, data: Iterable[pa.Table], rank: int, world_size: int) -> Iterator[dict[str, pa.Table]]:
         for flights in data:
-            tables = {
-                "flights": flights,
-                "delays_by_carrier": delay_table(flights, schemas.CARRIER),
-                "delays_by_route": delay_table(flights, schemas.ROUTE),
-                "delays_by_carrier_route": sorted_by(read_shards(*self.carrier_routes), schemas.CARRIER_ROUTES_KEY),
-                "delays_by_weather": delays_by_weather(flights),
-            }
+            with self.track_time("period"):
+                tables = self._tables(flights)
+                for table_name, table in tables.items():
+                    write_table(table, self.folder, f"{table_name}.parquet")
             for table_name, table in tables.items():
-                write_table(table, self.folder, f"{table_name}.parquet")
                 self.stat_update(table_name, value=table.num_rows, unit="table")
             yield tables
+
+    def _tables(self, flights: pa.Table) -> dict[str, pa.Table]:
+        return {
+            "flights": flights,
+            "delays_by_carrier": delay_table(flights, schemas.CARRIER),
+            "delays_by_route": delay_table(flights, schemas.ROUTE),
+            "delays_by_carrier_route": sorted_by(read_shards(*self.carrier_routes), schemas.CARRIER_ROUTES_KEY),
+            "delays_by_weather": delays_by_weather(flights),
+        }
 
 
 class PublishSummary(PipelineStep):
@@ -72,7 +78,8 @@ class PublishSummary(PipelineStep):
 
     def run(self, data: Iterable[dict[str, pa.Table]], rank: int, world_size: int) -> Iterator[dict[str, object]]:
         for tables in data:
-            summary = summarise(tables, self.period)
-            write_text(render_summary(summary), self.folder, "summary.md")
-            write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", self.folder, "summary.json")
+            with self.track_time("period"):
+                summary = summarise(tables, self.period)
+                write_text(render_summary(summary), self.folder, "summary.md")
+                write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", self.folder, "summary.json")
             yield summary

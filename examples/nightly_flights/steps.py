@@ -32,13 +32,23 @@ class ReadFlights(PipelineStep):
         self.period = period
 
     def run(self, data: object, rank: int, world_size: int) -> Iterator[pa.Table]:
+        shares = self._shares(rank, world_size)
+        while True:
+            with self.track_time("table"):
+                share = next(shares, None)
+            if share is None:
+                return
+            self.stat_update("flights", value=share.num_rows, unit="table")
+            yield share
+
+    def _shares(self, rank: int, world_size: int) -> Iterator[pa.Table]:
+        """This rank's rows of each batch of the file that has some."""
         seen = 0
         for batch in read_batches("flights"):
             rows = rows_of_period(pa.Table.from_batches([batch]), self.period)
             share = rows.take(pa.array(range((rank - seen) % world_size, rows.num_rows, world_size), pa.int64()))
             seen += rows.num_rows
             if share.num_rows:
-                self.stat_update("flights", value=share.num_rows, unit="table")
                 yield share
 
 
@@ -66,10 +76,11 @@ class ReadWeather(PipelineStep):
         self.period = period
 
     def run(self, data: object, rank: int, world_size: int) -> Iterator[pa.Table]:
-        weather = read_table("weather")
-        airports = sorted(pc.unique(weather["origin"]).to_pylist())[rank::world_size]
-        at_airports = weather.filter(pc.is_in(weather["origin"], pa.array(airports, pa.string())))
-        readings = rows_of_period(at_airports, self.period)
+        with self.track_time("table"):
+            weather = read_table("weather")
+            airports = sorted(pc.unique(weather["origin"]).to_pylist())[rank::world_size]
+            at_airports = weather.filter(pc.is_in(weather["origin"], pa.array(airports, pa.string())))
+            readings = rows_of_period(at_airports, self.period)
         self.stat_update("readings", value=readings.num_rows, unit="table")
         yield readings
 
@@ -100,9 +111,12 @@ class ReadRoutes(PipelineStep):
         self.shards = shards
 
     def run(self, data: object, rank: int, world_size: int) -> Iterator[pa.Table]:
-        names = read_shards(self.folder, self.shards, columns=["route"])["route"]
-        routes = sorted(pc.unique(names).to_pylist())[rank::world_size]
-        flights = read_shards(self.folder, self.shards, only=dataset.field("route").isin(pa.array(routes, pa.string())))
+        with self.track_time("table"):
+            names = read_shards(self.folder, self.shards, columns=["route"])["route"]
+            routes = sorted(pc.unique(names).to_pylist())[rank::world_size]
+            flights = read_shards(
+                self.folder, self.shards, only=dataset.field("route").isin(pa.array(routes, pa.string()))
+            )
         self.stat_update("routes", value=len(routes), unit="table")
         self.stat_update("flights", value=flights.num_rows, unit="table")
         yield flights

@@ -101,7 +101,7 @@ def access_error(action: str, where: str, error: BaseException) -> RunFolderAcce
     return RunFolderAccessError(f"Can't {action} {redact(where)}: {diagnosis.words} ({cause}). {diagnosis.advice}")
 
 
-def _is_answer(action: str, error: BaseException) -> bool:
+def is_answer(action: str, error: BaseException) -> bool:
     """Tells whether a storage error is an answer that callers expect, not a failure."""
     if isinstance(error, FileExistsError):
         return action == "create"
@@ -132,5 +132,5 @@ class StorageErrors:
     ) -> None:
         if error is None or not isinstance(error, Exception) or isinstance(error, RunFolderAccessError):
             return
-        if not _is_answer(self._action, error):
+        if not is_answer(self._action, error):
             raise access_error(self._action, self._where, error) from error

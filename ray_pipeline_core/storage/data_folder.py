@@ -62,10 +62,11 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         return _rebuild, (type(self), self.path, self.fs, self.auto_mkdir, self.retry_bound)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, DataFolder) and (self.path, self.fs) == (other.path, other.fs)
+        # Not by the filesystem's own token: s3fs changes the options that it was made from.
+        return isinstance(other, DataFolder) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash((self.path, self.fs))
+        return hash((self.path, type(self.fs)))
 
     def __repr__(self) -> str:
         return f"DataFolder({self.url!r})"
@@ -219,6 +220,9 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
     def invalidate(self) -> None:
         """Forgets cached listings, so that what others wrote meanwhile is seen."""
         self.fs.invalidate_cache(self.path)
+
+    def _key(self) -> tuple[object, ...]:
+        return self.path, type(self.fs), self.fs.storage_args, self.fs.storage_options
 
     def _listing(self, subdirectory: str, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         self.invalidate()

@@ -95,7 +95,7 @@ class LocalFiles:
             except OSError as error:
                 if error.errno not in _NO_HARD_LINKS:
                     raise
-                _write_new(path, data, os.O_EXCL)
+                _with_parents(path, lambda: _write_new(path, data, os.O_EXCL))
             finally:
                 _unlink_if_there(aside)
 

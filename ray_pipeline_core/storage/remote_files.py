@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 
-from ray_pipeline_core.storage.access_errors import StorageErrors
+from ray_pipeline_core.storage.access_errors import StorageErrors, is_answer
 from ray_pipeline_core.storage.retrying import RetryBound, call_with_retries
 from ray_pipeline_core.storage.transient_errors import is_transient
 
@@ -166,7 +166,7 @@ class RemoteFiles:
         contents = self._fs.cat_ranges(pending, None, None, on_error="return", **self._read_options)
         failures: list[Exception] = []
         for path, content in zip(pending, contents, strict=True):
-            if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+            if isinstance(content, Exception) and not is_answer("read", content):
                 failures.append(content)
             else:
                 found[path] = content

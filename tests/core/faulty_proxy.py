@@ -40,13 +40,11 @@ class FaultyProxy:
         requests: method and path of every request so far.
         always: what happens to every request; None = it is passed on.
         delay_s: seconds that every request waits first.
+        refuse_methods: HTTP methods that are denied.
     """
 
     def __init__(self, upstream: str) -> None:
-        self.requests: list[str] = []
-        self.always: Fault | None = None
-        self.delay_s = 0.0
-        self._next: deque[Fault] = deque()
+        self.reset()
         self._upstream = urlsplit(upstream).netloc
         proxy = self
 
@@ -56,6 +54,14 @@ class FaultyProxy:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
+    def reset(self) -> None:
+        """Forgets all requests and faults."""
+        self.requests: list[str] = []
+        self.always: Fault | None = None
+        self.delay_s = 0.0
+        self.refuse_methods: set[str] = set()
+        self._next: deque[Fault] = deque()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -64,7 +70,9 @@ class FaultyProxy:
         """The next `count` requests meet this fault."""
         self._next.extend([fault] * count)
 
-    def take_fault(self) -> Fault | None:
+    def take_fault(self, method: str) -> Fault | None:
+        if method in self.refuse_methods:
+            return "access_denied"
         try:
             return self._next.popleft()
         except IndexError:
@@ -95,6 +103,8 @@ class FaultyProxy:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer leaves in one piece
+    disable_nagle_algorithm = True
     owner: FaultyProxy
 
     def log_message(self, format: str, *args: object) -> None:
@@ -102,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         self.owner.requests.append(f"{self.command} {self.path}")
-        fault = self.owner.take_fault()
+        fault = self.owner.take_fault(self.command)
         time.sleep(self.owner.delay_s)
         length = int(self.headers.get("Content-Length", 0))
         if fault == "cut_upload":

@@ -195,15 +195,24 @@ def test_status_tells_cancelled_and_diverted_flights_apart(flights: pd.DataFrame
     assert flights.loc[flights["status"] == "diverted", "dep_delay_min"].notna().all()
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 7])
-def test_shards_of_a_day_are_even_and_whole(world_size: int) -> None:
-    reader = ReadFlights(Period.parse("2013-01-15"))
+@pytest.mark.parametrize(("period", "count"), [("2013-01-15", 894), ("2013-01", 27_004)])
+@pytest.mark.parametrize("world_size", [1, 7])
+def test_shards_are_even_and_whole_together(period: str, count: int, world_size: int) -> None:
+    reader = ReadFlights(Period.parse(period))
     shards = [pa.concat_tables(reader(None, rank, world_size)) for rank in range(world_size)]
     sizes = [shard.num_rows for shard in shards]
-    assert sum(sizes) == 894
+    assert sum(sizes) == count
     assert max(sizes) - min(sizes) <= 1
     key = ["carrier", "flight", "time_hour"]
-    assert pa.concat_tables(shards).group_by(key).aggregate([]).num_rows == 894
+    assert pa.concat_tables(shards).group_by(key).aggregate([]).num_rows == count
+
+
+def test_shard_is_written_in_the_order_of_its_key(tmp_path: Path) -> None:
+    schema = pa.schema({"a": pa.int64(), "b": pa.string()})
+    tables = [pa.table({"a": [3, 1], "b": ["x", "z"]}), pa.table({"a": [1], "b": ["y"]})]
+    deque(WriteShard(str(tmp_path), schema, ["a", "b"])(tables, 0, 1), maxlen=0)
+    written = parquet.read_table(tmp_path / "part-00000-of-00001.parquet").to_pydict()
+    assert written == {"a": [1, 1, 3], "b": ["y", "z", "x"]}
 
 
 def test_rank_without_flights_leaves_an_empty_table(tmp_path: Path) -> None:
@@ -361,6 +370,8 @@ def test_figures_by_weather_split_all_flights_once_per_condition(year_dir: Path,
     assert found.groupby("condition")["flights"].sum().to_dict() == dict.fromkeys(
         ["rain", "wind", "visibility"], FLIGHTS_OF_YEAR
     )
+    for condition in delays.CONDITIONS:
+        assert found.loc[found["condition"] == condition.name, "band"].tolist() == condition.labels()
     rows = found.set_index(["condition", "band"])["flights"]
     assert rows["rain", "none"] == (flights["rain_in"] == 0).sum() == 312_218
     assert rows["wind", "20 mph or more"] == (flights["wind_mph"] >= 20).sum() == 21_194

@@ -193,4 +193,14 @@ def test_no_process_of_a_run_is_left(make_executor: ExecutorFactory, tmp_path: P
     reports = steps.read_reports(tmp_path)
     assert len(reports) == 4
     pids = {report["pid"] for report in reports} | {report["parent"] for report in reports}
-    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    workers = {report["parent"] for report in reports}
+    assert not [pid for pid in workers if _is_running(pid)]
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if _is_running(pid)], timeout=5)
+    assert not alive, "the kernel ends the children of a worker a moment after it"
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
