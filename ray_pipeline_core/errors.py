@@ -100,7 +100,13 @@ class RunIncompleteError(RunError):
 
 
 class DependencyFailedError(RunError):
-    """An executor this one depends on failed, so this one was not started; `.result` is the parent's."""
+    """An executor this one depends on failed, so this one was not started; `.result` is the parent's.
+
+    Attributes:
+        parent_name: the name of the executor that failed.
+    """
+
+    parent_name: str = ""
 
 
 class RunCancelledError(RunError):

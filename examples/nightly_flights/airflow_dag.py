@@ -33,5 +33,5 @@ with DAG(
 ) as dag:
     ray_pipeline_task_group(
         "refresh",
-        build_executors(OUTPUT_DIR, logging_dir=f"{OUTPUT_DIR}/runs/{LOGICAL_DAY}", day=LOGICAL_DAY, tasks=4),
+        build_executors(OUTPUT_DIR, logging_dir=f"{OUTPUT_DIR}/runs/{LOGICAL_DAY}", day=LOGICAL_DAY),
     )

@@ -65,8 +65,6 @@ class PipelineRun:
     stop: threading.Event
 
     def __post_init__(self) -> None:
-        self._started_at = datetime.now(timezone.utc)
-        self._started_s = time.monotonic()
         self._fingerprint = Fingerprint.of(self.steps, self.config.tasks)
         self._warnings: list[str] = []
         self.history = AttemptHistory(self.folder.folder)
@@ -91,6 +89,8 @@ class PipelineRun:
             RunCancelledError: the stop event was set.
             ClusterError: the cluster can't run it.
         """
+        self._started_at = datetime.now(timezone.utc)
+        self._started_s = time.monotonic()
         self.folder.check_access()
         with RunLock(self.folder.folder, on_lost=self.stop.set) as self._lock:
             completed = self._completed_ranks()

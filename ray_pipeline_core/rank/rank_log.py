@@ -22,6 +22,8 @@ from ray_pipeline_core.storage.data_folder import DataFolder
 FLUSH_INTERVAL_S = 30.0
 """How often the log of a running rank is uploaded to remote storage, in seconds."""
 
+_PLACE = "ray_pipeline"  # where the runner's own lines come from
+
 logger = logging.getLogger(__name__)
 
 
@@ -83,12 +85,12 @@ class RankLog:
 
     def info(self, message: str) -> None:
         """Writes a line of the runner's own."""
-        self.write_record(logging.INFO, "INFO", f"{__name__}:info:0", message)
+        self.write_record(logging.INFO, "INFO", f"{_PLACE}:info:0", message)
 
     def exception(self, message: str, error: BaseException) -> None:
         """Writes a message with the traceback of `error`."""
         trace = "".join(traceback.format_exception(error)).rstrip()
-        self.write_record(logging.ERROR, "ERROR", f"{__name__}:exception:0", f"{message}\n{trace}")
+        self.write_record(logging.ERROR, "ERROR", f"{_PLACE}:exception:0", f"{message}\n{trace}")
 
     def flush(self) -> None:
         """Brings what was written so far to the run folder."""
@@ -136,7 +138,7 @@ class RankLog:
                 return
             waited_s += wait_s
             if limit_s is not None and waited_s >= limit_s:
-                self.write_record(logging.ERROR, "ERROR", f"{__name__}:limit:0", f"time limit of {limit_s} s is over")
+                self.write_record(logging.ERROR, "ERROR", f"{_PLACE}:time_limit:0", f"time limit of {limit_s} s is over")
                 limit_s = None
             try:
                 self.flush()

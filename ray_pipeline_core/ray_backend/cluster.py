@@ -76,11 +76,19 @@ def _sigterm_handler_kept() -> Iterator[None]:
     libc = ctypes.CDLL(None)
     before = ctypes.create_string_buffer(_SIGACTION_BYTES)
     known = libc.sigaction(int(signal.SIGTERM), None, before) == 0
+    ray_logger = logging.getLogger("ray._private.worker")
+    ray_logger.addFilter(_says_something_new)
     try:
         yield
     finally:
+        ray_logger.removeFilter(_says_something_new)
         if known:
             libc.sigaction(int(signal.SIGTERM), before, None)
+
+
+def _says_something_new(record: logging.LogRecord) -> bool:
+    """Hides Ray's warning that it could not set a SIGTERM handler, which is what we want."""
+    return "SIGTERM handler is not set" not in record.getMessage()
 
 
 def connected_slots(resources: RankResources) -> int | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from examples import minhash_dedup
 
 TASKS = 4

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
+
 from examples.minhash_dedup import build_stages
 
 

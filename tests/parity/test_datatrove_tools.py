@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from examples.minhash_dedup import build_stages
 from ray_pipeline_core import RayPipelineExecutor, RunIncompleteError, RunResult
 from tests.parity.conftest import TASKS, Deduplication, RunLocally

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from datatrove.utils.stats import PipelineStats
+
 from tests.parity.conftest import TASKS, Deduplication
 from tests.parity.stats_files import counted_fields, read_stats, step_names, totals
 
