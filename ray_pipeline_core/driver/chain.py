@@ -62,10 +62,12 @@ def run_in_order(order: Sequence[AnyLink], run_one: Callable[[AnyLink], RunResul
 
 
 def _dependency_error(link: Link, parent: Link, cause: RayPipelineError) -> DependencyFailedError:
-    result = cause.result if isinstance(cause, RunError) else None
-    error = DependencyFailedError(
-        f"executor {link.name!r} was not run, because {parent.name!r}, which it depends on, failed: {cause}",
-        result,
-    )
-    error.__cause__ = cause
+    if isinstance(cause, DependencyFailedError):  # then the parent did not run either: name the one that failed
+        parent_name, root = cause.parent_name, cause.__cause__
+    else:
+        parent_name, root = parent.name, cause
+    result = root.result if isinstance(root, RunError) else None
+    message = f"executor {link.name!r} was not run, because {parent_name!r}, which it depends on, failed: {root}"
+    error = DependencyFailedError(message, result)
+    error.parent_name, error.__cause__ = parent_name, root
     return error
