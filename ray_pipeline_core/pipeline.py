@@ -78,9 +78,10 @@ class PipelineStep(ABC):
 
     def track_time(self, unit: str | None = None) -> Timing:
         """A context manager that adds the time spent inside to the step's stats, per `unit`."""
+        timing: Timing = self.stats.time_stats
         if unit:
-            self.stats.time_stats.unit = unit
-        return self.stats.time_stats
+            timing.unit = unit
+        return timing
 
 
 def check_pipeline(pipeline: object, pipeline_kwargs: object) -> None:

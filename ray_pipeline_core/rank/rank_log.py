@@ -138,7 +138,9 @@ class RankLog:
                 return
             waited_s += wait_s
             if limit_s is not None and waited_s >= limit_s:
-                self.write_record(logging.ERROR, "ERROR", f"{_PLACE}:time_limit:0", f"time limit of {limit_s} s is over")
+                self.write_record(
+                    logging.ERROR, "ERROR", f"{_PLACE}:time_limit:0", f"time limit of {limit_s} s is over"
+                )
                 limit_s = None
             try:
                 self.flush()
@@ -157,7 +159,7 @@ def _create_file(local_path: str | None) -> TextIO:
 
 @contextlib.contextmanager
 def captured(log: RankLog) -> Iterator[None]:
-    """Sends what this process logs and prints to `log`; everything is as before at the end."""
+    """Sends what this process logs and prints to `log` until the end of the block."""
     with contextlib.ExitStack() as stack:
         stdout = stack.enter_context(_LogStream(log, sys.stdout, "stdout"))
         stack.enter_context(contextlib.redirect_stdout(stdout))
@@ -187,19 +189,42 @@ def _captured_loguru(log: RankLog) -> Iterator[None]:
     if find_spec("loguru") is None:
         yield
         return
-    from loguru import logger as loguru_logger
-
-    def write(message: Any) -> None:
-        record = message.record
-        place = f"{record['name']}:{record['function']}:{record['line']}"
-        log.write_record(record["level"].no, record["level"].name, place, str(message).rstrip("\n"))
-
-    sink = loguru_logger.add(write, level="DEBUG", format="{message}", colorize=False)
+    _loguru_tap.open(log)
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # the rank removed all sinks, as importing datatrove does
-            loguru_logger.remove(sink)
+        _loguru_tap.close()
+
+
+class _LoguruTap:
+    """One loguru sink for this process, since adding one takes milliseconds; it writes to the log of the moment."""
+
+    def __init__(self) -> None:
+        self._log: RankLog | None = None
+        self._heard = False
+
+    def open(self, log: RankLog) -> None:
+        """Sends records to `log`, and adds the sink again if it is gone, as after `logger.remove()`."""
+        from loguru import logger as loguru_logger
+
+        self._log, self._heard = log, False
+        loguru_logger.trace("is this heard?")
+        if not self._heard:
+            loguru_logger.add(self._write, level="TRACE", format="{message}", colorize=False)
+
+    def close(self) -> None:
+        """Drops records from now on."""
+        self._log = None
+
+    def _write(self, message: Any) -> None:
+        record = message.record
+        self._heard = True
+        if self._log is not None and record["level"].no >= logging.DEBUG:
+            place = f"{record['name']}:{record['function']}:{record['line']}"
+            self._log.write_record(record["level"].no, record["level"].name, place, str(message).rstrip("\n"))
+
+
+_loguru_tap = _LoguruTap()
 
 
 def silence_loguru_console() -> None:

@@ -10,6 +10,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.ray_backend.rank_worker import RankWorker
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,16 @@ def start_workers(resources: RankResources) -> tuple[PlacementGroup | None, list
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
         actors.append(worker.options(**options, scheduling_strategy=strategy).remote())
     return group, actors
+
+
+def check_options(resources: RankResources) -> None:
+    """Raises `ConfigError` if Ray does not know an option, or not its value, before any worker is asked for."""
+    try:
+        ray.remote(RankWorker).options(**_actor_options(resources))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"ray_remote_kwargs={dict(resources.ray_options)!r}: Ray refuses these actor options: {error}"
+        ) from error
 
 
 def _actor_options(resources: RankResources) -> dict[str, Any]:

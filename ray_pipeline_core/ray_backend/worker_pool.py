@@ -20,7 +20,7 @@ from ray_pipeline_core.errors import PipelineLoadError
 from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings
 from ray_pipeline_core.ray_backend.cluster import Cluster, alive_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.failures import classify
-from ray_pipeline_core.ray_backend.placement import release_workers, start_workers
+from ray_pipeline_core.ray_backend.placement import check_options, release_workers, start_workers
 from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
 from ray_pipeline_core.scheduling.outcomes import (
     AttemptFailure,
@@ -85,6 +85,7 @@ class RayWorkerPool:
         settings: RankSettings,
         attempt_number: Callable[[int, int], int],
     ) -> None:
+        check_options(resources)
         self._cluster = cluster
         self._resources = resources
         self._pipeline_ref = ray.put(packed_pipeline)

@@ -355,9 +355,7 @@ def test_remove_many_ignores_what_is_missing(folder: DataFolder) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 30])
-def test_paths_are_no_patterns_whatever_the_folder_is_called(
-    folder: DataFolder, count: int
-) -> None:
+def test_paths_are_no_patterns_whatever_the_folder_is_called(folder: DataFolder, count: int) -> None:
     root = DataFolder(f"{folder.path}[1]", folder.fs)
     sibling = DataFolder(f"{folder.path}1", folder.fs)
     paths = [f"completions/{rank:05d}" for rank in range(count)]
@@ -489,9 +487,7 @@ def test_file_in_the_way_raises_access_error(writer: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_no_permission_raises_access_error(
-    writer: str, ordinary_user: None, forbidden_directory: Path
-) -> None:
+def test_no_permission_raises_access_error(writer: str, ordinary_user: None, forbidden_directory: Path) -> None:
     with pytest.raises(RunFolderAccessError, match="access is denied") as caught:
         WRITERS[writer](get_data_folder(forbidden_directory))
     assert str(forbidden_directory) in str(caught.value)
@@ -552,9 +548,7 @@ def test_refused_s3_call_raises_access_error_at_once(
     assert len(proxy.requests) <= 2
 
 
-def test_missing_credentials_raise_access_error_at_once(
-    s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_credentials_raise_access_error_at_once(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(variable, raising=False)

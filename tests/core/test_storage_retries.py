@@ -210,9 +210,7 @@ def test_call_succeeds_after_transient_faults(
     assert sorted(undisturbed.list_names("")) == left.get(call, ["a", "b"])
 
 
-def test_answer_that_got_lost_makes_creation_find_its_own_file(
-    faulty_folder: DataFolder, proxy: FaultyProxy
-) -> None:
+def test_answer_that_got_lost_makes_creation_find_its_own_file(faulty_folder: DataFolder, proxy: FaultyProxy) -> None:
     proxy.fail_next("lose_answer")
     with pytest.raises(FileExistsError):
         faulty_folder.create_exclusive("run.lock", b"mine")
@@ -229,9 +227,7 @@ def test_upload_that_is_cut_leaves_the_old_object(faulty_folder: DataFolder, pro
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_call_gives_up_when_the_fault_stays(
-    call: str, faulty_folder: DataFolder, proxy: FaultyProxy
-) -> None:
+def test_call_gives_up_when_the_fault_stays(call: str, faulty_folder: DataFolder, proxy: FaultyProxy) -> None:
     for name in ("a", "b"):
         faulty_folder.write_bytes(name, name.encode())
     proxy.always = "unavailable"

@@ -176,12 +176,8 @@ def _fail_on_node_1(data: object, rank: int, world_size: int) -> None:
         raise RuntimeError("node 1 is bad")
 
 
-def test_member_of_a_gang_that_dies_ends_and_retries_the_gang(
-    make_executor: ExecutorFactory, tmp_path: Path
-) -> None:
-    result = make_executor(
-        [steps.misbehave("kill", 0, once_in=tmp_path)], nodes_per_task=2, workers=1, tasks=2
-    ).run()
+def test_member_of_a_gang_that_dies_ends_and_retries_the_gang(make_executor: ExecutorFactory, tmp_path: Path) -> None:
+    result = make_executor([steps.misbehave("kill", 0, once_in=tmp_path)], nodes_per_task=2, workers=1, tasks=2).run()
 
     assert (result.completed, result.retries) == (2, 1)
 

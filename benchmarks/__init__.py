@@ -1,0 +1,1 @@
+"""Measurements against bare Ray and datatrove, side by side in one run."""

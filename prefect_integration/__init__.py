@@ -1,0 +1,26 @@
+"""Ray pipelines in Prefect: a task that runs an executor, and a flow made of an executor and all it depends on."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect_integration.flows import ray_pipeline_flow
+    from prefect_integration.retrying import is_retryable
+    from prefect_integration.tasks import run_ray_pipeline
+
+__all__ = ["is_retryable", "ray_pipeline_flow", "run_ray_pipeline"]
+
+# Loaded at first use: Prefect imports this package whenever it starts, and is slow to import itself.
+_LAZY = {
+    "is_retryable": "prefect_integration.retrying",
+    "ray_pipeline_flow": "prefect_integration.flows",
+    "run_ray_pipeline": "prefect_integration.tasks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,149 @@
+"""A run as Prefect artifacts: a bar of progress, a table of results, a table of failed ranks."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+
+from ray_pipeline_core import Progress, RunObserver, RunPlan, RunResult
+
+UPDATE_INTERVAL_S = 5.0
+"""Time between two updates of the progress artifact, in seconds; a shorter run gets none."""
+MAX_FAILED_RANKS = 500
+"""Rows in the table of failed ranks."""
+PATIENCE_S = 5.0
+"""How long a run waits for a server to take its artifacts, in seconds."""
+
+logger = logging.getLogger(__name__)
+
+
+class ResultTables(RunObserver):
+    """Collects the results of a chain of executors, and publishes them as tables."""
+
+    def __init__(self) -> None:
+        self._results: list[RunResult] = []
+
+    def on_run_finished(self, result: RunResult) -> None:
+        """Keeps the result."""
+        self._results.append(result)
+
+    def publish(self) -> None:
+        """Creates the artifacts; whatever goes wrong is logged and nothing else."""
+        if self._results:
+            name = self._results[-1].name
+            publish_table(artifact_key(name), [result_row(result) for result in self._results], f"Result of {name}")
+        for result in self._results:
+            if result.failed:
+                shown = f"{min(len(result.failed), MAX_FAILED_RANKS)} of {len(result.failed)} failed ranks"
+                key = f"{artifact_key(result.name)}-failed-ranks"
+                publish_table(key, failure_rows(result), f"{shown} of {result.name}")
+
+
+class ProgressArtifact(RunObserver):
+    """A bar of progress, updated every few seconds from a thread, since a server may be slow."""
+
+    def __init__(self) -> None:
+        self._newest: Progress | None = None
+        self._id: UUID | None = None
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_run_started(self, plan: RunPlan) -> None:
+        """Starts the thread that updates."""
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._update_at_intervals, plan.name), name="progress-artifact", daemon=True
+        )
+        self._thread.start()
+
+    def on_progress(self, progress: Progress) -> None:
+        """Keeps the newest progress for the thread."""
+        self._newest = progress
+
+    def on_run_finished(self, result: RunResult) -> None:
+        """Has the thread show the end, and waits for it a moment."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(PATIENCE_S)
+
+    def _update_at_intervals(self, name: str) -> None:
+        while not self._ended.wait(UPDATE_INTERVAL_S):
+            self._show(name)
+        if self._id is not None:
+            self._show(name)
+
+    def _show(self, name: str) -> None:
+        progress, self._newest = self._newest, None
+        if progress is None:
+            return
+        percent = 100.0 * (progress.completed + progress.failed) / progress.world_size
+        try:
+            if self._id is None:
+                key = f"{artifact_key(name)}-progress"
+                self._id = cast(UUID, create_progress_artifact(percent, key=key, description=f"Progress of {name}"))
+            else:
+                update_progress_artifact(self._id, percent)
+        except Exception as error:  # noqa: BLE001 - the next update is due soon
+            logger.debug("progress of %s can't be shown: %s", name, error)
+
+
+def artifact_key(name: str) -> str:
+    """A key of the form that Prefect allows: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "ray-pipeline"
+
+
+def result_row(result: RunResult) -> dict[str, Any]:
+    """One line about a run."""
+    return {
+        "executor": result.name,
+        "ranks": result.world_size,
+        "completed": result.completed,
+        "skipped": result.skipped,
+        "failed": len(result.failed),
+        "retries": result.retries,
+        "preemptions": result.preemptions,
+        "duration_s": round(result.duration_s, 1),
+        "run_folder": result.logging_dir,
+    }
+
+
+def failure_rows(result: RunResult) -> list[dict[str, Any]]:
+    """A line for each of the first failed ranks."""
+    return [
+        {
+            "rank": failure.rank,
+            "kind": failure.kind,
+            "attempts": failure.attempts,
+            "error": f"{failure.error_type}: {failure.message}",
+            "node": failure.node or "",
+            "log": failure.log or "",
+        }
+        for failure in result.failed[:MAX_FAILED_RANKS]
+    ]
+
+
+def publish_table(key: str, rows: Sequence[dict[str, Any]], description: str) -> None:
+    """Creates a table artifact of the current Prefect run; whatever goes wrong is logged and nothing else."""
+    _patiently(lambda: create_table_artifact(list(rows), key=key, description=description), key)
+
+
+def _patiently(create: Callable[[], object], key: str) -> None:
+    """Creates an artifact in a thread, and waits for it no longer than a moment."""
+
+    def attempt() -> None:
+        try:
+            create()
+        except Exception as error:  # noqa: BLE001 - an artifact must not fail the run
+            logger.warning("artifact %s could not be created: %s", key, error)
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(attempt,), name="artifact", daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)

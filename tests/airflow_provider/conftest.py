@@ -1,0 +1,62 @@
+"""A real Airflow with a database of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+DAGS_FOLDER = Path(os.environ["AIRFLOW_HOME"], "dags")
+
+# Before anything imports Airflow, which reads its configuration then.
+os.environ.update(
+    {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_FOLDER),
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+        "SCARF_ANALYTICS": "false",
+    }
+)
+
+RunDag = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def airflow_database() -> None:
+    """Airflow's tables, in an SQLite file."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.utils.db import initdb
+
+    DAGS_FOLDER.mkdir(parents=True, exist_ok=True)
+    initdb()
+    DagBundlesManager().sync_bundles_to_db()
+
+
+@pytest.fixture
+def signal_handlers() -> Iterator[None]:
+    """Puts back the signal handlers that Airflow replaces when it runs a task."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def run_dag(airflow_database: None, signal_handlers: None) -> RunDag:
+    """Runs a DAG as `dag.test()` does, all tries of all tasks, and returns the DAG run."""
+
+    def run(dag: DAG, **arguments: Any) -> Any:
+        from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+
+        bag = DagBag(dag_folder=os.devnull)
+        bag.bag_dag(dag)
+        sync_bag_to_db(bag, "dags-folder", None)
+        return dag.test(**arguments)
+
+    return run

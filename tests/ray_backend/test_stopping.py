@@ -1,0 +1,121 @@
+"""Ctrl-C, SIGTERM and stop(): the run ends in order, and nothing of it is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from ray_pipeline_core import ConfigError, RunCancelledError
+from tests.ray_backend import steps
+from tests.ray_backend.conftest import ExecutorFactory
+
+SCRIPT = """
+import signal, sys
+from ray_pipeline_core import RayPipelineExecutor, RunCancelledError
+from tests.ray_backend import steps
+{before}
+executor = RayPipelineExecutor(
+    [steps.report_to(sys.argv[2]), steps.misbehave("sleep", 1)],
+    tasks=3, workers=2, mem_per_cpu_gb=0.1, logging_dir=sys.argv[1],
+)
+try:
+    executor.run()
+except RunCancelledError as error:
+    print("cancelled:", error.result.completed, flush=True)
+print("handler:", signal.getsignal(signal.SIGTERM), flush=True)
+"""
+OWN_HANDLER = """
+def mine(number, frame):
+    print("mine was called", flush=True)
+signal.signal(signal.SIGTERM, mine)
+"""
+RAY_ALREADY_THERE = """
+import ray
+ray.init(address="local", num_cpus=2, include_dashboard=False)
+"""
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("before", "number", "says"),
+    [
+        ("", signal.SIGTERM, "handler: 0"),
+        ("", signal.SIGINT, "handler: 0"),
+        (OWN_HANDLER, signal.SIGTERM, "mine was called"),
+        (RAY_ALREADY_THERE, signal.SIGTERM, "handler: <function"),
+    ],
+    ids=["sigterm", "ctrl-c", "own-handler", "after-ray-init"],
+)
+def test_signal_stops_an_embedded_run_in_order(tmp_path: Path, before: str, number: int, says: str) -> None:
+    run_folder, reports = tmp_path / "run", tmp_path / "reports"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(before=before), str(run_folder), str(reports)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )
+    # Rank 1 hangs; the worker of ranks 0 and 2 is done with them.
+    wait_for(lambda: reports.exists() and len(list(reports.glob("*.json"))) == 3)
+    wait_for(lambda: len(list((run_folder / "completions").iterdir())) == 2)
+    family = psutil.Process(process.pid).children(recursive=True)
+
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+
+    assert "cancelled: 2" in output
+    assert says in output
+    assert process.returncode == 0
+    result = json.loads((run_folder / "result.json").read_text())
+    assert result["cancelled"]
+    assert [failure["kind"] for failure in result["failed"]] == ["cancelled"]
+    assert (run_folder / "stats.json").exists()
+    assert not (run_folder / "run.lock").exists()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive, "processes of the cluster are left"
+
+
+def test_stop_from_another_thread_ends_the_run_and_the_next_one_resumes(
+    make_executor: ExecutorFactory, tmp_path: Path, run_folder: Path
+) -> None:
+    pipeline = [steps.report_to(tmp_path / "reports"), steps.misbehave("sleep", 1, once_in=tmp_path / "tried")]
+    executor = make_executor(pipeline, tasks=3)
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            executor.run()
+        except RunCancelledError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_for(lambda: (run_folder / "completions").exists() and len(list((run_folder / "completions").iterdir())) == 2)
+    executor.stop()
+    thread.join(30)
+
+    assert len(caught) == 1
+    assert "2/3 ranks completed" in str(caught[0])
+    result = make_executor(pipeline, tasks=3).run()
+    assert (result.completed, result.skipped) == (3, 2)
+
+
+def test_ray_option_that_ray_refuses_is_an_error_before_anything_starts(
+    make_executor: ExecutorFactory,
+) -> None:
+    with pytest.raises(ConfigError, match=r"ray_remote_kwargs=.*no_such_option"):
+        make_executor([steps.do_nothing], ray_remote_kwargs={"no_such_option": 1}).run()
