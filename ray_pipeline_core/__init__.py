@@ -24,17 +24,17 @@ from ray_pipeline_core.errors import (
     StatsMergeError,
 )
 from ray_pipeline_core.events import Progress, RunObserver
-from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
 from ray_pipeline_core.pipeline import PipelineStep
 from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
-from ray_pipeline_core.scheduling.rank_groups import TaskGroup
-from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 from ray_pipeline_core.stats import PipelineStats, StepStats
-from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
 
 if TYPE_CHECKING:
     from ray_pipeline_core.driver.task_manager import RayTaskManager
+    from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
     from ray_pipeline_core.ray_backend.rank_worker import RankWorker
+    from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+    from ray_pipeline_core.scheduling.timeouts import TimeoutManager
+    from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
 
 __all__ = [
     "ClusterError",
@@ -73,14 +73,25 @@ __all__ = [
     "topological_order",
 ]
 
-# Loaded at first use: the worker imports ray.
+# Loaded at first use: fsspec takes most of the import's time, and the worker imports ray.
 _LAZY = {
+    "DataFolder": "ray_pipeline_core.storage.data_folder",
     "RankWorker": "ray_pipeline_core.ray_backend.rank_worker",
+    "RayPipelineExecutor": "ray_pipeline_core.executor",
     "RayTaskManager": "ray_pipeline_core.driver.task_manager",
+    "TaskGroup": "ray_pipeline_core.scheduling.rank_groups",
+    "TimeoutManager": "ray_pipeline_core.scheduling.timeouts",
+    "get_data_folder": "ray_pipeline_core.storage.data_folder",
+    "topological_order": "ray_pipeline_core.executor",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -92,26 +92,10 @@ class RayPipelineExecutor:
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
     ) -> None:
+        arguments = dict(locals())
         check_pipeline(pipeline, pipeline_kwargs)
-        self.config = RunConfig(
-            tasks=tasks,
-            workers=workers,
-            skip_completed=skip_completed,
-            randomize_start_duration=randomize_start_duration,
-            cpus_per_task=cpus_per_task,
-            mem_per_cpu_gb=mem_per_cpu_gb,
-            gpus_per_task=gpus_per_task,
-            nodes_per_task=nodes_per_task,
-            ray_remote_kwargs=ray_remote_kwargs,
-            log_first=log_first,
-            tasks_per_job=tasks_per_job,
-            time=time,
-            retry=retry,
-            max_failed_ranks=max_failed_ranks,
-            startup_timeout=startup_timeout,
-            placement_strategy=placement_strategy,
-            max_ranks_per_worker=max_ranks_per_worker,
-        )
+        # The configuration's fields are those arguments that steer a run, by the same names.
+        self.config = RunConfig(**{field: arguments[field] for field in RunConfig.__dataclass_fields__})
         _require_text("name", name)
         _require_text("address", address)
         self.pipeline = pipeline
