@@ -128,11 +128,13 @@ class RayPipelineExecutor:
             RunFolderError: the run folder is locked, belongs to another pipeline or can't be used.
             ClusterError: no cluster answers, or it lacks the resources.
         """
-        self._stop.clear()
-        return DriverThread(self._run_chain, self._stop).run()
+        try:
+            return DriverThread(self._run_chain, self._stop).run()
+        finally:
+            self._stop.clear()
 
     def stop(self) -> None:
-        """Ends a run that is going on in another thread; its `run()` raises `RunCancelledError`."""
+        """Ends the run that goes on in another thread, or the next one: `run()` raises `RunCancelledError`."""
         self._stop.set()
 
     def _run_chain(self) -> RunResult:

@@ -24,6 +24,7 @@ from ray_pipeline_core import (
     RayPipelineError,
     RayPipelineExecutor,
     RetryPolicy,
+    RunCancelledError,
     RunIncompleteError,
     RunObserver,
     RunResult,
@@ -108,11 +109,11 @@ class RayPipelineOperator(BaseOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """Arguments of a mapped task; what Airflow must not store is kept from it, as it stores all of them."""
-        if "pipeline" in kwargs:
-            kwargs["pipeline"] = hide_steps(kwargs["pipeline"])
+        """Arguments of a mapped task. Airflow stores them all, so what it must not store is kept from it."""
         kept = {key: hide(kwargs[key]) for key in _KEPT_FROM_AIRFLOW if key in kwargs}
-        if isinstance(kwargs.get("logging_dir"), tuple):
+        if "pipeline" in kwargs:
+            kept["pipeline"] = hide_steps(kwargs["pipeline"])
+        if split_folder(kwargs.get("logging_dir"))[1] is not None:
             kept["logging_dir"] = hide(kwargs["logging_dir"])
         return super().partial(**{**kwargs, **kept})
 
@@ -142,7 +143,7 @@ class RayPipelineOperator(BaseOperator):
     def _run_in_worker(self, context: Context) -> RunResult:
         self._executor = self._make_executor(context)
         if self._killed:
-            self._executor.stop()
+            raise RunCancelledError(f"run {self._executor.name!r} was stopped before it began")
         result = self._executor.run()
         if result.skipped == result.world_size:
             self.log.warning(

@@ -126,7 +126,9 @@ class PipelineRun:
     def _completed_ranks(self) -> set[int]:
         if not self.config.skip_completed:
             return set()
-        earlier = (self.folder.read_executor() or {}).get("fingerprint") or {}
+        stored = self.folder.read_executor() or {}
+        # A folder that datatrove left tells its world size alone.
+        earlier = stored.get("fingerprint") or {key: stored[key] for key in ("world_size",) if key in stored}
         completed = self.folder.completed_ranks(self.config.tasks)
         self._check_fingerprint(earlier)
         if completed:

@@ -6,7 +6,9 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from ray_pipeline_core.errors import RunFolderAccessError
 from ray_pipeline_core.scheduling.outcomes import WorkerBackend
+from ray_pipeline_core.storage.data_folder import DataFolder
 
 if TYPE_CHECKING:
     from ray_pipeline_core.driver.pipeline_run import PipelineRun
@@ -38,11 +40,13 @@ class RaySession:
 
         Raises:
             ClusterUnreachableError: there is no cluster.
+            RunFolderAccessError: the run folder can't be seen from other processes.
         """
         # Ray is imported only where something runs: orchestrators import executors over and over.
         from ray_pipeline_core.ray_backend.cluster import Cluster
         from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
 
+        _check_shared(run.folder.folder)
         if self._cluster is None:
             self._cluster = Cluster(self._address)
         return RayWorkerPool(
@@ -58,3 +62,12 @@ class RaySession:
         if self._cluster is not None:
             self._cluster.close()
             self._cluster = None
+
+
+def _check_shared(folder: DataFolder) -> None:
+    protocol = folder.fs.protocol
+    if "memory" in ([protocol] if isinstance(protocol, str) else protocol):
+        raise RunFolderAccessError(
+            f"run folder {folder.url} is in the memory of this process, where workers can't see it: "
+            "use a path or URL that they can reach"
+        )

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from ray_pipeline_core.config import RankResources
-from ray_pipeline_core.errors import ClusterUnreachableError
+from ray_pipeline_core.errors import ClusterError, ClusterUnreachableError
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,14 @@ class Cluster:
 
     Raises:
         ClusterUnreachableError: nothing answers at the address, or no local cluster can be started.
+        ClusterError: this process is connected to another cluster.
     """
 
     def __init__(self, address: str | None = None) -> None:
         self.is_embedded = False
         self._is_ours = False
         if ray.is_initialized():
+            _check_connected_to(address)
             return
         where = address or os.environ.get("RAY_ADDRESS") or "local"
         self.is_embedded = where == "local"
@@ -65,6 +67,15 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_connected_to(address: str | None) -> None:
+    connected = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", "local", connected):
+        raise ClusterError(
+            f"address={address!r}: this process is connected to the Ray cluster at {connected!r} already; "
+            "leave the address out to use that one, or call ray.shutdown() first"
+        )
 
 
 @contextlib.contextmanager

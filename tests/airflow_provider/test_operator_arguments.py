@@ -1,0 +1,160 @@
+"""The operator's constructor."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, BaseOperator, task
+from airflow_provider.operators.ray_pipeline import RayPipelineOperator
+from ray_pipeline_core import ConfigError, RayPipelineExecutor
+
+FACTORY = "tests.airflow_provider.steps:write_ranks"
+TEMPLATE = "{{ params.anything }}"
+
+
+def do_nothing(data: object, rank: int, world_size: int) -> None:
+    """A step."""
+
+
+def make(**arguments: Any) -> RayPipelineOperator:
+    return RayPipelineOperator(**{"task_id": "clean", "pipeline": FACTORY, **arguments})
+
+
+def test_parameters_are_those_of_the_executor() -> None:
+    own = inspect.signature(RayPipelineOperator.__init__).parameters
+    executors = dict(inspect.signature(RayPipelineExecutor.__init__).parameters)
+    del executors["self"], executors["depends"]
+    assert list(executors.keys() - own.keys()) == []
+    assert {name: own[name].default for name in executors} == {
+        name: parameter.default for name, parameter in executors.items()
+    }
+
+
+def test_parameters_do_not_collide_with_those_of_airflow() -> None:
+    own = set(inspect.signature(RayPipelineOperator.__init__).parameters) - {"self", "kwargs"}
+    assert own & set(inspect.signature(BaseOperator.__init__).parameters) == set()
+    plain = BaseOperator(task_id="plain")
+    # `on_kill` is a method there, so the operator keeps no attribute of that name.
+    assert [name for name in own if hasattr(plain, name)] == ["on_kill"]
+    assert callable(make(on_kill="stop").on_kill)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tasks": 0}, "tasks=0: must be an integer of at least 1"),
+        ({"tasks": "0"}, "tasks=0: must be an integer of at least 1"),
+        ({"tasks": "many"}, "tasks='many': must be an integer, or a template that becomes one"),
+        ({"tasks": 1.5}, "tasks=1.5: must be an integer"),
+        ({"workers": 0}, "workers=0: must be at least 1, or -1"),
+        ({"workers": "few"}, "workers='few': must be an integer"),
+        ({"cpus_per_task": -1}, "cpus_per_task=-1: must be a number"),
+        ({"cpus_per_task": TEMPLATE}, "cpus_per_task='{{ params.anything }}': must be a number"),
+        ({"pipeline": "no import path"}, "pipeline='no import path': must have the form 'package.module:factory'"),
+        ({"pipeline": []}, "pipeline=.*: must have at least one step"),
+        ({"pipeline": [3]}, r"pipeline\[0\]=3: must be callable"),
+        ({"pipeline": None}, "pipeline=None: must be a list of steps or an import path"),
+        ({"pipeline": [do_nothing], "pipeline_kwargs": {"a": 1}}, "pipeline_kwargs=.*: needs a pipeline given as"),
+        ({"pipeline_kwargs": "day"}, "pipeline_kwargs='day': must be a dict"),
+        ({"logging_dir": 5}, "logging_dir=5: must be a path"),
+        ({"name": ""}, "name='': must be a text"),
+        ({"address": 6379}, "address=6379: must be a text"),
+        ({"retry": 3}, "retry=3: must be a RetryPolicy"),
+        ({"observers": 3}, "observers=3: must be a list of observers"),
+        ({"ray_remote_kwargs": {"num_cpus": 2}, "cpus_per_task": 3}, "given both ways"),
+        ({"ray_conn_id": "ray_default"}, "ray_conn_id='ray_default': must be None, .* RAY_ADDRESS"),
+        ({"on_kill": "leave"}, "on_kill='leave': must be 'stop'"),
+        ({"runtime_env": "requirements.txt"}, "runtime_env is a str: must be a dict"),
+        (
+            {"runtime_env": {"pip": []}, "ray_remote_kwargs": {"runtime_env": {"pip": []}}},
+            "runtime_env is given both by itself and in ray_remote_kwargs",
+        ),
+    ],
+)
+def test_constructor_raises_config_error_when_argument_is_wrong(arguments: dict[str, Any], message: str) -> None:
+    with DAG("wrong", schedule=None) as dag:
+        with pytest.raises(ConfigError, match=message):
+            make(**arguments)
+    assert dag.task_ids == []
+
+
+@pytest.mark.parametrize("name", ["depends", "deferrable", "no_such_parameter"])
+def test_constructor_refuses_parameter_that_it_has_not(name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        make(**{name: True})
+
+
+def test_constructor_refuses_missing_pipeline() -> None:
+    with pytest.raises(TypeError, match="missing keyword argument 'pipeline'"):
+        RayPipelineOperator(task_id="clean")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", RayPipelineOperator.template_fields)
+def test_constructor_accepts_template_where_a_string_makes_sense(name: str) -> None:
+    assert getattr(make(**{name: TEMPLATE}), name) == TEMPLATE
+
+
+def test_constructor_touches_no_storage_when_folder_is_remote() -> None:
+    # An endpoint that nothing listens on, and no credentials.
+    operator = make(logging_dir=("s3://bucket/runs", {"endpoint_url": "http://127.0.0.1:9", "anon": True}))
+    assert operator.logging_dir == "s3://bucket/runs"
+
+
+def test_default_args_fill_executor_parameters() -> None:
+    with DAG("defaults", schedule=None, default_args={"tasks": 4, "workers": 2, "retries": 5}):
+        operator = make(workers=3)
+    assert (operator.tasks, operator.workers, operator.retries) == (4, 3, 5)
+
+
+def test_default_args_are_checked_too() -> None:
+    with DAG("defaults", schedule=None, default_args={"tasks": 0}), pytest.raises(ConfigError, match="tasks=0"):
+        make()
+
+
+def test_airflow_arguments_reach_airflow() -> None:
+    operator = make(retries=2, retry_delay=timedelta(seconds=3), execution_timeout=timedelta(hours=1), pool="ray")
+    assert (operator.retries, operator.retry_delay.total_seconds(), operator.pool) == (2, 3, "ray")
+    assert operator.execution_timeout == timedelta(hours=1)
+
+
+def test_output_of_another_task_makes_it_upstream() -> None:
+    with DAG("mapped", schedule=None):
+
+        @task
+        def count() -> int:
+            return 2
+
+        counted = count()
+        operator = make(tasks=counted, pipeline_kwargs={"folder": counted})
+    assert operator.upstream_task_ids == {"count"}
+
+
+@pytest.mark.parametrize("spec", ["runs/{{ ds }}", Path("runs/{{ ds }}"), ("runs/{{ ds }}", {"auto_mkdir": True})])
+def test_path_of_run_folder_is_a_template_whatever_way_it_is_given(spec: Any) -> None:
+    assert make(logging_dir=spec).logging_dir == "runs/{{ ds }}"
+
+
+def test_mapping_accepts_executor_parameters() -> None:
+    folders: Sequence[dict[str, str]] = [{"folder": "a"}, {"folder": "b"}]
+    with DAG("mapped", schedule=None) as dag:
+        RayPipelineOperator.partial(task_id="clean", pipeline=FACTORY, tasks=2).expand(pipeline_kwargs=folders)
+    assert dag.get_task("clean").is_mapped
+
+
+def test_mapping_refuses_unknown_parameter() -> None:
+    with pytest.raises(TypeError, match="rank_count"):
+        RayPipelineOperator.partial(task_id="clean", pipeline=FACTORY, rank_count=2)
+
+
+def test_import_loads_neither_ray_nor_storage() -> None:
+    code = "import sys, airflow_provider.task_group; print({'ray', 's3fs', 'datatrove', 'pyarrow'} & set(sys.modules))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
