@@ -50,7 +50,7 @@ class ProgressArtifact(RunObserver):
     """A bar of progress, updated every few seconds from a thread, since a server may be slow."""
 
     def __init__(self) -> None:
-        self._newest: Progress | None = None
+        self._percent = 0.0
         self._id: UUID | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -65,25 +65,25 @@ class ProgressArtifact(RunObserver):
 
     def on_progress(self, progress: Progress) -> None:
         """Keeps the newest progress for the thread."""
-        self._newest = progress
+        self._percent = 100.0 * (progress.completed + progress.failed) / progress.world_size
 
     def on_run_finished(self, result: RunResult) -> None:
         """Has the thread show the end, and waits for it a moment."""
+        self._percent = 100.0 * (result.completed + len(result.failed)) / result.world_size
         self._ended.set()
         if self._thread is not None:
             self._thread.join(PATIENCE_S)
 
     def _update_at_intervals(self, name: str) -> None:
+        shown = None
         while not self._ended.wait(UPDATE_INTERVAL_S):
-            self._show(name)
+            if self._percent != shown:
+                shown = self._percent
+                self._show(name, shown)
         if self._id is not None:
-            self._show(name)
+            self._show(name, self._percent)
 
-    def _show(self, name: str) -> None:
-        progress, self._newest = self._newest, None
-        if progress is None:
-            return
-        percent = 100.0 * (progress.completed + progress.failed) / progress.world_size
+    def _show(self, name: str, percent: float) -> None:
         try:
             if self._id is None:
                 key = f"{artifact_key(name)}-progress"

@@ -12,9 +12,12 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.runtime import flow_run
+from prefect.states import Cancelled
 
 POLL_INTERVAL_S = 2.0
 """Time between two looks at the flow run's state, in seconds."""
+PATIENCE_S = 5.0
+"""How long a stopped run waits for a server to note that its flow run is cancelled, in seconds."""
 
 logger = logging.getLogger(__name__)
 
@@ -24,43 +27,59 @@ def stopped_with_flow_run(stop: Callable[[], None]) -> Iterator[None]:
     """Calls `stop` if the current flow run, or the one it is part of, is cancelled while the block runs.
 
     Where Prefect itself interrupts the thread, nothing is done: that is the main thread of a process that Prefect
-    started for the flow run.
+    started for the flow run. Elsewhere nobody tells it: a submitted task runs in a thread of a pool, and a script
+    that was started by hand has no runner.
 
     Args:
         stop: ends the run; it may be called several times, from another thread.
     """
-    if flow_run.id is None or _is_interrupted_by_prefect():
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    if flow_run.id is None or (on_main_thread and _has_runner()):
         yield
         return
     ended = threading.Event()
     context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(_poll, ended, stop), name="prefect-cancellation", daemon=True)
-    thread.start()
+    watch = threading.Thread(target=context.run, args=(_watch, ended, stop), name="prefect-cancellation", daemon=True)
+    watch.start()
     try:
         yield
     finally:
         ended.set()
+        watch.join(PATIENCE_S)
 
 
-def _is_interrupted_by_prefect() -> bool:
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    return on_main_thread and bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
+def _has_runner() -> bool:
+    """Whether this process was started by a runner or worker of Prefect's, for one flow run."""
+    return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
 
 
-def _poll(ended: threading.Event, stop: Callable[[], None]) -> None:
-    wanted: set[UUID] = set()
+def _watch(ended: threading.Event, stop: Callable[[], None]) -> None:
+    cancelled: set[UUID] = set()
     with get_client(sync_client=True) as client:
         while not ended.wait(POLL_INTERVAL_S):
             try:
-                wanted = wanted or {UUID(flow_run.id), UUID(flow_run.root_flow_run_id)}
-                cancelled = any(_is_cancelled(client, one) for one in wanted)
+                cancelled = {one for one in _flow_run_ids() if _is_cancelled(client, one)}
             except Exception as error:  # noqa: BLE001 - the server may be back at the next look
                 logger.debug("the state of the flow run can't be read: %s", error)
-                continue
             if cancelled:
                 stop()
+        if not _has_runner():
+            _confirm(client, cancelled)
+
+
+def _flow_run_ids() -> set[UUID]:
+    return {UUID(flow_run.id), UUID(flow_run.root_flow_run_id)}
 
 
 def _is_cancelled(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
     state = client.read_flow_run(flow_run_id).state
     return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+def _confirm(client: SyncPrefectClient, flow_runs: set[UUID]) -> None:
+    """Does what a runner would: a flow run that is being cancelled becomes *Cancelled*, and nothing else."""
+    for flow_run_id in flow_runs:
+        try:
+            client.set_flow_run_state(flow_run_id, Cancelled(message="Its Ray pipeline was stopped."))
+        except Exception as error:  # noqa: BLE001 - the run is stopped in any case
+            logger.warning("flow run %s stays in state Cancelling: %s", flow_run_id, error)

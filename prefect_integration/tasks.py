@@ -20,7 +20,7 @@ def name_task_run(parameters: dict[str, Any]) -> str:
 # Prefect pickles a task by value, together with the globals its function names, so the body is one call.
 @task(
     name="run-ray-pipeline",
-    task_run_name=name_task_run,
+    task_run_name=name_task_run,  # type: ignore[arg-type] # Prefect's protocol has a method that no function has
     cache_policy=NO_CACHE,
     retry_condition_fn=is_retryable,
 )

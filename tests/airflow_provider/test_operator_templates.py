@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, literal
-from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from fsspec.implementations.memory import MemoryFileSystem
+
+from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from ray_pipeline_core import DataFolder, RetryPolicy, RunObserver
 
 FACTORY = "tests.airflow_provider.steps:write_ranks"
