@@ -7,6 +7,7 @@ import contextvars
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
@@ -16,8 +17,8 @@ from prefect.states import Cancelled
 
 POLL_INTERVAL_S = 2.0
 """Time between two looks at the flow run's state, in seconds."""
-PATIENCE_S = 5.0
-"""How long a stopped run waits for a server to note that its flow run is cancelled, in seconds."""
+CONFIRM_DELAY_S = 3.0
+"""Time between the end of a stopped run and the confirmation that its flow run is cancelled, in seconds."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +40,12 @@ def stopped_with_flow_run(stop: Callable[[], None]) -> Iterator[None]:
         return
     ended = threading.Event()
     context = contextvars.copy_context()
-    watch = threading.Thread(target=context.run, args=(_watch, ended, stop), name="prefect-cancellation", daemon=True)
-    watch.start()
+    # No daemon: it ends when the block does, or soon after, and what it has to say must not be lost.
+    threading.Thread(target=context.run, args=(_watch, ended, stop), name="prefect-cancellation").start()
     try:
         yield
     finally:
         ended.set()
-        watch.join(PATIENCE_S)
 
 
 def _has_runner() -> bool:
@@ -63,7 +63,9 @@ def _watch(ended: threading.Event, stop: Callable[[], None]) -> None:
                 logger.debug("the state of the flow run can't be read: %s", error)
             if cancelled:
                 stop()
-        if not _has_runner():
+        if cancelled and not _has_runner():
+            # First comes the flow's own end: the server turns it down as long as the flow run is being cancelled.
+            time.sleep(CONFIRM_DELAY_S)
             _confirm(client, cancelled)
 
 

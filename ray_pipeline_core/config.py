@@ -167,6 +167,7 @@ class RunConfig:
     startup_timeout: float = 900
     placement_strategy: str = "SPREAD"
     max_ranks_per_worker: int | None = None
+    run_timeout: float | None = None
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -186,8 +187,9 @@ class RunConfig:
             require_integer("max_ranks_per_worker", self.max_ranks_per_worker, at_least=1)
 
     def _check_limits(self) -> None:
-        if self.time is not None:
-            require_number("time", self.time, above=True)
+        for name in ("time", "run_timeout"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name), above=True)
         require_number("startup_timeout", self.startup_timeout, above=True)
         require(isinstance(self.retry, RetryPolicy), "retry", self.retry, "must be a RetryPolicy")
         lost = self.max_failed_ranks

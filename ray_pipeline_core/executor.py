@@ -57,6 +57,7 @@ class RayPipelineExecutor:
         startup_timeout: seconds within which at least one worker must have started.
         placement_strategy: Ray's strategy for the nodes of a gang.
         max_ranks_per_worker: the worker process is replaced after that many ranks; None = never.
+        run_timeout: wall-clock limit of the whole run in seconds, parents not counted.
         observers: objects with some of the methods of `RunObserver`.
         address: a Ray address; None takes the connected cluster, else `RAY_ADDRESS`, else an embedded one.
 
@@ -89,6 +90,7 @@ class RayPipelineExecutor:
         startup_timeout: float = 900,
         placement_strategy: str = "SPREAD",
         max_ranks_per_worker: int | None = None,
+        run_timeout: float | None = None,
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
     ) -> None:

@@ -63,7 +63,7 @@ def ray_cluster() -> Iterator[Cluster]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, **memory})
     cluster.add_node(num_cpus=2, num_gpus=2, **memory)
     cluster.add_node(num_cpus=2, num_gpus=0, resources={"scanner": 4}, labels={"disk": "fast"}, **memory)
-    cluster.wait_for_nodes()
+    cluster.wait_for_nodes(timeout=120)
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()

@@ -27,7 +27,6 @@ class RunLedger:
         name: the executor's name.
         folder: the run folder.
         world_size: number of ranks.
-        completed_before: ranks that earlier runs had completed.
         history: where each attempt is noted.
         attempt_number: tells a rank's attempt in the life of the run folder from that in this run.
         observers: who is told.
@@ -39,7 +38,6 @@ class RunLedger:
         name: str,
         folder: RunFolder,
         world_size: int,
-        completed_before: Collection[int],
         history: AttemptHistory,
         attempt_number: Callable[[int, int], int],
         observers: ObserverGroup,
@@ -48,13 +46,13 @@ class RunLedger:
         self.failures: dict[int, RankFailure] = {}
         self.retries = 0
         self.preemptions = 0
-        self.completed = len(completed_before)
-        self.skipped = len(completed_before)
+        self.completed = 0
+        self.skipped = 0
         self.warnings: list[str] = []
         self._name = name
         self._folder = folder
         self._world_size = world_size
-        self._stats_to_read = list(completed_before)
+        self._stats_to_read: list[int] = []
         self._stats = StatsAccumulator()
         self._history = history
         self._attempt_number = attempt_number
@@ -63,6 +61,16 @@ class RunLedger:
         self._clock = clock
         self._started_s = clock()
         self._told_s = float("-inf")
+
+    def take_over(self, completed_before: Collection[int]) -> list[int]:
+        """Counts the ranks that earlier runs completed, and merges their stats.
+
+        Returns:
+            Those whose stats are damaged; they are not counted, and should run again.
+        """
+        damaged = self.merge_stored(completed_before)
+        self.completed = self.skipped = len(completed_before) - len(damaged)
+        return damaged
 
     def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
         """Counts a rank whose marker stands, and merges its stats."""
@@ -126,17 +134,29 @@ class RunLedger:
             self._history.append(self._records)
             self._records = []
 
+    def merge_stored(self, ranks: Collection[int]) -> list[int]:
+        """Merges the stats files of completed ranks, read many at once.
+
+        Returns:
+            Ranks whose file is damaged, so that their marker can't be trusted. One that is missing is a warning
+            alone, since somebody may have cleaned up.
+        """
+        damaged = []
+        for rank, content in self._folder.read_rank_stats(sorted(ranks)).items():
+            try:
+                if isinstance(content, Exception):
+                    raise StatsMergeError(f"{self._folder.stats(rank)} could not be read: {content}")
+                self._stats.add(parse_stats(content, self._folder.stats(rank)).to_list())
+            except StatsMergeError as error:
+                self.warnings.append(str(error))
+                if not isinstance(content, Exception):
+                    damaged.append(rank)
+        return damaged
+
     def merged_stats(self) -> PipelineStats:
-        """The stats of every completed rank; those of earlier runs are read now, many at once."""
-        ranks, self._stats_to_read = sorted(self._stats_to_read), []
-        for rank, content in self._folder.read_rank_stats(ranks).items():
-            if isinstance(content, bytes):
-                try:
-                    self._merge(parse_stats(content, self._folder.stats(rank)).to_list(), rank)
-                except StatsMergeError as error:
-                    self.warnings.append(str(error))
-            else:
-                self.warnings.append(f"{self._folder.stats(rank)} could not be read: {content}")
+        """The stats of every completed rank."""
+        self.merge_stored(self._stats_to_read)
+        self._stats_to_read = []
         return self._stats.result()
 
     def _merge(self, stats: list[dict[str, Any]], rank: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.ledger import RunLedger
-from ray_pipeline_core.driver.task_manager import RayTaskManager, RunStopped
+from ray_pipeline_core.driver.task_manager import RayTaskManager, RunStopped, RunTimedOut
 from ray_pipeline_core.errors import (
     RayPipelineError,
     ResourcesUnavailableError,
@@ -94,9 +94,12 @@ class PipelineRun:
         self.folder.check_access()
         with RunLock(self.folder.folder, on_lost=self.stop.set) as self._lock:
             completed = self._completed_ranks()
+            ledger = self._open_ledger()
+            damaged = ledger.take_over(completed)
+            completed.difference_update(damaged)
+            self.folder.unmark(damaged)
             pending = [rank for rank in range(self.config.tasks) if rank not in completed]
             self._claim_folder(pending)
-            ledger = self._open_ledger(completed)
             self.observers.on_run_started(plan(sorted(completed), pending))
             with self._finishing(ledger) as finish:
                 self._run_ranks(pending, ledger, make_backend)
@@ -155,16 +158,8 @@ class PipelineRun:
         if pending:
             self._earlier_attempts = self.history.earlier_attempts()
 
-    def _open_ledger(self, completed: set[int]) -> RunLedger:
-        ledger = RunLedger(
-            self.name,
-            self.folder,
-            self.config.tasks,
-            completed,
-            self.history,
-            self.attempt_number,
-            self.observers,
-        )
+    def _open_ledger(self) -> RunLedger:
+        ledger = RunLedger(self.name, self.folder, self.config.tasks, self.history, self.attempt_number, self.observers)
         ledger.warnings.extend(self._warnings)
         return ledger
 
@@ -178,15 +173,22 @@ class PipelineRun:
         groups = make_groups(pending, self.config.tasks_per_job)
         backend = make_backend(self)
         manager = RayTaskManager(backend, self.config, groups, ledger, self.stop)
+        ended = AttemptFailure("cancelled", RunCancelledError.__name__, "the run ended while this rank was running")
         try:
             manager.run()
+        except RunTimedOut:
+            ended = self._over_time()
+            raise
         finally:
             backend.close()
-            self._settle_stopped(manager, ledger)
+            self._settle_stopped(manager, ledger, ended)
 
-    def _settle_stopped(self, manager: RayTaskManager, ledger: RunLedger) -> None:
+    def _over_time(self) -> AttemptFailure:
+        message = f"the run's time limit of {self.config.run_timeout} s was over before this rank had completed"
+        return AttemptFailure("timeout", "TimeoutError", message)
+
+    def _settle_stopped(self, manager: RayTaskManager, ledger: RunLedger, failure: AttemptFailure) -> None:
         """Counts the ranks whose worker was killed at work; some may have set their marker just before."""
-        failure = AttemptFailure("cancelled", RunCancelledError.__name__, "it was running when the run was stopped")
         for group in manager.running_groups():
             completed = ledger.recover(group.ranks)
             for rank in group.ranks:
@@ -207,6 +209,8 @@ class PipelineRun:
             self._lock.check()
             finish.result = self._finish(ledger, cancelled=True)
             raise self._cancelled_error(finish.result) from None
+        except RunTimedOut:
+            self._give_up_rest(ledger, self._over_time())
         except RayPipelineError as error:
             kind: FailureKind = "unschedulable" if isinstance(error, ResourcesUnavailableError) else "error"
             self._give_up_rest(ledger, AttemptFailure(kind, type(error).__name__, str(error)))

@@ -17,6 +17,7 @@ from ray_pipeline_core.scheduling.outcomes import (
     BackendEvent,
     GroupEnded,
     RankOutcome,
+    SlotDraining,
     SlotLost,
     SlotStarted,
     WorkerBackend,
@@ -53,6 +54,10 @@ class RunStopped(Exception):
     """The stop event was set before all ranks had ended."""
 
 
+class RunTimedOut(Exception):
+    """The run's time limit was over before all ranks had ended."""
+
+
 @dataclass
 class _Slot:
     memory_factor: float
@@ -61,6 +66,7 @@ class _Slot:
     submitted_s: float = 0.0
     ranks_run: int = 0
     verdict: AttemptFailure | None = None  # why we killed it; no new group after that
+    draining: bool = False
 
 
 class RayTaskManager:
@@ -112,13 +118,18 @@ class RayTaskManager:
 
         Raises:
             RunStopped: the stop event was set.
+            RunTimedOut: the run took longer than `run_timeout`.
             ResourcesUnavailableError: no worker started within `startup_timeout`.
             ClusterError: workers keep failing to start.
             PipelineLoadError: the workers can't read the pipeline.
         """
+        limit_s = self._config.run_timeout
+        deadline_s = float("inf") if limit_s is None else self._clock() + limit_s
         while self._queue or self._running_ranks:
             if self._stop.is_set():
                 raise RunStopped
+            if self._clock() > deadline_s:
+                raise RunTimedOut
             self._queue.release(self._clock())
             self._feed_idle_slots()
             self._start_slots()
@@ -189,6 +200,8 @@ class RayTaskManager:
             self._on_started(event.slot)
         elif isinstance(event, GroupEnded):
             self._on_group_ended(event)
+        elif isinstance(event, SlotDraining):
+            self._on_draining(event.slot)
         else:
             self._on_lost(event)
 
@@ -196,7 +209,10 @@ class RayTaskManager:
         self._slots[slot_id].started = True
         self._starting -= 1
         self._failed_starts = 0
-        self._feed(slot_id)
+        if self._slots[slot_id].draining:
+            self._retire(slot_id)
+        else:
+            self._feed(slot_id)
 
     def _on_group_ended(self, event: GroupEnded) -> None:
         slot = self._slots[event.slot]
@@ -204,10 +220,15 @@ class RayTaskManager:
         if slot.verdict is not None:
             return
         limit = self._config.max_ranks_per_worker
-        if limit is not None and slot.ranks_run >= limit:
+        if slot.draining or (limit is not None and slot.ranks_run >= limit):
             self._retire(event.slot)
         else:
             self._feed(event.slot)
+
+    def _on_draining(self, slot_id: int) -> None:
+        self._slots[slot_id].draining = True
+        if slot_id in self._idle:
+            self._retire(slot_id)
 
     def _on_lost(self, event: SlotLost) -> None:
         slot = self._slots.pop(event.slot)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray_pipeline_core.errors import PipelineLoadError
 from ray_pipeline_core.pipeline import unpack_pipeline
+from ray_pipeline_core.rank.process_reaper import start_reaper
 from ray_pipeline_core.rank.rank_log import silence_loguru_console
 from ray_pipeline_core.rank.rank_runner import RankAttempt, run_rank
 
@@ -43,6 +44,7 @@ def serve(connection: Connection[Any, Any]) -> None:
     with contextlib.suppress(PipelineLoadError):  # the rank that needs it says so
         unpack_pipeline(packed_pipeline)
     silence_loguru_console()
+    start_reaper()
     while True:
         attempt: RankAttempt = connection.recv()
         connection.send(run_rank(packed_pipeline, settings, attempt))

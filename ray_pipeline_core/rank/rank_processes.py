@@ -89,6 +89,7 @@ class _Child:
                     str(os.getpid()),
                 ],
                 pass_fds=[theirs.fileno()],
+                start_new_session=True,  # a process group of its own, which its reaper ends
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         self.connection: Connection[Any, Any] = Connection(ours.detach())

@@ -7,7 +7,8 @@ import ctypes
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,8 @@ from ray_pipeline_core.errors import ClusterError, ClusterUnreachableError
 
 logger = logging.getLogger(__name__)
 
+DRAIN_CHECK_INTERVAL_S = 1.0
+"""How often Ray is asked which nodes drain, in seconds."""
 _SIGACTION_BYTES = 1024  # more than `struct sigaction` has anywhere
 
 
@@ -126,6 +129,38 @@ def count_fitting(nodes: Sequence[Mapping[str, float]], resources: RankResources
     while gangs and sum(min(gangs, fitting) for fitting in per_node) < gangs * resources.nodes:
         gangs -= 1
     return gangs
+
+
+class DrainingNodes:
+    """Which nodes Ray is about to take away, as far as it tells.
+
+    Ray has no public call for this. Where the private one is missing or fails, no node counts as draining: a node
+    that is lost then costs an ordinary retry.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._asked_s = float("-inf")
+        self._node_ids: set[str] = set()
+
+    def refresh(self) -> set[str]:
+        """Asks Ray, once a second at most, and returns the ids of the nodes that began to drain since the last time."""
+        now = self._clock()
+        if now - self._asked_s < DRAIN_CHECK_INTERVAL_S:
+            return set()
+        self._asked_s = now
+        try:
+            draining = set(ray._private.state.state.get_draining_nodes())
+        except Exception:
+            logger.debug("can't tell which nodes drain", exc_info=True)
+            return set()
+        new = draining - self._node_ids
+        self._node_ids |= new
+        return new
+
+    def __contains__(self, node_id: object) -> bool:
+        # A node that drained once stays in: it is its death that is to be explained.
+        return node_id in self._node_ids
 
 
 def _fits(node: Mapping[str, float], bundle: Mapping[str, float]) -> int:

@@ -31,12 +31,13 @@ _LONGEST_MESSAGE = 1000
 _MEMORY_MARK = "memory monitor"
 
 
-def classify(error: BaseException, node: str | None = None) -> AttemptFailure:
+def classify(error: BaseException, node: str | None = None, node_drains: bool = False) -> AttemptFailure:
     """What an exception that a worker's call ended with means.
 
     Args:
         error: an exception of Ray's; anything else counts as a lost worker.
         node: where the worker ran, if known.
+        node_drains: that node was announced to go away, so whatever died there was preempted.
     """
     kind, retry_limit, fatal = next(
         ((kind, limit, fatal) for cls, kind, limit, fatal in _TABLE if isinstance(error, cls)),
@@ -50,7 +51,7 @@ def classify(error: BaseException, node: str | None = None) -> AttemptFailure:
         kind=kind,
         error_type=qualified_name(type(error)),
         message=_message(error),
-        preempted=bool(getattr(error, "preempted", False)),
+        preempted=kind == "worker_lost" and (node_drains or bool(getattr(error, "preempted", False))),
         retry_limit=retry_limit,
         fatal=fatal,
         node=node,

@@ -11,6 +11,7 @@ import ray
 import ray.util
 
 from ray_pipeline_core.pipeline import unpack_pipeline
+from ray_pipeline_core.rank.process_reaper import start_reaper
 from ray_pipeline_core.rank.rank_log import silence_loguru_console
 from ray_pipeline_core.rank.rank_processes import RankProcesses
 from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, run_rank
@@ -62,6 +63,7 @@ class RankWorker:
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
             return f"{error} (on node {_node_ip()})"
         silence_loguru_console()
+        start_reaper()
         self._packed_pipeline, self._settings = packed_pipeline, settings
         node_id = ray.get_runtime_context().get_node_id()
         return WorkerPlace(node_id, _node_ip(), socket.gethostname(), os.getpid())

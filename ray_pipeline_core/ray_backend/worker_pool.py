@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import PipelineLoadError
 from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings
-from ray_pipeline_core.ray_backend.cluster import Cluster, alive_nodes, count_fitting, describe_shortage
+from ray_pipeline_core.ray_backend.cluster import Cluster, DrainingNodes, alive_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.failures import classify
 from ray_pipeline_core.ray_backend.placement import check_options, release_workers, start_workers
 from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
@@ -27,6 +27,7 @@ from ray_pipeline_core.scheduling.outcomes import (
     BackendEvent,
     GroupEnded,
     RankOutcome,
+    SlotDraining,
     SlotLost,
     SlotStarted,
 )
@@ -94,6 +95,7 @@ class RayWorkerPool:
         self._slots: dict[int, _Slot] = {}
         self._released_pids: set[int] = set()
         self._gang_grace = TimeoutManager(GANG_GRACE_S)
+        self._draining = DrainingNodes()
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         self._limit = count_fitting(alive_nodes(), resources) if cluster.is_embedded else None
 
@@ -162,9 +164,11 @@ class RayWorkerPool:
     def poll(self, timeout_s: float) -> list[BackendEvent]:
         """Waits for the next answer, and takes all others that are there."""
         self._end_overdue_gangs()
-        events: list[BackendEvent] = []
+        events: list[BackendEvent] = list(self._check_draining())
         try:
-            answer = self._answers.get(timeout=timeout_s) if timeout_s > 0 else self._answers.get_nowait()
+            answer = (
+                self._answers.get(timeout=timeout_s) if timeout_s > 0 and not events else self._answers.get_nowait()
+            )
             while True:
                 events.extend(self._on_answer(*answer))
                 answer = self._answers.get_nowait()
@@ -183,7 +187,7 @@ class RayWorkerPool:
     def _take(self, slot: _Slot, index: int, value: Any, error: BaseException | None) -> None:
         place = slot.places.get(index)
         if error is not None:
-            self._lose(slot, classify(error, place.node_ip if place else None))
+            self._lose(slot, self._classify(error, place))
         elif isinstance(value, WorkerPlace):
             slot.places[index] = value
         elif place is None:
@@ -192,6 +196,20 @@ class RayWorkerPool:
             slot.committing = _with_commit_error(slot.committing, value)
         else:
             self._on_outcomes(slot, index, value)
+
+    def _classify(self, error: BaseException, place: WorkerPlace | None) -> AttemptFailure:
+        if place is None:
+            return classify(error)
+        self._draining.refresh()
+        return classify(error, place.node_ip, place.node_id in self._draining)
+
+    def _check_draining(self) -> Iterable[BackendEvent]:
+        new = self._draining.refresh()
+        if not new:
+            return
+        for slot in self._slots.values():
+            if slot.lost is None and any(place.node_id in new for place in slot.places.values()):
+                yield SlotDraining(slot.number)
 
     def _on_outcomes(self, slot: _Slot, index: int, outcomes: list[RankOutcome]) -> None:
         slot.answers[index] = outcomes

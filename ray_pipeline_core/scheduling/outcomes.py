@@ -85,7 +85,14 @@ class SlotLost:
     outcomes: tuple[RankOutcome, ...] = ()
 
 
-BackendEvent: TypeAlias = SlotStarted | GroupEnded | SlotLost
+@dataclass(frozen=True)
+class SlotDraining:
+    """A slot will be taken away soon: its group may go on, but it should get no other."""
+
+    slot: int
+
+
+BackendEvent: TypeAlias = SlotStarted | GroupEnded | SlotLost | SlotDraining
 
 
 class WorkerBackend(Protocol):

@@ -10,6 +10,7 @@ from glob import has_magic
 from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
+from fsspec.asyn import sync
 
 from ray_pipeline_core.storage.access_errors import StorageErrors, is_answer
 from ray_pipeline_core.storage.retrying import RetryBound, call_with_retries
@@ -68,7 +69,7 @@ class RemoteFiles:
 
     def read(self, path: str) -> bytes:
         """Returns the whole content; raises FileNotFoundError when there is none."""
-        content: bytes = self.call("read", path, lambda: self._fs.cat_file(path, **self._read_options))
+        content: bytes = self.call("read", path, lambda: self._ask("cat_file", path, **self._read_options))
         return content
 
     def read_many(self, paths: Sequence[str]) -> dict[str, bytes | Exception]:
@@ -135,9 +136,16 @@ class RemoteFiles:
         """Returns when the file was last written, in seconds since the epoch; 0 if that is not known."""
         return self.call("read", path, lambda: self._modified(path))
 
+    def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Calls a method of the filesystem, for no longer than the bound allows where that can be limited."""
+        coroutine = getattr(self._fs, f"_{method}", None)
+        if self._bound.call_s is not None and self._fs.async_impl and inspect.iscoroutinefunction(coroutine):
+            return sync(self._fs.loop, coroutine, *arguments, timeout=self._bound.call_s, **options)
+        return getattr(self._fs, method)(*arguments, **options)
+
     def _info(self, path: str) -> dict[str, Any]:
         self._fs.invalidate_cache(path)
-        info: dict[str, Any] = self.call("read", path, lambda: self._fs.info(path))
+        info: dict[str, Any] = self.call("read", path, lambda: self._ask("info", path))
         return info
 
     def _make_parents(self, path: str) -> None:
@@ -148,11 +156,11 @@ class RemoteFiles:
 
     def _put(self, path: str, data: bytes, **options: str) -> None:
         self._make_parents(path)
-        self._fs.pipe_file(path, data, **options)
+        self._ask("pipe_file", path, data, **options)
 
     def _copy(self, source: str, target: str) -> None:
         self._make_parents(target)
-        self._fs.cp_file(source, target)
+        self._ask("cp_file", source, target)
 
     def _modified(self, path: str) -> float:
         try:
@@ -187,6 +195,6 @@ class RemoteFiles:
 
     def _remove_one(self, path: str) -> None:
         try:
-            self.call("remove", path, lambda: self._fs.rm_file(path))
+            self.call("remove", path, lambda: self._ask("rm_file", path))
         except FileNotFoundError:
             return

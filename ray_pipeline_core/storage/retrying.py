@@ -32,12 +32,15 @@ class RetryBound:
         total_s: seconds after the first try from which on no new try begins.
         first_wait_s: seconds to wait after the first failure; doubled after each further one, plus jitter.
         max_wait_s: the longest wait, in seconds.
+        call_s: seconds after which a call for one file is given up, which may then pass or not; None = as many as
+            the filesystem's own limits allow. Filesystems that are not asynchronous know nothing of it.
         sleep: waits that many seconds; must be picklable.
     """
 
     total_s: float = 60.0
     first_wait_s: float = 0.5
     max_wait_s: float = 10.0
+    call_s: float | None = None
     sleep: Callable[[float], None] = time.sleep
 
 

@@ -15,7 +15,7 @@ from ray_pipeline_core.storage.lease import Holder, Lease
 from ray_pipeline_core.storage.lease_file import LeaseFile
 from ray_pipeline_core.storage.retrying import RetryBound
 
-_RELEASE_WAIT_S = 4.0
+_QUICK_S = 4.0
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +47,8 @@ class RunLock:
         self._url = folder.url
         self._file = LeaseFile(folder, clock, stale_s)
         # A late heartbeat is worth nothing, the next one tries again; and a driver must end in time.
-        quick = folder.with_retry_bound(RetryBound(total_s=min(heartbeat_s, _RELEASE_WAIT_S)))
+        quick_s = min(heartbeat_s, _QUICK_S)
+        quick = folder.with_retry_bound(RetryBound(total_s=quick_s, call_s=_QUICK_S))
         self._quick_file = LeaseFile(quick, clock, stale_s)
         self._holder = holder
         self._clock = clock
@@ -95,7 +96,7 @@ class RunLock:
         if lease is None:
             raise RunFolderLockedError(f"This run has not taken the lease on {self._url}.")
         if self._clock() - lease.heartbeat > self._stale_s:
-            self._beat()
+            self._beat(wait_s=_QUICK_S)
         if self.lost.is_set():
             raise RunFolderLockedError(
                 f"This run has lost its lease on {self._url}: another run took it over after "
@@ -108,18 +109,19 @@ class RunLock:
         self._stop.set()
         if self._lease is None or os.getpid() != self._pid:
             return
-        if not self._beating.acquire(timeout=_RELEASE_WAIT_S):
+        if not self._beating.acquire(timeout=_QUICK_S):
             _log.warning("The lease on %s is not given back: the storage does not answer", self._url)
             return
         try:
             lease, self._lease = self._lease, None
-            self._quick_file.give_back(lease)
+            if lease is not None:
+                self._quick_file.give_back(lease)
         except RunFolderAccessError as error:
             _log.warning("The lease on %s is not given back: %s", self._url, error)
         finally:
             self._beating.release()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_RELEASE_WAIT_S)
+            self._thread.join(_QUICK_S)
 
     def _keep_alive(self) -> None:
         stop = self._stop
@@ -129,8 +131,13 @@ class RunLock:
             except RunFolderAccessError as error:
                 _log.warning("No heartbeat for the lease on %s: %s", self._url, error)
 
-    def _beat(self) -> None:
-        with self._beating:
+    def _beat(self, wait_s: float = -1.0) -> None:
+        if not self._beating.acquire(timeout=wait_s):
+            raise RunFolderAccessError(
+                f"Can't tell whether this run still has the lease on {self._url}: the storage does not answer. "
+                "Start the run again when it does: it goes on where it stopped."
+            )
+        try:
             if self._lease is None or self._stop.is_set() or self.lost.is_set():
                 return
             beaten = self._quick_file.beat(self._lease)
@@ -138,6 +145,8 @@ class RunLock:
                 self._lease = beaten
                 return
             self.lost.set()
-        _log.error("The lease on %s is lost: another run has taken it over, or removed it", self._url)
+        finally:
+            self._beating.release()
+        _log.error("The lease on %s is lost: another run has taken it over, or run.lock was removed", self._url)
         if self._on_lost is not None:
             self._on_lost()

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG
+    from tests.airflow_provider.dag_runs import RunDag
 
 DAGS_FOLDER = Path(os.environ["AIRFLOW_HOME"], "dags")
 
 # Before anything imports Airflow, which reads its configuration then.
-os.environ.update(
-    {
-        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_FOLDER),
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
-        "SCARF_ANALYTICS": "false",
-    }
-)
-
-RunDag = Callable[..., Any]
+os.environ.update({"AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_FOLDER), "SCARF_ANALYTICS": "false"})
 
 
 @pytest.fixture(scope="session")
@@ -49,14 +41,7 @@ def signal_handlers() -> Iterator[None]:
 
 @pytest.fixture
 def run_dag(airflow_database: None, signal_handlers: None) -> RunDag:
-    """Runs a DAG as `dag.test()` does, all tries of all tasks, and returns the DAG run."""
+    """Runs a DAG with `dag.test()`, all tries of all its tasks, in this process."""
+    from tests.airflow_provider.dag_runs import run_once
 
-    def run(dag: DAG, **arguments: Any) -> Any:
-        from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
-
-        bag = DagBag(dag_folder=os.devnull)
-        bag.bag_dag(dag)
-        sync_bag_to_db(bag, "dags-folder", None)
-        return dag.test(**arguments)
-
-    return run
+    return run_once

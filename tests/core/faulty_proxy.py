@@ -41,6 +41,7 @@ class FaultyProxy:
         always: what happens to every request; None = it is passed on.
         delay_s: seconds that every request waits first.
         refuse_methods: HTTP methods that are denied.
+        hang: while set to an event, requests wait for it.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -60,6 +61,7 @@ class FaultyProxy:
         self.always: Fault | None = None
         self.delay_s = 0.0
         self.refuse_methods: set[str] = set()
+        self.hang: threading.Event | None = None
         self._next: deque[Fault] = deque()
 
     @property
@@ -107,6 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     owner: FaultyProxy
 
+    def handle_expect_100(self) -> bool:
+        go_on = super().handle_expect_100()
+        self.wfile.flush()
+        return go_on
+
     def log_message(self, format: str, *args: object) -> None:
         """Keeps the console quiet."""
 
@@ -114,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.owner.requests.append(f"{self.command} {self.path}")
         fault = self.owner.take_fault(self.command)
         time.sleep(self.owner.delay_s)
+        if self.owner.hang is not None:
+            self.owner.hang.wait(60)
         length = int(self.headers.get("Content-Length", 0))
         if fault == "cut_upload":
             self.rfile.read(length // 2)
@@ -127,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._relay(body, fault)
 
-    do_DELETE = do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815
+    do_DELETE = do_GET = do_HEAD = do_POST = do_PUT = _handle
 
     def _relay(self, body: bytes, fault: Fault | None) -> None:
         response, content = self.owner.pass_on(self.command, self.path, body, dict(self.headers))

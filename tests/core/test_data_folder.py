@@ -97,7 +97,7 @@ def test_secret_is_not_shown_in_errors_and_names(s3_endpoint: str, s3_bucket: st
     folder = get_data_folder((f"s3://{s3_bucket}/run", options))
     web = get_data_folder("https://user:hush-hush@example.org/run?signature=hush-hush")
     with pytest.raises(ConfigError) as bad_spec:
-        get_data_folder(("s3://bucket", options, 3))  # type: ignore[arg-type]
+        get_data_folder(("s3://bucket", options, 3))
     with pytest.raises(ConfigError) as bad_protocol:
         get_data_folder("nosuch://user:hush-hush@host/run")
     shown = [repr(folder), str(folder), folder.url, repr(web), web.url, web.url_of("a")]
@@ -526,7 +526,7 @@ S3_CALLS: dict[str, Callable[[DataFolder], object]] = {
 @pytest.mark.parametrize("call", S3_CALLS)
 def test_missing_bucket_raises_access_error_at_once(call: str, s3_endpoint: str) -> None:
     folder = get_data_folder(("s3://no-such-bucket/run", s3_options(s3_endpoint)))
-    with pytest.raises(RunFolderAccessError, match="no such bucket|bucket is missing") as caught:
+    with pytest.raises(RunFolderAccessError, match="there is no such bucket") as caught:
         S3_CALLS[call](folder)
     assert "s3://no-such-bucket/run" in str(caught.value)
 

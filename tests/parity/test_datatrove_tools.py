@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from examples.minhash_dedup import build_stages
-from ray_pipeline_core import RayPipelineExecutor, RunIncompleteError, RunResult
+from ray_pipeline_core import RayPipelineExecutor, RunFolderMismatchError, RunIncompleteError, RunResult
 from tests.parity.conftest import TASKS, Deduplication, RunLocally
 from tests.parity.stats_files import all_fields, counted_fields, read_stats, step_names
 
@@ -33,12 +33,12 @@ def _run_tool(name: str, *arguments: str) -> str:
     return " ".join(done.stdout.split())
 
 
-def _run_filter(work_dir: Path, **parameters: Any) -> RunResult:
+def _run_filter(work_dir: Path, tasks: int = TASKS) -> RunResult:
     """Runs the last stage alone with our executor."""
-    stage = build_stages(work_dir, TASKS)[-1]
+    stage = build_stages(work_dir, tasks)[-1]
     folder = str(work_dir / "runs" / stage.name)
     return RayPipelineExecutor(
-        stage.pipeline, tasks=stage.tasks, workers=1, mem_per_cpu_gb=0.1, logging_dir=folder, **parameters
+        stage.pipeline, tasks=stage.tasks, workers=1, mem_per_cpu_gb=0.1, logging_dir=folder
     ).run()
 
 
@@ -197,6 +197,17 @@ def test_rest_of_a_run_that_datatrove_began_is_run_by_us(
     assert counted_fields(ours) == pytest.approx(
         counted_fields(read_stats(ray_chain.run_folder("filter") / "stats.json"))
     )
+
+
+def test_run_that_datatrove_began_with_other_ranks_is_not_gone_on_with(
+    unfiltered: Path, ray_cluster: object, run_locally: RunLocally
+) -> None:
+    run_locally(unfiltered, "--stage", "filter", "--ranks", "1")
+
+    with pytest.raises(RunFolderMismatchError, match="it was cut into 4 ranks, now into 5"):
+        _run_filter(unfiltered, tasks=TASKS + 1)
+
+    assert _completed_at(unfiltered).keys() == {"00000"}
 
 
 def _outputs(work_dir: Path) -> dict[str, bytes]:

@@ -1,0 +1,122 @@
+"""What happens to a run whose Airflow task is killed or runs out of time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
+
+from airflow_provider.operators.ray_pipeline import RayPipelineOperator
+from ray_pipeline_core import RunCancelledError
+from tests.airflow_provider.dag_runs import RunDag
+
+ROOT = Path(__file__).parents[2]
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float) -> None:
+    """Waits for a condition, and fails when it does not come true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def make(folder: Path, **arguments: Any) -> RayPipelineOperator:
+    return RayPipelineOperator(
+        task_id="endless",
+        pipeline="tests.airflow_provider.steps:wait_forever",
+        pipeline_kwargs={"folder": str(folder)},
+        logging_dir=str(folder / "run"),
+        mem_per_cpu_gb=0.1,
+        **arguments,
+    )
+
+
+def assert_run_was_stopped(folder: Path) -> None:
+    result = json.loads((folder / "run" / "result.json").read_text())
+    assert (result["cancelled"], result["completed"]) == (True, 0)
+    assert not (folder / "run" / "run.lock").exists()
+
+
+def run_until_failed(run_dag: RunDag, dag: DAG) -> None:
+    (ti,) = run_dag(dag).get_task_instances()
+    assert ti.state == "failed"
+
+
+def test_on_kill_ends_the_run_when_called_from_another_thread(
+    run_dag: RunDag, ray_cluster: object, tmp_path: Path
+) -> None:
+    errors: list[BaseException] = []
+
+    def kill(context: Any) -> None:
+        def when_running() -> None:
+            wait_until((tmp_path / "rank_0_started").exists, timeout_s=60)
+            context["task"].on_kill()
+
+        threading.Thread(target=when_running).start()
+
+    with DAG("killed", schedule=None) as dag:
+        make(
+            tmp_path, on_execute_callback=kill, on_failure_callback=lambda context: errors.append(context["exception"])
+        )
+    run_until_failed(run_dag, dag)
+    assert [type(error) for error in errors] == [AirflowException]
+    assert isinstance(errors[0].__cause__, RunCancelledError)
+    assert_run_was_stopped(tmp_path)
+
+
+def test_nothing_is_run_when_task_is_killed_before_its_run(
+    run_dag: RunDag, ray_cluster: object, tmp_path: Path
+) -> None:
+    with DAG("killed_early", schedule=None) as dag:
+        make(tmp_path, on_execute_callback=lambda context: context["task"].on_kill())
+    run_until_failed(run_dag, dag)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_execution_timeout_ends_the_run_and_stays_the_error(
+    run_dag: RunDag, ray_cluster: object, tmp_path: Path
+) -> None:
+    errors: list[BaseException] = []
+    with DAG("out_of_time", schedule=None) as dag:
+        make(
+            tmp_path,
+            execution_timeout=timedelta(seconds=4),
+            on_failure_callback=lambda context: errors.append(context["exception"]),
+        )
+    run_until_failed(run_dag, dag)
+    assert [type(error) for error in errors] == [AirflowTaskTimeout]
+    assert_run_was_stopped(tmp_path)
+
+
+def test_sigterm_ends_the_run_and_its_cluster(airflow_database: None, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.airflow_provider.killed_task", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with (
+        open(tmp_path / "log", "w") as log,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, stdout=log) as task,
+    ):
+        try:
+            wait_until(lambda: (tmp_path / "rank_0_started").exists() or task.poll() is not None, timeout_s=120)
+            children = psutil.Process(task.pid).children(recursive=True)
+            assert any("raylet" in child.name() for child in children), (tmp_path / "log").read_text()
+            task.send_signal(signal.SIGTERM)
+            task.wait(timeout=60)
+        finally:
+            task.kill()
+    assert (tmp_path / "state").read_text() == "failed"
+    assert_run_was_stopped(tmp_path)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []

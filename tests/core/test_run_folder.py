@@ -1,0 +1,271 @@
+"""The layout of the run folder and the history of its attempts."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_pipeline_core.errors import RunFolderAccessError
+from ray_pipeline_core.storage.attempt_history import AttemptHistory
+from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
+from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY, RunFolder, rank_of_marker
+from tests.core.conftest import s3_options
+from tests.core.faulty_proxy import FaultyProxy
+
+
+@pytest.fixture
+def run_folder(folder: DataFolder) -> RunFolder:
+    return RunFolder(folder)
+
+
+def test_layout_is_as_documented() -> None:
+    assert RunFolder.marker(42) == "completions/00042"
+    assert RunFolder.stats(42) == "stats/00042.json"
+    assert RunFolder.log(42) == "logs/task_00042.log"
+    assert RunFolder.attempt_log(42, 2) == "attempts/00042/2.log"
+    assert RunFolder.attempt_log(42, 2, node_index=1) == "attempts/00042/2.node1.log"
+    assert RunFolder.marker(123456) == "completions/123456"
+
+
+# --- markers --------------------------------------------------------------------------------------------------------
+
+
+def test_marker_appears_and_goes(run_folder: RunFolder) -> None:
+    assert not run_folder.is_completed(7)
+    run_folder.mark_completed(7)
+    run_folder.mark_completed(7)
+    assert run_folder.is_completed(7)
+    assert run_folder.marker_names() == ["00007"]
+    assert run_folder.folder.read_bytes("completions/00007") == b""
+    run_folder.unmark([7, 8])
+    assert not run_folder.is_completed(7)
+    assert run_folder.completed_ranks(10) == set()
+
+
+def test_completed_ranks_ignores_what_is_no_rank_of_this_world(run_folder: RunFolder) -> None:
+    names = ["00000", "00003", "00009", "00010", "100000", "3", "000003", "-0001", "00003.tmp", "x", "٠٠٠٠٤"]
+    for name in names:
+        run_folder.folder.write_bytes(f"completions/{name}", b"")
+    run_folder.folder.write_bytes("completions/deep/00004", b"")
+    assert run_folder.completed_ranks(10) == {0, 3, 9}
+    assert run_folder.completed_ranks(10, run_folder.marker_names()) == {0, 3, 9}
+    assert run_folder.completed_ranks(200_000) == {0, 3, 9, 10, 100_000}
+    assert run_folder.completed_ranks(0) == set()
+
+
+@given(st.integers(min_value=0, max_value=10**7))
+def test_rank_of_marker_reads_what_marker_writes(rank: int) -> None:
+    assert rank_of_marker(RunFolder.marker(rank).removeprefix("completions/")) == rank
+
+
+@given(st.text(max_size=8))
+def test_rank_of_marker_takes_no_other_name(name: str) -> None:
+    rank = rank_of_marker(name)
+    assert rank is None or RunFolder.marker(rank) == f"completions/{name}"
+
+
+def test_completed_ranks_takes_one_request_on_s3(faulty_folder: DataFolder, proxy: FaultyProxy) -> None:
+    run_folder = RunFolder(faulty_folder)
+    for rank in range(50):
+        run_folder.mark_completed(rank)
+    proxy.requests.clear()
+    assert run_folder.completed_ranks(100) == set(range(50))
+    assert len(proxy.requests) == 1
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_rank_stats_are_read_as_written(run_folder: RunFolder) -> None:
+    for rank in range(12):
+        run_folder.write_rank_stats(rank, f'[{{"name": "étape {rank}"}}]')
+    found = run_folder.read_rank_stats(range(13))
+    assert list(found) == list(range(13))
+    assert found[3] == '[{"name": "étape 3"}]'.encode()
+    assert isinstance(found[12], FileNotFoundError)
+
+
+def test_json_files_stand_where_documented(run_folder: RunFolder) -> None:
+    run_folder.write_stats("[]")
+    run_folder.write_result({"completed": 3, "name": "café"})
+    run_folder.write_progress({"completed": 2})
+    run_folder.write_executor({"tasks": 3})
+    assert run_folder.folder.read_bytes("stats.json") == b"[]"
+    assert json.loads(run_folder.folder.read_bytes("result.json")) == {"completed": 3, "name": "café"}
+    assert json.loads(run_folder.folder.read_bytes("progress.json")) == {"completed": 2}
+    assert run_folder.read_executor() == {"tasks": 3}
+
+
+def test_read_executor_returns_none_in_a_new_folder(run_folder: RunFolder) -> None:
+    assert run_folder.read_executor() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
+def test_read_executor_warns_when_the_file_is_damaged(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_folder = RunFolder(get_data_folder(tmp_path))
+    run_folder.folder.write_bytes("executor.json", content)
+    with caplog.at_level(logging.WARNING):
+        assert run_folder.read_executor() is None
+    assert f"{tmp_path}/executor.json is damaged" in caplog.text
+
+
+def test_pickled_run_folder_is_the_same_folder(run_folder: RunFolder) -> None:
+    run_folder.mark_completed(1)
+    copy = pickle.loads(pickle.dumps(run_folder))
+    assert copy.completed_ranks(2) == {1}
+    assert copy.url == run_folder.url
+    assert run_folder.url in repr(copy)
+
+
+# --- access ---------------------------------------------------------------------------------------------------------
+
+
+def test_check_access_leaves_no_file(run_folder: RunFolder) -> None:
+    run_folder.check_access()
+    assert run_folder.folder.list_files() == []
+
+
+def test_check_access_removes_old_leftovers(tmp_path: Path) -> None:
+    run_folder = RunFolder(get_data_folder(tmp_path))
+    run_folder.check_access()
+    leftover = tmp_path / ".partial/left"
+    leftover.write_bytes(b"x")
+    os.utime(leftover, (0, 0))
+    run_folder.check_access()
+    assert not leftover.exists()
+
+
+@pytest.mark.parametrize("in_the_way", ["", "completions", "stats", "logs", "attempts", ".partial"])
+def test_check_access_finds_a_file_in_the_way(in_the_way: str, tmp_path: Path) -> None:
+    obstacle = tmp_path / "run" / in_the_way
+    obstacle.parent.mkdir(exist_ok=True)
+    obstacle.write_text("I am a file")
+    with pytest.raises(RunFolderAccessError, match="a file stands where a folder is needed"):
+        RunFolder(get_data_folder(tmp_path / "run")).check_access()
+
+
+def test_check_access_finds_missing_permission(ordinary_user: None, forbidden_directory: Path) -> None:
+    with pytest.raises(RunFolderAccessError, match="access is denied"):
+        RunFolder(get_data_folder(forbidden_directory)).check_access()
+
+
+def test_check_access_finds_markers_of_somebody_else(forbidden_directory: Path, request: pytest.FixtureRequest) -> None:
+    forbidden_directory.chmod(0o777)
+    (forbidden_directory / "completions").mkdir(mode=0o755)
+    (forbidden_directory / "completions").chmod(0o555)
+    request.getfixturevalue("ordinary_user")
+    with pytest.raises(RunFolderAccessError, match=str(forbidden_directory / "completions")):
+        RunFolder(get_data_folder(forbidden_directory)).check_access()
+
+
+def test_check_access_finds_a_read_only_filesystem(read_only_disk: Path) -> None:
+    with pytest.raises(RunFolderAccessError, match="the filesystem is read-only"):
+        RunFolder(get_data_folder(read_only_disk / "run")).check_access()
+
+
+def test_check_access_finds_a_missing_bucket(s3_endpoint: str) -> None:
+    run_folder = RunFolder(get_data_folder(("s3://no-such-bucket/run", s3_options(s3_endpoint))))
+    with pytest.raises(RunFolderAccessError, match="there is no such bucket"):
+        run_folder.check_access()
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET", "DELETE"])
+def test_check_access_finds_each_denied_right_on_s3(method: str, faulty_folder: DataFolder, proxy: FaultyProxy) -> None:
+    proxy.refuse_methods = {method}
+    with pytest.raises(RunFolderAccessError, match="access is denied"):
+        RunFolder(faulty_folder).check_access()
+
+
+# --- the history of attempts ----------------------------------------------------------------------------------------
+
+
+def history_lines(folder: DataFolder) -> list[Any]:
+    return [json.loads(line) for line in folder.read_bytes(ATTEMPT_HISTORY).splitlines()]
+
+
+def test_history_keeps_every_record_over_several_runs(folder: DataFolder) -> None:
+    expected = []
+    for run in range(3):
+        history = AttemptHistory(folder)
+        for attempt in (1, 2):
+            records = [{"rank": rank, "attempt": 2 * run + attempt, "node": "nœud"} for rank in range(3)]
+            history.append(records)
+            expected += records
+            if attempt == 1:
+                history.flush()
+        history.flush()
+        history.flush()
+    assert history_lines(folder) == expected
+    assert AttemptHistory(folder).earlier_attempts() == {0: 6, 1: 6, 2: 6}
+
+
+def test_history_is_stored_at_once_locally(tmp_path: Path) -> None:
+    folder = get_data_folder(tmp_path)
+    history = AttemptHistory(folder)
+    history.append([{"rank": 1, "attempt": 1}])
+    history.append([])
+    assert history_lines(folder) == [{"rank": 1, "attempt": 1}]
+
+
+def test_flush_writes_nothing_when_nothing_waits(faulty_folder: DataFolder, proxy: FaultyProxy) -> None:
+    history = AttemptHistory(faulty_folder)
+    history.append([])
+    history.flush()
+    assert proxy.requests == []
+
+
+def test_flush_keeps_records_when_the_storage_fails(faulty_folder: DataFolder, proxy: FaultyProxy) -> None:
+    history = AttemptHistory(faulty_folder)
+    history.append([{"rank": 1, "attempt": 1}])
+    proxy.always = "access_denied"
+    with pytest.raises(RunFolderAccessError):
+        history.flush()
+    proxy.always = None
+    history.append([{"rank": 2, "attempt": 1}])
+    history.flush()
+    assert history_lines(faulty_folder) == [{"rank": 1, "attempt": 1}, {"rank": 2, "attempt": 1}]
+
+
+def test_earlier_attempts_is_empty_in_a_new_folder(folder: DataFolder) -> None:
+    assert AttemptHistory(folder).earlier_attempts() == {}
+
+
+def test_earlier_attempts_leaves_out_what_is_no_record(folder: DataFolder) -> None:
+    lines = [
+        b'{"rank": 1, "attempt": 1}',
+        b'{"rank": 1, "attempt": 3}',
+        b'{"ranks": [4, 5], "attempt": 2}',
+        b'{"attempt": 9}',
+        b'{"rank": 6}',
+        b'{"rank": "7", "attempt": 1}',
+        b"[1, 2]",
+        b"\xff",
+        b"",
+        b'{"rank": 1, "attem',
+    ]
+    folder.write_bytes(ATTEMPT_HISTORY, b"\n".join(lines))
+    history = AttemptHistory(folder)
+    assert history.earlier_attempts() == {1: 3, 4: 2, 5: 2}
+    history.append([{"rank": 1, "attempt": 4}])
+    history.flush()
+    assert AttemptHistory(folder).earlier_attempts() == {1: 4, 4: 2, 5: 2}
+    assert folder.read_bytes(ATTEMPT_HISTORY).startswith(b"\n".join(lines) + b"\n")
+
+
+def test_history_names_the_folder_when_it_cannot_be_written(small_disk: Path) -> None:
+    history = AttemptHistory(get_data_folder(small_disk))
+    records = [{"rank": 1, "attempt": 1, "message": "x" * 10_000}] * 100
+    with pytest.raises(RunFolderAccessError, match=f"{small_disk}/{ATTEMPT_HISTORY}.*{os.strerror(errno.ENOSPC)}"):
+        for _ in range(10):
+            history.append(records)
