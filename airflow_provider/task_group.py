@@ -12,6 +12,7 @@ from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from ray_pipeline_core import ConfigError, RayPipelineExecutor, topological_order
 
 _TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_TEMPLATE_MARK = re.compile(r"\{[{%#]|[}%#]\}")
 _GENERATED_FOLDER = re.compile(r"(^|/)logs/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[a-z]{5}$")
 _LONGEST_TASK_ID = 100  # of the 250 characters that the ids of group and task may have together
 
@@ -48,7 +49,7 @@ def _parameters(executor: RayPipelineExecutor) -> dict[str, Any]:
     # What an executor makes up while the DAG is parsed would be another thing at each parse, and at each try.
     if _has_generated_folder(executor):
         parameters["logging_dir"] = None
-    if not _has_own_name(executor):
+    if _has_no_usable_name(executor):
         parameters["name"] = None
     return parameters
 
@@ -57,15 +58,18 @@ def _has_generated_folder(executor: RayPipelineExecutor) -> bool:
     return _GENERATED_FOLDER.search(executor.logging_dir.path) is not None
 
 
-def _has_own_name(executor: RayPipelineExecutor) -> bool:
-    return executor.name not in (executor.logging_dir.path.rpartition("/")[2], "run")
+def _has_no_usable_name(executor: RayPipelineExecutor) -> bool:
+    """Whether the name is the last part of a generated folder, or half of a template with a slash in it."""
+    is_folders = executor.name == executor.logging_dir.path.rpartition("/")[2]
+    is_half = _TEMPLATE_MARK.search(_TEMPLATE.sub("", executor.name)) is not None
+    return is_half or (is_folders and _has_generated_folder(executor))
 
 
 def _task_ids(executors: list[RayPipelineExecutor]) -> Iterator[str]:
     """An id for each executor, valid and unique, and the same at every parse."""
     used: set[str] = set()
     for executor in executors:
-        task_id = base = _clean(_describe(executor)) or "pipeline"
+        task_id = base = next(filter(None, map(_clean, _possible_ids(executor))), "pipeline")
         number = 1
         while task_id in used:
             number += 1
@@ -74,13 +78,11 @@ def _task_ids(executors: list[RayPipelineExecutor]) -> Iterator[str]:
         yield task_id
 
 
-def _describe(executor: RayPipelineExecutor) -> str:
-    if _has_own_name(executor):
-        return executor.name
-    if _has_generated_folder(executor):
-        return ""
-    # The last part of the folder that is no template.
-    return next(filter(_clean, reversed(_TEMPLATE.sub("", executor.logging_dir.path).split("/"))), "")
+def _possible_ids(executor: RayPipelineExecutor) -> Iterator[str]:
+    if not _has_no_usable_name(executor):
+        yield executor.name
+    if not _has_generated_folder(executor):
+        yield from reversed(_TEMPLATE.sub("", executor.logging_dir.path).split("/"))
 
 
 def _clean(name: str) -> str:

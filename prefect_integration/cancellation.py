@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 
 POLL_INTERVAL_S = 2.0
@@ -49,8 +49,8 @@ def stopped_with_flow_run(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def _has_runner() -> bool:
-    """Whether this process was started by a runner or worker of Prefect's, for one flow run."""
-    return bool(os.environ.get("PREFECT__FLOW_RUN_ID"))
+    """Whether this process was started for the flow run, by `serve` or a worker, which sees to cancelling it."""
+    return deployment.id is not None or "PREFECT__FLOW_RUN_ID" in os.environ
 
 
 def _watch(ended: threading.Event, stop: Callable[[], None]) -> None:

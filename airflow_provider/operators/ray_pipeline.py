@@ -88,6 +88,7 @@ class RayPipelineOperator(BaseOperator):
         startup_timeout: float = 900,
         placement_strategy: str = "SPREAD",
         max_ranks_per_worker: int | None = None,
+        run_timeout: float | None = None,
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
         ray_conn_id: str | None = None,

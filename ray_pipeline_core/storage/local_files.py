@@ -36,11 +36,15 @@ def _with_parents(path: str, call: Callable[[], None]) -> None:
 def _write_new(path: str, data: bytes, flags: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        _write_all(descriptor, data)
     finally:
         os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _unlink_if_there(path: str) -> None:
@@ -100,7 +104,7 @@ class LocalFiles:
                 _unlink_if_there(aside)
 
     def append_lines(self, path: str, lines: bytes) -> None:
-        """Appends with one system call; a line that an earlier writer left unfinished is ended first."""
+        """Appends; a line that an earlier writer left unfinished is ended first."""
         with StorageErrors("append to", path):
             _with_parents(path, lambda: _append(path, lines))
 
@@ -141,7 +145,7 @@ class LocalFiles:
         """Makes the directory if need be and sees that files can be made in it."""
         with StorageErrors("write", path):
             _make_parents(f"{path}/")
-            if not os.access(path, os.W_OK | os.X_OK):
+            if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
                 number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
                 raise OSError(number, os.strerror(number), path)
 
@@ -169,6 +173,6 @@ def _append(path: str, lines: bytes) -> None:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             lines = b"\n" + lines
-        os.write(descriptor, lines)
+        _write_all(descriptor, lines)
     finally:
         os.close(descriptor)

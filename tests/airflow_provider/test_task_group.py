@@ -102,7 +102,7 @@ def test_operator_arguments_apply_to_every_task() -> None:
         ("/runs/{{ logical_date.strftime('%Y/%m') }}/clean", "/runs/2013/01/clean", "LocalFileSystem"),
         ("memory://runs/{{ ds }}/clean", "/runs/2013-01-15/clean", "MemoryFileSystem"),
         ("s3://bucket/{{ ds }}/clean", "bucket/2013-01-15/clean", "S3FileSystem"),
-        (("bucket/{{ ds }}/clean", MemoryFileSystem()), "bucket/2013-01-15/clean", "MemoryFileSystem"),
+        (("bucket/{{ ds }}/clean", MemoryFileSystem()), "/bucket/2013-01-15/clean", "MemoryFileSystem"),
     ],
 )
 def test_template_in_run_folder_is_rendered(spec: Any, rendered: str, storage: str) -> None:
@@ -127,7 +127,8 @@ def test_templates_in_kwargs_and_name_are_rendered() -> None:
         ({"name": "clean flights (2013)"}, "clean_flights_2013"),
         ({"name": "Flüge/säubern"}, "Fl_ge_s_ubern"),
         ({"name": "a.b"}, "a_b"),
-        ({"name": "{{ ds }}"}, "pipeline"),
+        ({"name": "{{ ds }}"}, "runs"),
+        ({"name": "{{ ds }}", "logging_dir": None}, "pipeline"),
         ({"name": "x" * 300}, "x" * 100),
         ({"logging_dir": "/runs/clean"}, "clean"),
         ({"logging_dir": "/runs/clean/{{ ds }}"}, "clean"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -266,6 +265,6 @@ def test_earlier_attempts_leaves_out_what_is_no_record(folder: DataFolder) -> No
 def test_history_names_the_folder_when_it_cannot_be_written(small_disk: Path) -> None:
     history = AttemptHistory(get_data_folder(small_disk))
     records = [{"rank": 1, "attempt": 1, "message": "x" * 10_000}] * 100
-    with pytest.raises(RunFolderAccessError, match=f"{small_disk}/{ATTEMPT_HISTORY}.*{os.strerror(errno.ENOSPC)}"):
-        for _ in range(10):
-            history.append(records)
+    with pytest.raises(RunFolderAccessError, match="the storage is full") as caught:
+        history.append(records)
+    assert f"{small_disk}/{ATTEMPT_HISTORY}" in str(caught.value)
