@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider.default_folder import TaskInstanceKey, default_folder, default_name
 from ray_pipeline_core import ConfigError, RayPipelineExecutor
 
 EXECUTOR_ARGUMENTS = tuple(name for name in inspect.signature(RayPipelineExecutor).parameters if name != "depends")
@@ -31,7 +32,27 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         ConfigError: an argument is wrong, whatever the templates become.
     """
     checked = {name: _STAND_INS.get(name) if _is_unknown(name, value) else value for name, value in arguments.items()}
-    RayPipelineExecutor(**with_integers(checked))
+    RayPipelineExecutor(**_with_integers(checked))
+
+
+def make_executor(arguments: Mapping[str, Any], storage: Any, ti: TaskInstanceKey) -> RayPipelineExecutor:
+    """Makes the executor of a task instance.
+
+    Args:
+        arguments: the executor's arguments by name, with rendered templates; `logging_dir` holds the path alone.
+        storage: what `split_folder` took from `logging_dir`.
+        ti: the task instance, which chooses run folder and name where there are none.
+
+    Raises:
+        ConfigError: an argument is wrong.
+    """
+    folder, name = arguments["logging_dir"], arguments["name"]
+    if folder is None:
+        folder = default_folder(ti)
+    elif storage is not None:
+        folder = (folder, storage)
+    chosen = {"logging_dir": folder, "name": default_name(ti) if name is None else name}
+    return RayPipelineExecutor(**_with_integers(arguments) | chosen)
 
 
 def _is_unknown(name: str, value: Any) -> bool:
@@ -48,7 +69,7 @@ def _is_template(value: Any) -> bool:
     return hasattr(value, "resolve") and not isinstance(value, os.PathLike)
 
 
-def with_integers(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _with_integers(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments with integers for what rendered templates left as text.
 
     Raises:
@@ -80,11 +101,6 @@ def split_folder(spec: Any) -> tuple[Any, Any]:
     if hasattr(path, "path") and hasattr(path, "fs"):  # a DataFolder, ours or datatrove's
         return path.path, path.fs
     return path, storage
-
-
-def join_folder(path: Any, storage: Any) -> Any:
-    """Puts together what `split_folder` took apart."""
-    return path if storage is None else (path, storage)
 
 
 def with_runtime_env(options: Any, runtime_env: Any) -> Any:

@@ -60,7 +60,9 @@ def ray_cluster() -> Iterator[Cluster]:
     from ray.cluster_utils import Cluster
 
     memory: dict[str, Any] = {"memory": 6 * 1024**3, "object_store_memory": 100 * 1024**2}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, **memory})
+    # Even without a dashboard Ray binds its port, and complains if another cluster has it.
+    head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "dashboard_port": None, **memory}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(num_cpus=2, num_gpus=2, **memory)
     cluster.add_node(num_cpus=2, num_gpus=0, resources={"scanner": 4}, labels={"disk": "fast"}, **memory)
     cluster.wait_for_nodes(timeout=120)

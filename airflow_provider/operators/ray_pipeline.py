@@ -7,14 +7,12 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 
-from airflow_provider.default_folder import default_folder, default_name
 from airflow_provider.executor_arguments import (
     EXECUTOR_ARGUMENTS,
     TEMPLATED,
     check_arguments,
-    join_folder,
+    make_executor,
     split_folder,
-    with_integers,
     with_runtime_env,
 )
 from airflow_provider.opaque import hide, hide_steps, reveal
@@ -46,7 +44,7 @@ class RayPipelineOperator(BaseOperator):
         workers: rank groups that run at the same time; a template becomes an integer.
         logging_dir: the run folder; its path or URL may be a template, storage options are never rendered. None
             makes a folder below Airflow's `base_log_folder` that all tries of a task instance share, so that a
-            retry runs only the ranks that are still missing.
+            retry runs only the ranks that are still missing. All nodes of the cluster must see the folder.
         pipeline_kwargs: arguments of the pipeline's factory; templates in it are rendered.
         name: what the run is called in messages; may be a template. None takes the task's id.
         address: a Ray address; may be a template.
@@ -63,6 +61,14 @@ class RayPipelineOperator(BaseOperator):
     template_fields: Sequence[str] = TEMPLATED
     template_fields_renderers: ClassVar[dict[str, str]] = {"pipeline_kwargs": "json"}
     shallow_copy_attrs: Sequence[str] = ("pipeline", "ray_remote_kwargs", "observers", "_storage")
+
+    pipeline: Any
+    pipeline_kwargs: Any
+    logging_dir: Any
+    name: Any
+    tasks: Any
+    workers: Any
+    address: Any
 
     def __init__(
         self,
@@ -142,7 +148,8 @@ class RayPipelineOperator(BaseOperator):
             self._executor.stop()
 
     def _run_in_worker(self, context: Context) -> RunResult:
-        self._executor = self._make_executor(context)
+        arguments = {key: reveal(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
+        self._executor = make_executor(arguments, self._storage, context["ti"])
         if self._killed:
             raise RunCancelledError(f"run {self._executor.name!r} was stopped before it began")
         result = self._executor.run()
@@ -153,16 +160,6 @@ class RayPipelineOperator(BaseOperator):
                 result.logging_dir,
             )
         return result
-
-    def _make_executor(self, context: Context) -> RayPipelineExecutor:
-        arguments = with_integers({key: reveal(getattr(self, key)) for key in EXECUTOR_ARGUMENTS})
-        if arguments["logging_dir"] is None:
-            arguments["logging_dir"] = default_folder(context["ti"])
-        else:
-            arguments["logging_dir"] = join_folder(arguments["logging_dir"], self._storage)
-        if arguments["name"] is None:
-            arguments["name"] = default_name(context["ti"])
-        return RayPipelineExecutor(**arguments)
 
     def _push_result(self, context: Context, result: RunResult) -> None:
         if not self.do_xcom_push:

@@ -129,7 +129,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         body = self.rfile.read(length)
-        if fault == "drop":
+        if self.command == "POST" and self.path.endswith("?delete") and "DELETE" in self.owner.refuse_methods:
+            # As S3 does: the batch succeeds, and each removal in it is refused.
+            refusal = "<Error><Key>each</Key><Code>AccessDenied</Code><Message>as told</Message></Error>"
+            self._answer(200, f"<DeleteResult>{refusal}</DeleteResult>")
+        elif fault == "drop":
             self._hang_up()
         elif fault in _ANSWERS:
             self._fail(*_ANSWERS[fault])
@@ -154,7 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _fail(self, status: int, code: str) -> None:
-        content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}, as told</Message></Error>"
+        self._answer(status, f"<Error><Code>{code}</Code><Message>{code}, as told</Message></Error>")
+
+    def _answer(self, status: int, content: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(content)))

@@ -567,6 +567,6 @@ def test_refused_batch_removal_is_noticed_on_s3(faulty_folder: DataFolder, proxy
     paths = [f"completions/{rank:05d}" for rank in range(20)]
     for path in paths:
         faulty_folder.write_bytes(path, b"")
-    proxy.refuse_methods = {"DELETE", "POST"}
+    proxy.refuse_methods = {"DELETE"}
     with pytest.raises(RunFolderAccessError, match="Can't remove"):
         faulty_folder.remove_many(paths)
