@@ -27,7 +27,7 @@ def airflow_database() -> None:
 
     DAGS_FOLDER.mkdir(parents=True, exist_ok=True)
     initdb()
-    DagBundlesManager().sync_bundles_to_db()
+    DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
             mem_per_cpu_gb=0.1,
         )
     (ti,) = run_once(dag).get_task_instances()
-    (folder / "state").write_text(ti.state)
+    (folder / "state").write_text(str(ti.state))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_result_is_pushed_when_ranks_failed(run_dag: RunDag, out: Path) -> None:
         failing = make(out, pipeline=f"{STEPS}:fail_once", pipeline_kwargs=arguments, tasks=2)
 
         @task(trigger_rule=TriggerRule.ALL_DONE)
-        def report(result: dict[str, Any]) -> list[int]:
+        def report(result: Any) -> list[int]:
             return [failure["rank"] for failure in result["failed"]]
 
         report(failing.output)

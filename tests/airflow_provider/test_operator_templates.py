@@ -130,7 +130,7 @@ def test_serialised_dag_holds_no_storage_options_and_environment() -> None:
 def test_serialised_dag_names_the_steps() -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
-    operator = DagSerialization.from_dict(json.loads(serialize(make_dag()))).get_task("plain")
+    operator: Any = DagSerialization.from_dict(json.loads(serialize(make_dag()))).get_task("plain")
     assert operator.pipeline == ["list of 2", "Threshold", "keep", "keep"]
 
 

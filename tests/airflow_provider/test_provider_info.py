@@ -11,7 +11,8 @@ from airflow_provider.provider_info import get_provider_info
 
 
 def test_airflow_lists_the_provider() -> None:
-    provider = ProvidersManager().providers["ray-pipeline"]
+    manager = ProvidersManager()  # type: ignore[no-untyped-call]
+    provider = manager.providers["ray-pipeline"]
     assert provider.version == airflow_provider.__version__
     assert provider.data["name"] == "Ray Pipeline"
 
