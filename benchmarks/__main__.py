@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import ray
+
 from benchmarks import overhead
 from benchmarks.table import machine, save, to_markdown
 

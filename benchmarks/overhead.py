@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from benchmarks.table import Row
 from ray.util import ActorPool
+
+from benchmarks.table import Row
 from ray_pipeline_core import RayPipelineExecutor
 
 WORKERS = 2
@@ -60,11 +61,12 @@ def seconds_of_bare_pool(ranks: int, write: bool) -> float:
     ray.get([actor.idle.remote(0) for actor in actors])
     pool = ActorPool(actors)
     with run_folder() as folder:
+        ranks_to_run: Any = range(ranks)
         started = time.perf_counter()
         if write:
-            done = list(pool.map_unordered(lambda actor, rank: actor.write.remote(str(folder), rank), range(ranks)))
+            done = list(pool.map_unordered(lambda actor, rank: actor.write.remote(str(folder), rank), ranks_to_run))
         else:
-            done = list(pool.map_unordered(lambda actor, rank: actor.idle.remote(rank), range(ranks)))
+            done = list(pool.map_unordered(lambda actor, rank: actor.idle.remote(rank), ranks_to_run))
         seconds = time.perf_counter() - started
     assert len(done) == ranks
     for actor in actors:

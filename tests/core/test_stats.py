@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ray_pipeline_core import PipelineStep, StatsMergeError
 from ray_pipeline_core.stats import Metric, PipelineStats, StatsAccumulator, StepStats, Timing, parse_stats
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ray_pipeline_core import RayPipelineExecutor, RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -25,7 +26,7 @@ def make_executor(ray_cluster: object, run_folder: Path) -> ExecutorFactory:
     """Makes executors that fit the shared cluster and don't wait long before they try again."""
 
     def make(pipeline: Any, **parameters: Any) -> RayPipelineExecutor:
-        defaults = {"logging_dir": str(run_folder), "workers": 2, "mem_per_cpu_gb": 0.1}
+        defaults: dict[str, Any] = {"logging_dir": str(run_folder), "workers": 2, "mem_per_cpu_gb": 0.1}
         return RayPipelineExecutor(pipeline, **defaults | {"retry": RetryPolicy(backoff_s=0.1)} | parameters)
 
     return make

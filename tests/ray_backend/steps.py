@@ -33,18 +33,22 @@ def write_to(folder: Path) -> Step:
     return functools.partial(_write, str(folder))
 
 
+def _assigned(context: Any) -> Any:
+    return context.get_assigned_resources() if context else None
+
+
 def _report(folder: str, data: Any, rank: int, world_size: int) -> None:
     import ray
 
     # A rank's own process (tasks_per_job above 1) is no Ray worker.
-    context = ray.get_runtime_context() if ray.is_initialized() else None
+    context: Any = ray.get_runtime_context() if ray.is_initialized() else None
     report = {
         "rank": rank,
         "world_size": world_size,
         "pid": os.getpid(),
         "parent": os.getppid(),
         "node_id": context.get_node_id() if context else None,
-        "resources": context.get_assigned_resources() if context else None,
+        "resources": _assigned(context),
         "environment": {key: value for key, value in os.environ.items() if key.startswith(("DATATROVE_", "RAY_NODE"))},
         "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "started": time.time(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ray_pipeline_core import DependencyFailedError, RayPipelineExecutor, RunIncompleteError
 from tests.ray_backend import steps
 from tests.ray_backend.conftest import ExecutorFactory
@@ -40,9 +41,8 @@ def test_diamond_runs_each_executor_once_and_parents_first(link: Chain, tmp_path
     assert link("bottom", left, right).run().ok
 
     times = {
-        name: [report[key] for report in steps.read_reports(tmp_path / "reports" / name)]
+        name: [report["ended"] for report in steps.read_reports(tmp_path / "reports" / name)]
         for name in ("top", "left", "right", "bottom")
-        for key in ("ended",)
     }
     assert [len(times[name]) for name in times] == [2, 1, 1, 1]
     assert max(times["top"]) < min(times["left"] + times["right"])
@@ -54,7 +54,7 @@ def test_failed_parent_stops_its_children_with_its_name(link: Chain, tmp_path: P
     middle = link("middle", bad)
     bystander = link("bystander")
 
-    with pytest.raises(DependencyFailedError, match="'bad'.*this rank is bad") as caught:
+    with pytest.raises(DependencyFailedError, match=r"'bad'.*this rank is bad") as caught:
         link("last", middle, bystander).run()
 
     assert caught.value.result is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from ray_pipeline_core import (
     PipelineLoadError,
     ResourcesUnavailableError,
@@ -133,7 +134,7 @@ def test_system_exit_in_a_step_is_an_error_of_that_rank(make_executor: ExecutorF
 
 
 def test_resources_that_never_come_are_an_error(make_executor: ExecutorFactory, run_folder: Path) -> None:
-    with pytest.raises(ResourcesUnavailableError, match="asked for 1 node.*CPU: 64.*at most.*CPU: 2"):
+    with pytest.raises(ResourcesUnavailableError, match=r"asked for 1 node.*CPU: 64.*at most.*CPU: 2"):
         make_executor([steps.do_nothing], cpus_per_task=64, mem_per_cpu_gb=0.01, startup_timeout=2).run()
 
     result = json.loads((run_folder / "result.json").read_text())

@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ray_pipeline_core import RayPipelineExecutor
 from tests.ray_backend import steps
 from tests.ray_backend.conftest import ExecutorFactory
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def ray_nodes() -> list[dict[str, Any]]:
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return nodes
 
 
 def overlap(reports: list[dict[str, Any]]) -> int:
@@ -138,12 +146,10 @@ def test_cpus_and_memory_are_reserved(make_executor: ExecutorFactory, tmp_path: 
 
 
 def test_gpus_per_task_are_reserved_on_a_node_that_has_them(make_executor: ExecutorFactory, tmp_path: Path) -> None:
-    import ray
-
     make_executor([steps.report_to(tmp_path)], gpus_per_task=2).run()
 
     (report,) = steps.read_reports(tmp_path)
-    gpu_nodes = {node["NodeID"] for node in ray.nodes() if node["Resources"].get("GPU")}
+    gpu_nodes = {node["NodeID"] for node in ray_nodes() if node["Resources"].get("GPU")}
     assert report["node_id"] in gpu_nodes
     assert report["cuda"] == "0,1"
     assert report["environment"]["DATATROVE_GPUS_ON_NODE"] == "2"
@@ -198,13 +204,14 @@ def test_ray_remote_kwargs_place_workers(make_executor: ExecutorFactory, tmp_pat
 def test_log_first_shows_the_first_rank_on_the_console(
     make_executor: ExecutorFactory, tmp_path: Path, log_first: bool, logged: bool
 ) -> None:
-    import ray
+    from ray._private.worker import _global_node
 
+    assert _global_node is not None
     executor = make_executor([steps.talk, steps.report_to(tmp_path)], log_first=log_first, workers=1)
     executor.run()
 
     (report,) = steps.read_reports(tmp_path)
-    logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
+    logs = Path(_global_node.get_session_dir_path()) / "logs"
     console = "".join(file.read_text(errors="replace") for file in logs.glob(f"worker-*-{report['pid']}.err"))
     assert ("logging says rank 0" in console) is logged
 

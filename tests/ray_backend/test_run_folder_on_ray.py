@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ray_pipeline_core import RunFolderAccessError, RunFolderLockedError, RunFolderMismatchError, RunIncompleteError
 from tests.ray_backend import steps
 from tests.ray_backend.conftest import ExecutorFactory

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from ray_pipeline_core import ConfigError, RunCancelledError
 from tests.ray_backend import steps
 from tests.ray_backend.conftest import ExecutorFactory
