@@ -18,6 +18,8 @@ from ray_pipeline_core.storage.run_folder import RunFolder
 
 PROGRESS_INTERVAL_S = 0.25
 """How often observers are told of progress at most, in seconds."""
+HISTORY_INTERVAL_S = 30.0
+"""How often the history is stored where it can't be appended to, in seconds."""
 
 
 class RunLedger:
@@ -61,6 +63,7 @@ class RunLedger:
         self._clock = clock
         self._started_s = clock()
         self._told_s = float("-inf")
+        self._stored_s = self._started_s
 
     def take_over(self, completed_before: Collection[int]) -> list[int]:
         """Counts the ranks that earlier runs completed, and merges their stats.
@@ -105,6 +108,9 @@ class RunLedger:
             return
         self._told_s = now
         self.write_history()
+        if now - self._stored_s > HISTORY_INTERVAL_S:
+            self._stored_s = now
+            self._history.flush()
         self._observers.on_progress(self.progress(running, workers, starting))
 
     def progress(self, running: int = 0, workers: int = 0, starting: int = 0) -> Progress:
@@ -175,7 +181,7 @@ class RunLedger:
             error_type=failure.error_type,
             message=failure.message,
             node=failure.node or outcome.node,
-            log=failure.log or (self._folder.folder.resolve_paths(self._folder.log(rank)) if attempt else None),
+            log=failure.log or (self._folder.folder.url_of(self._folder.log(rank)) if attempt else None),
         )
 
     def _note(self, outcome: RankOutcome, attempt: int) -> None:

@@ -206,7 +206,6 @@ class PipelineRun:
         try:
             yield finish
         except RunStopped:
-            self._lock.check()
             finish.result = self._finish(ledger, cancelled=True)
             raise self._cancelled_error(finish.result) from None
         except RunTimedOut:
@@ -221,7 +220,6 @@ class PipelineRun:
             with contextlib.suppress(Exception):  # the first error says what is wrong
                 self._finish(ledger)
             raise
-        self._lock.check()
         finish.result = self._finish(ledger)
         if not finish.result.ok:
             raise RunIncompleteError(_incomplete_message(finish.result), finish.result)
@@ -232,6 +230,7 @@ class PipelineRun:
         ledger.give_up(rest, RankOutcome(-1, 0.0, failure))
 
     def _finish(self, ledger: RunLedger, cancelled: bool = False) -> RunResult:
+        self._lock.check()  # whoever has the lease by now writes here, not we
         ledger.write_history()
         self.history.flush()
         stats = ledger.merged_stats()

@@ -54,7 +54,7 @@ class RankProcesses:
             error_type="ProcessDied",
             message=f"the rank's process died: {child.describe_end()}",
             node=attempt.node,
-            log=self._settings.folder.folder.resolve_paths(log_path(self._settings, attempt)),
+            log=self._settings.folder.folder.url_of(log_path(self._settings, attempt)),
         )
         return RankOutcome(attempt.rank, 0.0, failure, None, attempt.node)
 

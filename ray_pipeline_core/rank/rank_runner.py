@@ -178,7 +178,7 @@ def _failed(
         message=where + _text(error),
         error_names=_names(type(error)),
         node=attempt.node,
-        log=settings.folder.folder.resolve_paths(log_path(settings, attempt)),
+        log=settings.folder.folder.url_of(log_path(settings, attempt)),
     )
     return RankOutcome(attempt.rank, time.perf_counter() - started_at, failure, None, attempt.node)
 

@@ -22,6 +22,13 @@ def ray_nodes() -> list[dict[str, Any]]:
     return nodes
 
 
+def session_folder() -> str:
+    import ray._private.worker as ray_worker
+
+    node: Any = ray_worker._global_node
+    return str(node.get_session_dir_path())
+
+
 def overlap(reports: list[dict[str, Any]]) -> int:
     """How many of the reported ranks ran at the same time at most."""
     moments = sorted([(r["started"], 1) for r in reports] + [(r["ended"], -1) for r in reports])
@@ -204,14 +211,11 @@ def test_ray_remote_kwargs_place_workers(make_executor: ExecutorFactory, tmp_pat
 def test_log_first_shows_the_first_rank_on_the_console(
     make_executor: ExecutorFactory, tmp_path: Path, log_first: bool, logged: bool
 ) -> None:
-    from ray._private.worker import _global_node
-
-    assert _global_node is not None
     executor = make_executor([steps.talk, steps.report_to(tmp_path)], log_first=log_first, workers=1)
     executor.run()
 
     (report,) = steps.read_reports(tmp_path)
-    logs = Path(_global_node.get_session_dir_path()) / "logs"
+    logs = Path(session_folder()) / "logs"
     console = "".join(file.read_text(errors="replace") for file in logs.glob(f"worker-*-{report['pid']}.err"))
     assert ("logging says rank 0" in console) is logged
 

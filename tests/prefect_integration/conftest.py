@@ -1,0 +1,50 @@
+"""A real Prefect server with a database of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ray_pipeline_core import RayPipelineExecutor
+from tests.prefect_integration.executors import MakeExecutor, make_executor_in
+
+# Before anything imports Prefect, which reads its settings then. The server would note in the user's home which
+# blocks it has registered.
+os.environ["PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION"] = "false"
+os.environ["PREFECT_SERVER_UI_ENABLED"] = "false"
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """URL of the server's API; this process uses it too."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture
+def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
+    """Asks the server what it knows."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def make_executor(ray_cluster: object, prefect_server: str, tmp_path: Path) -> MakeExecutor:
+    """Makes executors that fit the shared cluster; their run folders lie in `tmp_path`, one per name."""
+
+    def make(name: str, *steps: object, **parameters: object) -> RayPipelineExecutor:
+        return make_executor_in(tmp_path, name, *steps, **parameters)
+
+    return make

@@ -1,0 +1,60 @@
+"""What a Prefect server knows of a flow run: its task runs, logs and artifacts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, LogFilter
+from prefect.client.schemas.objects import State, TaskRun
+
+from tests.prefect_integration.executors import wait_until
+
+
+@dataclass(frozen=True)
+class FlowRunRecords:
+    """Reads what the server has stored of one flow run.
+
+    Attributes:
+        client: asks the server.
+        flow_run_id: the flow run.
+    """
+
+    client: SyncPrefectClient
+    flow_run_id: UUID
+
+    @property
+    def state(self) -> State[Any]:
+        """The flow run's state."""
+        state = self.client.read_flow_run(self.flow_run_id).state
+        assert state is not None
+        return state
+
+    def task_runs(self, **state_names: str) -> dict[str, TaskRun]:
+        """The task runs by name, as soon as they are in these states; the server hears of them a little later."""
+
+        def read() -> dict[str, TaskRun]:
+            wanted = FlowRunFilter.model_validate({"id": {"any_": [self.flow_run_id]}})
+            return {run.name: run for run in self.client.read_task_runs(flow_run_filter=wanted)}
+
+        wait_until(lambda: {name: run.state_name for name, run in read().items()} == state_names)
+        return read()
+
+    def artifacts(self) -> dict[str, Any]:
+        """The data of the flow run's artifacts, by key."""
+        wanted = ArtifactFilter.model_validate({"flow_run_id": {"any_": [self.flow_run_id]}})
+        found = self.client.read_artifacts(artifact_filter=wanted)
+        return {str(one.key): json.loads(one.data) if isinstance(one.data, str) else one.data for one in found}
+
+    def log_lines(self, *needed: str) -> list[tuple[int, str]]:
+        """Level and text of the log's lines, as soon as each of `needed` occurs in one."""
+
+        def read() -> list[tuple[int, str]]:
+            wanted = LogFilter.model_validate({"flow_run_id": {"any_": [self.flow_run_id]}})
+            return [(line.level, line.message) for line in self.client.read_logs(wanted)]
+
+        wait_until(lambda: all(any(text in line for _, line in read()) for text in needed))
+        return read()

@@ -1,0 +1,152 @@
+"""The flow made of an executor and all it depends on, against a real server and a real cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import cloudpickle
+import pytest
+from prefect import Flow, flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import State
+
+from prefect_integration import ray_pipeline_flow, run_ray_pipeline
+from ray_pipeline_core import ConfigError, RayPipelineExecutor, RunIncompleteError
+from tests.prefect_integration.executors import MakeExecutor, fail_on, note_in, numbers, times_run
+from tests.prefect_integration.server_records import FlowRunRecords
+
+
+def run(built: Flow[[], dict[str, Any]], client: SyncPrefectClient) -> tuple[State[Any], FlowRunRecords]:
+    state = built(return_state=True)
+    flow_run_id = state.state_details.flow_run_id
+    assert isinstance(flow_run_id, UUID)
+    return state, FlowRunRecords(client, flow_run_id)
+
+
+def test_flow_has_a_task_run_per_executor_and_an_edge_per_dependency(
+    make_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    flights, weather = make_executor("flights", tasks=2), make_executor("weather", tasks=1)
+    joined = make_executor("joined", depends=[flights, weather])
+    published = make_executor("published", tasks=1, depends=joined)
+    built = ray_pipeline_flow(published, name="Nightly refresh")
+
+    state, records = run(built, client)
+
+    assert built.name == "Nightly refresh"
+    assert state.result() == json.loads((tmp_path / "published" / "result.json").read_text())
+    names = ("flights", "weather", "joined", "published")
+    runs = records.task_runs(**dict.fromkeys(names, "Completed"))
+    upstream = {name: {one.id for one in run.task_inputs.get("wait_for", [])} for name, run in runs.items()}
+    assert upstream == {
+        "flights": set(),
+        "weather": set(),
+        "joined": {runs["flights"].id, runs["weather"].id},
+        "published": {runs["joined"].id},
+    }
+    artifacts = records.artifacts()
+    assert artifacts.keys() == {*names, "nightly-refresh-executors"}
+    rows = {row["executor"]: row for row in artifacts["nightly-refresh-executors"]}
+    assert {name: (row["state"], row["ranks"], row["completed"]) for name, row in rows.items()} == {
+        "flights": ("Completed", 2, 2),
+        "weather": ("Completed", 1, 1),
+        "joined": ("Completed", 3, 3),
+        "published": ("Completed", 1, 1),
+    }
+
+
+def test_children_are_never_run_when_a_parent_fails(
+    make_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    flights = make_executor("flights", numbers, fail_on(1))
+    weather = make_executor("weather", tasks=1)
+    joined = make_executor("joined", depends=[flights, weather])
+    published = make_executor("published", tasks=1, depends=joined)
+
+    state, records = run(ray_pipeline_flow(published, name="nightly"), client)
+
+    assert state.is_failed()
+    with pytest.raises(RunIncompleteError, match="run 'flights': 1 of 3 ranks failed"):
+        state.result()
+    records.task_runs(flights="Failed", weather="Completed", joined="NotReady", published="NotReady")
+    assert not (tmp_path / "joined").exists()
+    assert not (tmp_path / "published").exists()
+    rows = records.artifacts()["nightly-executors"]
+    assert [(row["executor"], row["state"], row.get("completed")) for row in rows] == [
+        (name, *rest)
+        for name, rest in zip(
+            [row["executor"] for row in rows],
+            [
+                {"flights": ("Failed", 2), "weather": ("Completed", 1)}.get(row["executor"], ("NotReady", None))
+                for row in rows
+            ],
+            strict=True,
+        )
+    ]
+    records.log_lines("flights: rank 1: error")
+
+
+def test_next_run_of_the_flow_does_only_what_is_missing(
+    make_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    arrived, ran = tmp_path / "data-has-arrived", tmp_path / "ran"
+    first = make_executor("first", note_in(ran), fail_on(2, until=arrived))
+    built = ray_pipeline_flow(make_executor("last", depends=first))
+
+    assert run(built, client)[0].is_failed()
+    arrived.touch()
+    assert run(built, client)[0].is_completed()
+
+    assert times_run(ran) == {0: 1, 1: 1, 2: 2}
+
+
+def test_flow_retries_an_executor_when_its_task_has_retries(
+    make_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+    executor = make_executor("clean", note_in(ran), fail_on(2))
+    built = ray_pipeline_flow(executor, task=run_ray_pipeline.with_options(retries=2))
+
+    state, records = run(built, client)
+
+    assert state.is_failed()
+    assert records.task_runs(clean="Failed")["clean"].run_count == 3
+    assert times_run(ran) == {0: 1, 1: 1, 2: 3}
+
+
+def test_flow_can_be_nested_in_a_users_flow(make_executor: MakeExecutor) -> None:
+    @flow
+    def outer(day: str) -> dict[str, Any]:
+        return ray_pipeline_flow(make_executor(day))()
+
+    assert outer("2013-01-15")["name"] == "2013-01-15"
+
+
+def test_flow_survives_pickling_when_it_is_served(make_executor: MakeExecutor, client: SyncPrefectClient) -> None:
+    built = ray_pipeline_flow(make_executor("last", depends=make_executor("first")))
+    state, records = run(cloudpickle.loads(cloudpickle.dumps(built)), client)
+    assert state.is_completed()
+    records.task_runs(first="Completed", last="Completed")
+
+
+def test_flow_uses_one_cluster_when_one_executor_names_it(
+    make_executor: MakeExecutor, client: SyncPrefectClient, ray_cluster: Any
+) -> None:
+    first = make_executor("first", address=ray_cluster.address)
+    assert run(ray_pipeline_flow(make_executor("last", depends=first)), client)[0].is_completed()
+
+
+def test_flow_is_refused_when_executors_name_different_clusters(tmp_path: Path) -> None:
+    first = RayPipelineExecutor([numbers], address="127.0.0.1:1", logging_dir=str(tmp_path / "first"))
+    last = RayPipelineExecutor([numbers], address="127.0.0.1:2", logging_dir=str(tmp_path / "last"), depends=first)
+    with pytest.raises(ConfigError, match=r"address=\['127.0.0.1:1', '127.0.0.1:2'\].*same cluster"):
+        ray_pipeline_flow(last)
+
+
+@pytest.mark.parametrize("wrong", [None, "clean", [numbers]])
+def test_flow_is_refused_when_it_is_not_given_an_executor(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="executor=.*must be a RayPipelineExecutor"):
+        ray_pipeline_flow(wrong)
