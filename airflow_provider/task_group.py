@@ -13,7 +13,6 @@ from ray_pipeline_core import ConfigError, RayPipelineExecutor, topological_orde
 
 _TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _TEMPLATE_MARK = re.compile(r"\{[{%#]|[}%#]\}")
-_GENERATED_FOLDER = re.compile(r"(^|/)logs/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[a-z]{5}$")
 _LONGEST_TASK_ID = 100  # of the 250 characters that the ids of group and task may have together
 
 
@@ -47,22 +46,18 @@ def _parameters(executor: RayPipelineExecutor) -> dict[str, Any]:
     parameters = executor.parameters()
     del parameters["depends"]
     # What an executor makes up while the DAG is parsed would be another thing at each parse, and at each try.
-    if _has_generated_folder(executor):
+    if executor.has_default_folder:
         parameters["logging_dir"] = None
     if _has_no_usable_name(executor):
         parameters["name"] = None
     return parameters
 
 
-def _has_generated_folder(executor: RayPipelineExecutor) -> bool:
-    return _GENERATED_FOLDER.search(executor.logging_dir.path) is not None
-
-
 def _has_no_usable_name(executor: RayPipelineExecutor) -> bool:
     """Whether the name is the last part of a generated folder, or half of a template with a slash in it."""
     is_folders = executor.name == executor.logging_dir.path.rpartition("/")[2]
     is_half = _TEMPLATE_MARK.search(_TEMPLATE.sub("", executor.name)) is not None
-    return is_half or (is_folders and _has_generated_folder(executor))
+    return is_half or (is_folders and executor.has_default_folder)
 
 
 def _task_ids(executors: list[RayPipelineExecutor]) -> Iterator[str]:
@@ -81,7 +76,7 @@ def _task_ids(executors: list[RayPipelineExecutor]) -> Iterator[str]:
 def _possible_ids(executor: RayPipelineExecutor) -> Iterator[str]:
     if not _has_no_usable_name(executor):
         yield executor.name
-    if not _has_generated_folder(executor):
+    if not executor.has_default_folder:
         yield from reversed(_TEMPLATE.sub("", executor.logging_dir.path).split("/"))
 
 

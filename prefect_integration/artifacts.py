@@ -47,9 +47,14 @@ class ResultTables(RunObserver):
 
 
 class ProgressArtifact(RunObserver):
-    """A bar of progress, updated every few seconds from a thread, since a server may be slow."""
+    """A bar of progress, updated every few seconds from a thread, since a server may be slow.
 
-    def __init__(self) -> None:
+    Args:
+        interval_s: time between two updates, in seconds.
+    """
+
+    def __init__(self, interval_s: float = UPDATE_INTERVAL_S) -> None:
+        self._interval_s = interval_s
         self._percent = 0.0
         self._id: UUID | None = None
         self._ended = threading.Event()
@@ -76,7 +81,7 @@ class ProgressArtifact(RunObserver):
 
     def _update_at_intervals(self, name: str) -> None:
         shown = None
-        while not self._ended.wait(UPDATE_INTERVAL_S):
+        while not self._ended.wait(self._interval_s):
             if self._percent != shown:
                 shown = self._percent
                 self._show(name, shown)

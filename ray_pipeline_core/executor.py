@@ -61,6 +61,9 @@ class RayPipelineExecutor:
         observers: objects with some of the methods of `RunObserver`.
         address: a Ray address; None takes the connected cluster, else `RAY_ADDRESS`, else an embedded one.
 
+    Attributes:
+        has_default_folder: no `logging_dir` was given, so it was made up.
+
     Raises:
         ConfigError: an argument is wrong; the message names parameter, value and what is allowed.
     """
@@ -104,6 +107,7 @@ class RayPipelineExecutor:
         self.pipeline_kwargs = dict(pipeline_kwargs) if pipeline_kwargs is not None else None
         self.depends = depends
         self.dependencies = _as_executors(depends)
+        self.has_default_folder = logging_dir is None
         self.logging_dir: DataFolder = get_data_folder(_default_folder() if logging_dir is None else logging_dir)
         self.name = name or Path(self.logging_dir.path).name or "run"
         self.observers = _as_observers(observers)

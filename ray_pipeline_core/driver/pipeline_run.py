@@ -68,7 +68,7 @@ class PipelineRun:
         self._fingerprint = Fingerprint.of(self.steps, self.config.tasks)
         self._warnings: list[str] = []
         self.history = AttemptHistory(self.folder.folder)
-        self._lock: RunLock
+        self._lock: RunLock | None = None
         self._earlier_attempts: dict[int, int] = {}
 
     def execute(
@@ -92,7 +92,8 @@ class PipelineRun:
         self._started_at = datetime.now(timezone.utc)
         self._started_s = time.monotonic()
         self.folder.check_access()
-        with RunLock(self.folder.folder, on_lost=self.stop.set) as self._lock:
+        self._lock = RunLock(self.folder.folder, on_lost=self.stop.set)
+        with self._lock:
             completed = self._completed_ranks()
             ledger = self._open_ledger()
             damaged = ledger.take_over(completed)
@@ -122,6 +123,7 @@ class PipelineRun:
             randomize_start_duration=config.randomize_start_duration,
             log_first=config.log_first,
             time_limit_s=config.time,
+            lease_id=self._lock.lease_id if self._lock is not None else "",
         )
 
     # --- before ---
@@ -230,6 +232,7 @@ class PipelineRun:
         ledger.give_up(rest, RankOutcome(-1, 0.0, failure))
 
     def _finish(self, ledger: RunLedger, cancelled: bool = False) -> RunResult:
+        assert self._lock is not None, "a run is finished where it began, under its lease"
         self._lock.check()  # whoever has the lease by now writes here, not we
         ledger.write_history()
         self.history.flush()

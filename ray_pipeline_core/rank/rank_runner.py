@@ -18,6 +18,8 @@ from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.stats import PipelineStats
 from ray_pipeline_core.storage.run_folder import RunFolder
 
+LEASE_TRUST_S = 5.0
+"""How long after its start a rank relies on its driver having had the lease then, in seconds."""
 _LONGEST_MESSAGE = 2000
 
 
@@ -36,6 +38,7 @@ class RankSettings:
         log_first: the first rank of each group also logs to the worker's console.
         time_limit_s: wall-clock limit of a group in seconds; None = none.
         log_flush_interval_s: seconds between uploads of a running rank's log.
+        lease_id: the lease that the run holds on the folder; empty when there is none to check.
     """
 
     folder: RunFolder
@@ -48,6 +51,7 @@ class RankSettings:
     log_first: bool = False
     time_limit_s: float | None = None
     log_flush_interval_s: float = FLUSH_INTERVAL_S
+    lease_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttemp
         with _environment(settings, attempt), captured(log):
             failure, stats = _run_steps(packed_pipeline, settings, attempt, log, steps)
         if failure is None:
-            _store(settings, attempt, stats, log)
+            _store(settings, attempt, stats, log, started_at)
     except BaseException as error:
         failure = error
         log.exception(f"rank {attempt.rank} failed", error)
@@ -127,11 +131,15 @@ def _run_steps(
     return None, stats
 
 
-def _store(settings: RankSettings, attempt: RankAttempt, stats: PipelineStats | None, log: RankLog) -> None:
+def _store(
+    settings: RankSettings, attempt: RankAttempt, stats: PipelineStats | None, log: RankLog, started_at: float
+) -> None:
     # The marker comes last: it promises that all else is stored.
     if stats is not None and attempt.node_index == 0:
         settings.folder.write_rank_stats(attempt.rank, stats.to_json())
     log.close()
+    if settings.lease_id and time.perf_counter() - started_at > LEASE_TRUST_S:
+        settings.folder.check_lease(settings.lease_id)
     if settings.nodes == 1:
         settings.folder.mark_completed(attempt.rank)
 

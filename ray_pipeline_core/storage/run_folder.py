@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ray_pipeline_core.errors import RunFolderLockedError
 from ray_pipeline_core.storage.data_folder import DataFolder
 
 COMPLETIONS = "completions"
@@ -145,6 +146,22 @@ class RunFolder:
             return executor
         _log.warning("%s/%s is damaged: nothing to compare this run with", self.url, EXECUTOR_FILE)
         return None
+
+    def check_lease(self, lease_id: str) -> None:
+        """Makes sure that the run with this lease is still the folder's, for a worker that may have outlived it.
+
+        Raises:
+            RunFolderLockedError: it is not, so nothing may be marked as complete on its behalf.
+        """
+        try:
+            found = json.loads(self.folder.read_bytes(LOCK_FILE)).get("id")
+        except (FileNotFoundError, ValueError, AttributeError):
+            found = None
+        if found != lease_id:
+            raise RunFolderLockedError(
+                f"The run that this worker belongs to no longer has the lease on {self.url}, so the rank is not marked "
+                "as complete. The next run of this folder runs it again."
+            )
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:
         self.folder.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -70,6 +70,11 @@ class RunLock:
     ) -> None:
         self.release()
 
+    @property
+    def lease_id(self) -> str:
+        """What tells this lease apart from any other; empty when none was taken."""
+        return self._lease.id if self._lease is not None else ""
+
     def acquire(self) -> None:
         """Takes the lease, at once or not at all.
 

@@ -43,9 +43,9 @@ class FlowRunRecords:
         wait_until(lambda: {name: run.state_name for name, run in read().items()} == state_names)
         return read()
 
-    def artifacts(self) -> dict[str, Any]:
-        """The data of the flow run's artifacts, by key."""
-        wanted = ArtifactFilter.model_validate({"flow_run_id": {"any_": [self.flow_run_id]}})
+    def artifacts(self, kind: str = "table") -> dict[str, Any]:
+        """The data of the flow run's artifacts of one kind, by key."""
+        wanted = ArtifactFilter.model_validate({"flow_run_id": {"any_": [self.flow_run_id]}, "type": {"any_": [kind]}})
         found = self.client.read_artifacts(artifact_filter=wanted)
         return {str(one.key): json.loads(one.data) if isinstance(one.data, str) else one.data for one in found}
 

@@ -203,6 +203,6 @@ def test_task_runs_when_called_from_an_asynchronous_flow(
 
 @pytest.mark.parametrize("wrong", ["clean", None, [1]])
 def test_task_says_what_it_takes_when_given_something_else(one_task: FlowOfOneTask, wrong: object) -> None:
-    with pytest.raises(ConfigError, match="executor=.*must be a RayPipelineExecutor"):
+    with pytest.raises(ConfigError, match=r"executor=.*must be a RayPipelineExecutor"):
         one_task.run(wrong, retries=1)
     assert one_task.records.task_runs(**{"ray-pipeline": "Failed"})["ray-pipeline"].run_count == 1

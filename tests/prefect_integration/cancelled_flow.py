@@ -1,0 +1,44 @@
+"""Run as a program: a flow that never ends, for tests that cancel it.
+
+python -m tests.prefect_integration.cancelled_flow built|called|submitted run|serve FOLDER RAY_ADDRESS
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow, flow
+
+from prefect_integration import ray_pipeline_flow, run_ray_pipeline
+from ray_pipeline_core import RayPipelineExecutor
+from tests.prefect_integration.executors import hang_in, make_executor_in
+
+
+def endless(folder: Path, address: str) -> RayPipelineExecutor:
+    """An executor whose ranks never end."""
+    return make_executor_in(folder, "endless", hang_in(folder / "pids"), address=address)
+
+
+def make_flow(kind: str, folder: Path, address: str) -> Flow[[], Any]:
+    """One of three flows around that executor; with any other executor after it, they would never get there."""
+    if kind == "built":
+        last = make_executor_in(folder, "last", depends=endless(folder, address))
+        return ray_pipeline_flow(last, name=folder.name)
+
+    @flow(name=folder.name)
+    def users_flow() -> Any:
+        executor = endless(folder, address)
+        return run_ray_pipeline(executor) if kind == "called" else run_ray_pipeline.submit(executor).result()
+
+    return users_flow
+
+
+if __name__ == "__main__":
+    kind, way, folder, address = sys.argv[1:]
+    endless_flow = make_flow(kind, Path(folder), address)
+    if way == "serve":
+        endless_flow.serve(name="endless")
+    else:
+        endless_flow()

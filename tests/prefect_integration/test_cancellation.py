@@ -1,0 +1,150 @@
+"""A flow run that is cancelled or killed: its ranks end with it, in another process on a real cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowFilter
+from prefect.states import Cancelling
+
+from tests.prefect_integration.executors import wait_until
+from tests.prefect_integration.server_records import FlowRunRecords
+
+ROOT = Path(__file__).parents[2]
+
+
+class FlowProcess:
+    """A process that runs or serves a flow whose ranks never end.
+
+    Attributes:
+        process: the process.
+        folder: where run folders lie, and under `pids` what the ranks say.
+    """
+
+    def __init__(self, client: SyncPrefectClient, folder: Path, process: subprocess.Popen[bytes]) -> None:
+        self._client = client
+        self.folder = folder
+        self.process = process
+
+    def records(self) -> FlowRunRecords:
+        """The flow run, as soon as there is one."""
+        wanted = FlowFilter.model_validate({"name": {"any_": [self.folder.name]}})
+
+        def found() -> list[UUID]:
+            return [run.id for run in self._client.read_flow_runs(flow_filter=wanted)]
+
+        wait_until(lambda: self.process.poll() is not None or found())
+        return FlowRunRecords(self._client, found()[0])
+
+    def start_served_flow(self) -> None:
+        """Asks for a run of the served flow."""
+        name = f"{self.folder.name}/endless"
+
+        def deployment() -> Any:
+            with contextlib.suppress(Exception):
+                return self._client.read_deployment_by_name(name)
+
+        wait_until(deployment)
+        self._client.create_flow_run_from_deployment(deployment().id)
+
+    def wait_for_ranks(self) -> list[psutil.Process]:
+        """The processes of two ranks that hang."""
+        pids = self.folder / "pids"
+        wait_until(lambda: self.process.poll() is not None or len(list(pids.glob("*.pid"))) == 2, timeout_s=120)
+        wait_until(lambda: all(path.read_text() for path in pids.glob("*.pid")))
+        return [psutil.Process(int(path.read_text())) for path in pids.glob("*.pid")]
+
+    def assert_ended_in_order(self, ranks: list[psutil.Process]) -> None:
+        """Ranks are gone, the folder is free and tells what happened, and nothing else was started."""
+        _, alive = psutil.wait_procs(ranks, timeout=60)
+        assert alive == []
+        run_folder = self.folder / "endless"
+        wait_until(lambda: not (run_folder / "run.lock").exists())
+        result = json.loads((run_folder / "result.json").read_text())
+        assert (result["cancelled"], result["completed"]) == (True, 0)
+        assert not (self.folder / "last").exists()
+
+
+@pytest.fixture
+def start(client: SyncPrefectClient, prefect_server: str, ray_cluster: Any, tmp_path: Path) -> Iterator[Any]:
+    """Starts such a process; whatever is left of it is killed."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start_process(kind: str, way: str) -> FlowProcess:
+        command = [sys.executable, "-m", "tests.prefect_integration.cancelled_flow", kind, way]
+        environment = os.environ | {"PREFECT_API_URL": prefect_server, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen([*command, str(tmp_path), ray_cluster.address], cwd=ROOT, env=environment)
+        processes.append(process)
+        return FlowProcess(client, tmp_path, process)
+
+    yield start_process
+    for process in processes:
+        kill_family(process)
+
+
+def kill_family(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process and its children, if they are still there."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("kind", ["built", "submitted"])
+def test_ranks_end_when_a_served_flow_run_is_cancelled(start: Any, client: SyncPrefectClient, kind: str) -> None:
+    served = start(kind, "serve")
+    served.start_served_flow()
+    records, ranks = served.records(), served.wait_for_ranks()
+    (runner_child,) = [
+        child for child in psutil.Process(served.process.pid).children() if "spawn_main" in " ".join(child.cmdline())
+    ]
+
+    client.set_flow_run_state(records.flow_run_id, Cancelling())
+
+    served.assert_ended_in_order(ranks)
+    wait_until(lambda: records.state.is_cancelled())
+    assert psutil.wait_procs([runner_child], timeout=60)[1] == []
+
+
+@pytest.mark.parametrize("kind", ["called", "submitted"])
+def test_ranks_end_when_the_flow_run_of_a_script_is_cancelled(start: Any, client: SyncPrefectClient, kind: str) -> None:
+    script = start(kind, "run")
+    records, ranks = script.records(), script.wait_for_ranks()
+
+    client.set_flow_run_state(records.flow_run_id, Cancelling())
+
+    script.assert_ended_in_order(ranks)
+    assert script.process.wait(60) == 1
+    assert records.state.is_cancelled()
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code", "state"),
+    [(signal.SIGINT, 1, "Crashed"), (signal.SIGTERM, -signal.SIGTERM, "Running")],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_ranks_end_when_the_script_of_a_built_flow_gets_a_signal(
+    start: Any, number: signal.Signals, exit_code: int, state: str
+) -> None:
+    script = start("built", "run")
+    records, ranks = script.records(), script.wait_for_ranks()
+
+    script.process.send_signal(number)
+
+    script.assert_ended_in_order(ranks)
+    assert script.process.wait(60) == exit_code
+    # Prefect passes SIGTERM on to the default handler, which leaves it no time to say so.
+    assert records.state.name == state
