@@ -17,6 +17,8 @@ from prefect.states import Cancelled
 
 POLL_INTERVAL_S = 2.0
 """Time between two looks at the flow run's state, in seconds."""
+REQUEST_TIMEOUT_S = 10.0
+"""How long the server may take to answer, in seconds."""
 CONFIRM_DELAY_S = 3.0
 """Time between the end of a stopped run and the confirmation that its flow run is cancelled, in seconds."""
 
@@ -55,7 +57,8 @@ def _has_runner() -> bool:
 
 def _watch(ended: threading.Event, stop: Callable[[], None]) -> None:
     cancelled: set[UUID] = set()
-    with get_client(sync_client=True) as client:
+    # A client of its own: that of the flow run is closed when the flow ends, and used by other threads.
+    with get_client(sync_client=True, httpx_settings={"timeout": REQUEST_TIMEOUT_S}) as client:
         while not ended.wait(POLL_INTERVAL_S):
             try:
                 cancelled = {one for one in _flow_run_ids() if _is_cancelled(client, one)}

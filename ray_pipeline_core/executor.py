@@ -106,7 +106,6 @@ class RayPipelineExecutor:
         self.pipeline = pipeline
         self.pipeline_kwargs = dict(pipeline_kwargs) if pipeline_kwargs is not None else None
         self.depends = depends
-        self.dependencies = _as_executors(depends)
         self.has_default_folder = logging_dir is None
         self.logging_dir: DataFolder = get_data_folder(_default_folder() if logging_dir is None else logging_dir)
         self.name = name or Path(self.logging_dir.path).name or "run"
@@ -224,11 +223,17 @@ class RayPipelineExecutor:
         )
 
     def _cluster_slots(self) -> int | None:
-        if "ray" not in sys.modules:  # then nobody is connected, and importing it takes seconds
+        address = self._chain_address() or os.environ.get("RAY_ADDRESS")
+        if "ray" not in sys.modules and not address:  # then there is no cluster, and importing it takes seconds
             return None
-        from ray_pipeline_core.ray_backend.cluster import connected_slots
+        from ray_pipeline_core.ray_backend.cluster import reachable_slots
 
-        return connected_slots(self.config.resources)
+        return reachable_slots(self.config.resources, address)
+
+    @property
+    def dependencies(self) -> tuple[RayPipelineExecutor, ...]:
+        """The executors that this one depends on directly."""
+        return _as_executors(self.depends)
 
     @property
     def world_size(self) -> int:
@@ -272,6 +277,13 @@ class RayPipelineExecutor:
         config = {name: getattr(self.config, name) for name in RunConfig.__dataclass_fields__}
         own = ("pipeline", "pipeline_kwargs", "depends", "logging_dir", "name", "observers", "address")
         return config | {name: getattr(self, name) for name in own}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Orchestrators pickle what they run; a run that is going on is not part of an executor.
+        return {name: value for name, value in self.__dict__.items() if name != "_stop"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _stop=threading.Event())
 
     def __repr__(self) -> str:
         return f"RayPipelineExecutor(name={self.name!r}, tasks={self.world_size}, logging_dir={self.logging_dir.url!r})"

@@ -105,9 +105,15 @@ def _says_something_new(record: logging.LogRecord) -> bool:
     return "SIGTERM handler is not set" not in record.getMessage()
 
 
-def connected_slots(resources: RankResources) -> int | None:
-    """How many groups the connected cluster could run at once; None when this process is not connected."""
-    return count_fitting(alive_nodes(), resources) if ray.is_initialized() else None
+def reachable_slots(resources: RankResources, address: str | None) -> int | None:
+    """How many groups the cluster could run at once: the connected one, or that at `address`; None if there is none."""
+    if not ray.is_initialized() and address in (None, "local"):
+        return None
+    try:
+        with Cluster(address):
+            return count_fitting(alive_nodes(), resources)
+    except ClusterUnreachableError:
+        return None
 
 
 def alive_nodes() -> list[dict[str, float]]:
