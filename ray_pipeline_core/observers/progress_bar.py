@@ -26,12 +26,13 @@ class ProgressBar(RunObserver):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console or Console(stderr=True),
+            refresh_per_second=4,
         )
         self._task = self._bar.add_task("", total=None, start=False, details="")
 
     def on_run_started(self, plan: RunPlan) -> None:
         """Shows the bar."""
-        self._bar.update(self._task, description=plan.name, total=plan.world_size, completed=plan.done)
+        self._bar.update(self._task, description=plan.name, total=plan.world_size, completed=plan.done, details="starting")
         self._bar.start_task(self._task)
         self._bar.start()
 
