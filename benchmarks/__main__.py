@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 
-from benchmarks import overhead
+from benchmarks import overhead, recovery
 from benchmarks.table import machine, save, to_markdown
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(address="local", num_cpus=overhead.WORKERS + 2, include_dashboard=False, log_to_driver=False)
-    rows = overhead.measure(arguments.ranks)
+    rows = overhead.measure(arguments.ranks) + recovery.measure()
     print(f"\n{machine()}\n\n{to_markdown(rows)}\n\nsaved as {save(rows, arguments.output)}")
 
 

@@ -154,9 +154,10 @@ class RayTaskManager:
         for limit in limits:
             if limit is not None:
                 free = min(free, limit - len(self._slots))
-        # Slots that start already will take as many of the waiting groups.
-        free = min(free, self._queue.ready - self._starting)
-        for factor, waiting in self._queue.ready_by_memory():
+        # Slots that are idle or start already will take as many of the waiting groups. One whose pause is not over
+        # counts: by then its worker is ready.
+        free = min(free, len(self._queue) - len(self._idle) - self._starting)
+        for factor, waiting in self._queue.by_memory():
             for _ in range(min(free, waiting)):
                 self._start_slot(factor)
                 free -= 1

@@ -32,7 +32,9 @@ class ProgressBar(RunObserver):
 
     def on_run_started(self, plan: RunPlan) -> None:
         """Shows the bar."""
-        self._bar.update(self._task, description=plan.name, total=plan.world_size, completed=plan.done, details="starting")
+        self._bar.update(
+            self._task, description=plan.name, total=plan.world_size, completed=plan.done, details="starting"
+        )
         self._bar.start_task(self._task)
         self._bar.start()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
@@ -22,6 +22,7 @@ class GroupQueue:
         self._paused: list[tuple[float, int, TaskGroup]] = []
         self._sequence = itertools.count()
         self._ready_count = 0
+        self._by_memory: Counter[float] = Counter()
         for group in groups:
             self.add(group)
 
@@ -35,17 +36,22 @@ class GroupQueue:
 
     def add(self, group: TaskGroup) -> None:
         """Puts a group at the end of those that may go now."""
+        self._by_memory[group.memory_factor] += 1
+        self._make_ready(group)
+
+    def _make_ready(self, group: TaskGroup) -> None:
         self._ready.setdefault(group.memory_factor, deque()).append(group)
         self._ready_count += 1
 
     def add_later(self, group: TaskGroup, at_s: float) -> None:
         """Holds a group back until the clock shows `at_s`."""
+        self._by_memory[group.memory_factor] += 1
         heapq.heappush(self._paused, (at_s, next(self._sequence), group))
 
     def release(self, now_s: float) -> None:
         """Lets the groups go whose pause is over."""
         while self._paused and self._paused[0][0] <= now_s:
-            self.add(heapq.heappop(self._paused)[2])
+            self._make_ready(heapq.heappop(self._paused)[2])
 
     def next_release_s(self) -> float | None:
         """The time at which the next pause ends, on the caller's clock."""
@@ -58,10 +64,11 @@ class GroupQueue:
             return None
         group = waiting.popleft()
         self._ready_count -= 1
+        self._by_memory[memory_factor] -= 1
         if not waiting:
             del self._ready[memory_factor]
         return group
 
-    def ready_by_memory(self) -> list[tuple[float, int]]:
-        """Memory factor and number of groups that could go now."""
-        return [(factor, len(waiting)) for factor, waiting in self._ready.items()]
+    def by_memory(self) -> list[tuple[float, int]]:
+        """Memory factor and number of groups that wait, pauses included."""
+        return [(factor, count) for factor, count in self._by_memory.items() if count]

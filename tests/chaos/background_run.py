@@ -1,0 +1,49 @@
+"""A run in a thread of its own, so that a test can break things meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+from ray_pipeline_core import RayPipelineExecutor, RayPipelineError, RunResult
+from tests.chaos.waiting import LONGEST_WAIT_S
+
+
+class BackgroundRun:
+    """Runs an executor until the end of the block.
+
+    Args:
+        executor: what to run.
+    """
+
+    def __init__(self, executor: RayPipelineExecutor) -> None:
+        self._executor = executor
+        self._result: RunResult | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="background-run")
+
+    def __enter__(self) -> BackgroundRun:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread.is_alive():
+            self._executor.stop()
+            self._thread.join(LONGEST_WAIT_S)
+
+    def _run(self) -> None:
+        try:
+            self._result = self._executor.run()
+        except RayPipelineError as error:
+            self._error = error
+
+    def result(self) -> RunResult:
+        """Waits for the end; returns the result, or raises what `run()` raised."""
+        self._thread.join(LONGEST_WAIT_S)
+        assert not self._thread.is_alive(), "the run hangs"
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result

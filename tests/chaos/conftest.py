@@ -1,0 +1,65 @@
+"""Tests that break things: after each, nothing of its runs may be left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from ray_pipeline_core import RayPipelineExecutor, RetryPolicy
+from tests.chaos.leftovers import Leftovers
+from tests.chaos.waiting import wait_for
+
+ExecutorFactory = Callable[..., RayPipelineExecutor]
+NodeFactory = Callable[..., Any]
+_NODE = {"memory": 4 * 1024**3, "object_store_memory": 100 * 1024**2}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path) -> Iterator[None]:
+    """After every test: no actor, no placement group, no process and no lease left."""
+    leftovers = Leftovers()
+    yield
+    leftovers.wait_until_none(tmp_path)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """Where the run under test keeps its folder."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def make_executor(ray_cluster: object, run_folder: Path) -> ExecutorFactory:
+    """Makes executors that fit the shared cluster and don't wait long before they try again."""
+
+    def make(pipeline: Any, **parameters: Any) -> RayPipelineExecutor:
+        defaults: dict[str, Any] = {"logging_dir": str(run_folder), "workers": 2, "mem_per_cpu_gb": 0.1}
+        return RayPipelineExecutor(pipeline, **defaults | {"retry": RetryPolicy(backoff_s=0.1)} | parameters)
+
+    return make
+
+
+@pytest.fixture
+def add_node(ray_cluster: Any) -> Iterator[NodeFactory]:
+    """Adds nodes to the shared cluster; those that the test did not remove are removed after it."""
+    added = []
+    alive_before = count_alive_nodes()
+
+    def add(**arguments: Any) -> Any:
+        added.append(ray_cluster.add_node(**_NODE | {"num_cpus": 2} | arguments))
+        return added[-1]
+
+    yield add
+    for node in added:
+        if node in ray_cluster.worker_nodes:
+            ray_cluster.remove_node(node, allow_graceful=False)
+    wait_for(lambda: count_alive_nodes() == alive_before, "the end of the nodes that this test added")
+
+
+def count_alive_nodes() -> int:
+    """How many nodes of the connected cluster live, as far as Ray knows."""
+    return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]

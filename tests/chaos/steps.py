@@ -1,0 +1,300 @@
+"""Steps that misbehave, and steps that wait until the test says so."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+Step = Any
+_HOUR_S = 3600
+
+
+def first_time(folder: str | Path, rank: int) -> bool:
+    """Whether no attempt of this rank came here before."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        (Path(folder) / f"tried-{rank}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+# --- steps that tell and wait ---
+
+
+def _report(folder: str, data: Any, rank: int, world_size: int) -> Any:
+    import ray
+
+    context: Any = ray.get_runtime_context() if ray.is_initialized() else None
+    report = {
+        "rank": rank,
+        "pid": os.getpid(),
+        "node_id": context.get_node_id() if context else None,
+        "member": os.environ["RAY_NODEID"],
+        "memory": context.get_assigned_resources().get("memory") if context else None,
+        "at": time.time(),
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    name = f"{time.monotonic_ns()}-{rank}-{report['member']}"
+    partial = Path(folder) / f"{name}.partial"
+    partial.write_text(json.dumps(report))
+    partial.rename(Path(folder) / f"{name}.json")
+    return data
+
+
+def report_to(folder: Path) -> Step:
+    """A step that writes where each attempt runs, and passes its data on."""
+    return functools.partial(_report, str(folder))
+
+
+def read_reports(folder: Path) -> list[dict[str, Any]]:
+    """What the steps of `report_to` wrote, in the order of time."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def _hold(gate: str, ranks: tuple[int, ...], data: Any, rank: int, world_size: int) -> Any:
+    while rank in ranks and not Path(gate).exists():
+        time.sleep(0.05)
+    return data
+
+
+def hold(gate: Path, *ranks: int) -> Step:
+    """A step that holds these ranks until the file `gate` is there."""
+    return functools.partial(_hold, str(gate), ranks)
+
+
+def take_a_moment(data: Any, rank: int, world_size: int) -> Any:
+    """Takes long enough for others to be seen meanwhile."""
+    time.sleep(0.7)
+    return data
+
+
+def count_to_ten(data: Any, rank: int, world_size: int) -> Iterator[int]:
+    """Yields ten numbers of this rank's own."""
+    yield from range(rank * 10, rank * 10 + 10)
+
+
+def _write(folder: str, data: Any, rank: int, world_size: int) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(list(data)))
+
+
+def write_to(folder: Path) -> Step:
+    """A step that writes what it gets to one file per rank."""
+    return functools.partial(_write, str(folder))
+
+
+# --- steps that don't end, or end badly ---
+
+
+def _misbehave(how: str, ranks: tuple[int, ...], folder: str | None, data: Any, rank: int, world_size: int) -> Any:
+    if rank in ranks and (folder is None or first_time(folder, rank)):
+        print(f"about to {how}", flush=True)
+        _MISDEEDS[how]()
+    return data
+
+
+def misbehave(how: str, *ranks: int, once_in: Path | None = None) -> Step:
+    """A step that does one of the misdeeds on some ranks; with `once_in` only on their first try."""
+    return functools.partial(_misbehave, how, ranks, None if once_in is None else str(once_in))
+
+
+def _sleep_in_c() -> None:
+    ctypes.PyDLL(None).sleep(_HOUR_S)  # unlike CDLL, it keeps the interpreter's lock: no thread of Python's runs
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        time.sleep(_HOUR_S)
+
+
+def _raise_unpicklable() -> None:
+    class LocalError(Exception):
+        def __init__(self) -> None:
+            super().__init__("holds a lock")
+            self.lock = threading.Lock()
+
+    raise LocalError
+
+
+def _raise_unprintable() -> None:
+    class UnprintableError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    raise UnprintableError
+
+
+def _raise_surrogates() -> None:
+    name = os.fsdecode(b"na\xefve.txt")
+    raise ValueError(f"no such file: {name}")
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _exit() -> None:
+    raise SystemExit(3)
+
+
+def _eat_memory() -> None:
+    eaten = []
+    for _ in range(96):
+        eaten.append(bytearray(b"\1") * 64 * 1024**2)
+    time.sleep(_HOUR_S)
+
+
+_MISDEEDS = {
+    "sleep": lambda: time.sleep(_HOUR_S),
+    "sleep in C": _sleep_in_c,
+    "ignore signals": _ignore_signals,
+    "raise what can't be pickled": _raise_unpicklable,
+    "raise what can't be printed": _raise_unprintable,
+    "raise invalid text": _raise_surrogates,
+    "kill": _kill,
+    "interrupt": _interrupt,
+    "exit": _exit,
+    "eat memory": _eat_memory,
+}
+
+
+def _break_halfway(folder: str, data: Any, rank: int, world_size: int) -> Iterator[Any]:
+    for position, item in enumerate(data):
+        if position == 5 and rank == 1 and first_time(folder, rank):
+            raise ConnectionError("the source hung up halfway")
+        yield item
+
+
+def break_halfway_once(folder: Path) -> Step:
+    """A generator that raises after five items of rank 1, on its first try."""
+    return functools.partial(_break_halfway, str(folder))
+
+
+def print_100_mb(data: Any, rank: int, world_size: int) -> None:
+    """Prints 100 MB, in lines of 10 kB."""
+    line = "x" * 9_999
+    for _ in range(10_000):
+        print(line)
+    print("that was all")
+
+
+def print_invalid_utf8(data: Any, rank: int, world_size: int) -> None:
+    """Writes what is no UTF-8, in every way there is."""
+    os.write(1, b"descriptor \xff\xfe\n")
+    sys.stdout.buffer.write(b"buffer \xff\xfe\n")
+    print("print \udcff")
+    print("stderr \udcff", file=sys.stderr)
+    logging.getLogger("odd").warning("logging \udcff")
+
+
+# --- steps that leave something running ---
+
+
+def _tell_pid(folder: str, kind: str) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    partial = Path(folder) / f"{kind}.partial"
+    partial.write_text(str(os.getpid()))
+    partial.rename(Path(folder) / f"{kind}-{os.getpid()}.pid")
+
+
+def _stay(folder: str, kind: str) -> None:
+    _tell_pid(folder, kind)
+    while True:
+        time.sleep(_HOUR_S)
+
+
+def _fork(folder: str, kind: str, depth: int, new_session: bool = False) -> None:
+    """Forks `depth` times; only the last child stays."""
+    pid = os.fork()
+    if pid:
+        if depth > 1:
+            os.waitpid(pid, 0)
+        return
+    try:
+        if new_session:
+            os.setsid()
+        if depth == 1:
+            _stay(folder, kind)
+        _fork(folder, kind, depth - 1)
+    finally:
+        os._exit(0)
+
+
+_SLEEPER = "import os, sys, time; from tests.chaos.steps import _stay; _stay(*sys.argv[1:])"
+
+
+def _start_program(folder: str, kind: str, new_session: bool) -> None:
+    subprocess.Popen(
+        [sys.executable, "-c", _SLEEPER, folder, kind],
+        start_new_session=new_session,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+KINDS = ("thread", "program", "program in a session", "fork", "double fork", "daemon", "multiprocessing")
+
+
+def _leave_running(folder: str, kind: str) -> None:
+    if kind == "thread":
+        threading.Thread(target=time.sleep, args=(_HOUR_S,)).start()  # no daemon: it would hold up an orderly exit
+    elif kind.startswith("program"):
+        _start_program(folder, kind, new_session=kind.endswith("session"))
+    elif kind == "multiprocessing":
+        multiprocessing.get_context("spawn").Process(target=_stay, args=(folder, kind)).start()
+    else:
+        _fork(folder, kind, depth=1 if kind == "fork" else 2, new_session=kind == "daemon")
+
+
+def pids_left(folder: Path) -> dict[str, int]:
+    """Process ids of what the ranks left running, by kind."""
+    return {path.name: int(path.read_text()) for path in folder.glob("*.pid")}
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _leave_all(folder: str, then: str, data: Any, rank: int, world_size: int) -> Any:
+    if rank == 0 and first_time(folder, rank):
+        for kind in KINDS:
+            _leave_running(folder, kind)
+        while len(pids_left(Path(folder))) < len(KINDS) - 1:  # a thread has no process of its own
+            time.sleep(0.05)
+        if then:
+            _MISDEEDS[then]()
+    survivors = [kind for kind, pid in pids_left(Path(folder)).items() if is_running(pid)]
+    (Path(folder) / f"survivors-{rank}.json").write_text(json.dumps(survivors))
+    return data
+
+
+def leave_all_running(folder: Path, then: str = "") -> Step:
+    """A step whose first attempt of rank 0 leaves one of each kind running and then does a misdeed.
+
+    Any other attempt writes which of them still run, to `survivors-<rank>.json`.
+    """
+    return functools.partial(_leave_all, str(folder), then)

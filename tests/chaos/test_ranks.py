@@ -1,0 +1,104 @@
+"""Ranks that misbehave: the others complete, and the run tells what happened to the one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ray_pipeline_core import RankFailure, RayPipelineExecutor, RunIncompleteError, RunResult
+from tests.chaos import steps
+from tests.chaos.conftest import ExecutorFactory
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def run_to_failure(executor: RayPipelineExecutor) -> tuple[RunResult, RankFailure]:
+    """The result of a run of which one rank fails, and that failure."""
+    with pytest.raises(RunIncompleteError) as caught:
+        executor.run()
+    result = caught.value.result
+    assert result is not None
+    (failure,) = result.failed
+    assert result.completed == result.world_size - 1
+    return result, failure
+
+
+@pytest.mark.parametrize("tasks_per_job", [1, 2])
+@pytest.mark.parametrize("how", ["sleep in C", "ignore signals"])
+def test_time_limit_ends_a_rank_that_nothing_else_does(
+    make_executor: ExecutorFactory, run_folder: Path, how: str, tasks_per_job: int
+) -> None:
+    _, failure = run_to_failure(
+        make_executor([steps.misbehave(how, 1)], tasks=4, tasks_per_job=tasks_per_job, time=5)
+    )
+
+    assert (failure.rank, failure.kind, failure.attempts) == (1, "timeout", 1)
+    assert f"about to {how}" in (run_folder / "logs" / "task_00001.log").read_text()
+
+
+@pytest.mark.parametrize("tasks_per_job", [1, 2])
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("raise what can't be pickled", "LocalError", "holds a lock"),
+        ("raise what can't be printed", "UnprintableError", "its message can't be shown"),
+        ("raise invalid text", "ValueError", "no such file: na"),
+        ("interrupt", "KeyboardInterrupt", ""),
+        ("exit", "SystemExit", "3"),
+    ],
+)
+def test_exception_of_any_sort_fails_that_rank_alone(
+    make_executor: ExecutorFactory, run_folder: Path, how: str, error: str, message: str, tasks_per_job: int
+) -> None:
+    result, failure = run_to_failure(
+        make_executor([steps.misbehave(how, 1)], tasks=4, tasks_per_job=tasks_per_job)
+    )
+
+    assert (failure.rank, failure.kind, failure.attempts) == (1, "error", 1)
+    assert failure.error_type.endswith(error)
+    assert message in failure.message
+    assert error in (run_folder / "logs" / "task_00001.log").read_text(errors="surrogateescape")
+    assert json.loads((run_folder / "result.json").read_text())["failed"][0]["rank"] == 1
+    assert result.retries == 0
+
+
+def test_generator_that_raises_halfway_leaves_no_marker_and_is_run_again_by_the_next_run(
+    make_executor: ExecutorFactory, run_folder: Path, tmp_path: Path
+) -> None:
+    pipeline = [steps.count_to_ten, steps.break_halfway_once(tmp_path / "tried"), steps.write_to(tmp_path / "out")]
+    _, failure = run_to_failure(make_executor(pipeline, tasks=3))
+
+    assert (failure.rank, failure.kind, failure.error_type) == (1, "error", "ConnectionError")
+    assert "_break_halfway" in failure.message, "the step is named"
+    assert not (run_folder / "stats" / "00001.json").exists()
+    assert sorted(path.name for path in (run_folder / "completions").iterdir()) == ["00000", "00002"]
+
+    result = make_executor(pipeline, tasks=3).run()
+
+    assert (result.completed, result.skipped) == (3, 2)
+    assert json.loads((tmp_path / "out" / "1.json").read_text()) == list(range(10, 20))
+
+
+@pytest.mark.parametrize("tasks_per_job", [1, 2])
+def test_log_of_100_mb_is_kept_whole(make_executor: ExecutorFactory, run_folder: Path, tasks_per_job: int) -> None:
+    make_executor([steps.print_100_mb], tasks=tasks_per_job, tasks_per_job=tasks_per_job).run()
+
+    log = run_folder / "logs" / "task_00000.log"
+    with log.open() as lines:
+        assert sum(line.endswith("x\n") for line in lines) == 10_000
+    assert log.stat().st_size > 100_000_000
+    for path in log.parent.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize("tasks_per_job", [1, 2])
+def test_invalid_utf8_is_escaped_in_the_log(
+    make_executor: ExecutorFactory, run_folder: Path, tasks_per_job: int
+) -> None:
+    make_executor([steps.print_invalid_utf8], tasks=2, tasks_per_job=tasks_per_job).run()
+
+    text = (run_folder / "logs" / "task_00000.log").read_bytes().decode("utf-8")
+    said = [line.split(" - ", 1)[1] for line in text.splitlines() if "\\" in line]
+    assert said == ["buffer \\xff\\xfe", "print \\udcff", "stderr \\udcff", "logging \\udcff"]
