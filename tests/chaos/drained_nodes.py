@@ -1,0 +1,26 @@
+"""Draining a node, as a cloud that takes a spot machine back does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import ray
+
+from tests.chaos.waiting import wait_for
+
+
+def drain(node: Any, deadline_s: int) -> None:
+    """Announces that `node` will be preempted in `deadline_s` seconds, and waits until the cluster knows."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", node.gcs_address),
+            *("--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+            *("--reason-message", "a test", "--deadline-remaining-seconds", str(deadline_s)),
+        ],
+        check=True,
+        env=os.environ,
+    )
+    wait_for(lambda: node.node_id in ray._private.state.state.get_draining_nodes(), "the announcement of the drain")

@@ -1,0 +1,72 @@
+"""Nodes that die or are taken away while their workers run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ray_pipeline_core import RetryPolicy, RunIncompleteError
+from tests.chaos import steps
+from tests.chaos.background_run import BackgroundRun
+from tests.chaos.conftest import ExecutorFactory, NodeFactory
+from tests.chaos.drained_nodes import drain
+from tests.chaos.waiting import wait_for
+
+ON_SPOT = {"resources": {"spot": 1}}
+NO_RETRIES = RetryPolicy(max_retries=0)
+
+
+def reports_of(folder: Path, rank: int) -> list[dict[str, Any]]:
+    """Where each attempt of a rank ran."""
+    return [report for report in steps.read_reports(folder) if report["rank"] == rank]
+
+
+def test_node_that_dies_without_warning_costs_a_retry(
+    make_executor: ExecutorFactory, add_node: NodeFactory, ray_cluster: Any, tmp_path: Path
+) -> None:
+    reports, gate = tmp_path / "reports", tmp_path / "gate"
+    doomed = add_node(resources={"spot": 1})
+    executor = make_executor(
+        [steps.report_to(reports), steps.hold(gate, 0)], tasks=3, workers=1, ray_remote_kwargs=ON_SPOT
+    )
+    with BackgroundRun(executor) as run:
+        wait_for(lambda: reports_of(reports, 0), "the start of rank 0")
+        ray_cluster.remove_node(doomed, allow_graceful=False)
+        add_node(resources={"spot": 1})
+        wait_for(lambda: len(reports_of(reports, 0)) == 2, "the second attempt of rank 0")
+        (first, second) = reports_of(reports, 0)
+        assert not steps.is_running(first["pid"]), "two attempts of a rank must never run at the same time"
+        gate.touch()
+        result = run.result()
+
+    assert (result.completed, result.retries, result.preemptions) == (3, 1, 0)
+    assert first["node_id"] == doomed.node_id
+    assert second["node_id"] != doomed.node_id
+
+
+def test_draining_node_finishes_its_group_and_gets_no_other(
+    make_executor: ExecutorFactory, add_node: NodeFactory, tmp_path: Path
+) -> None:
+    reports, gate = tmp_path / "reports", tmp_path / "gate"
+    for _ in range(2):
+        add_node(resources={"spot": 1})
+    nodes = {}
+    pipeline = [steps.report_to(reports), steps.take_a_moment, steps.hold(gate, 0)]
+    executor = make_executor(pipeline, tasks=12, workers=2, ray_remote_kwargs=ON_SPOT, retry=NO_RETRIES)
+    with BackgroundRun(executor) as run:
+        wait_for(lambda: reports_of(reports, 0), "the start of rank 0")
+        (held,) = reports_of(reports, 0)
+        nodes = {node.node_id: node for node in _spot_nodes(add_node)}
+        drain(nodes[held["node_id"]], deadline_s=600)
+        before = len(steps.read_reports(reports))
+        wait_for(lambda: len(steps.read_reports(reports)) >= before + 4, "the ranks on the other node")
+        gate.touch()
+        result = run.result()
+
+    assert (result.completed, result.retries, result.preemptions) == (12, 0, 0)
+    assert len(reports_of(reports, 0)) == 1, "the group that ran there was left alone"
+    there = [report for report in steps.read_reports(reports) if report["node_id"] == held["node_id"]]
+    assert there[-1]["rank"] == 0, "no other group was started there"
