@@ -136,19 +136,21 @@ def failure_rows(result: RunResult) -> list[dict[str, Any]]:
 
 def publish_table(key: str, rows: Sequence[dict[str, Any]], description: str) -> None:
     """Creates a table artifact of the current Prefect run; whatever goes wrong is logged and nothing else."""
-    _patiently(lambda: create_table_artifact(list(rows), key=key, description=description), key)
+    attempt(lambda: create_table_artifact(list(rows), key=key, description=description), f"artifact {key}")
 
 
-def _patiently(create: Callable[[], object], key: str) -> None:
-    """Creates an artifact in a thread, and waits for it no longer than a moment."""
+def attempt(create: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+    """Calls `create` in a thread with the current context, and waits for it no longer than `patience_s` seconds."""
 
-    def attempt() -> None:
+    def call() -> None:
         try:
             create()
         except Exception as error:  # noqa: BLE001 - an artifact must not fail the run
-            logger.warning("artifact %s could not be created: %s", key, error)
+            logger.warning("%s could not be created: %s", what, error)
 
     context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(attempt,), name="artifact", daemon=True)
+    thread = threading.Thread(target=context.run, args=(call,), name="artifact", daemon=True)
     thread.start()
-    thread.join(PATIENCE_S)
+    thread.join(patience_s)
+    if thread.is_alive():
+        logger.warning("%s is not waited for any longer: the server has not answered for %g s", what, patience_s)

@@ -28,7 +28,7 @@ _TABLE: tuple[tuple[type[BaseException], FailureKind, int | None, bool], ...] = 
     (ray_errors.RayTaskError, "worker_lost", None, True),  # our own worker raised: no retry cures that
 )
 _LONGEST_MESSAGE = 1000
-_MEMORY_MARK = "memory monitor"
+_MEMORY_MARK = "running low on memory"  # Ray tells so where an actor was found dead later
 
 
 def classify(error: BaseException, node: str | None = None, node_drains: bool = False) -> AttemptFailure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,16 @@ class WorkerPlace:
     pid: int
 
 
+def _end_with_main_thread() -> None:
+    """Ends the process when its main thread has ended, although a step left a thread that holds it up.
+
+    Ray takes a worker for dead once it leaves Ray's loop, and kills it no more.
+    """
+    threading.main_thread().join()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        os._exit(0)
+
+
 def _node_ip() -> str:
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
@@ -64,6 +75,7 @@ class RankWorker:
             return f"{error} (on node {_node_ip()})"
         silence_loguru_console()
         start_reaper()
+        threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
         self._packed_pipeline, self._settings = packed_pipeline, settings
         node_id = ray.get_runtime_context().get_node_id()
         return WorkerPlace(node_id, _node_ip(), socket.gethostname(), os.getpid())

@@ -36,6 +36,10 @@ from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 
 CLOSE_TIMEOUT_S = 10.0
 """How long the end of a run waits for its workers to be gone, in seconds."""
+FENCE_TIMEOUT_S = 5.0
+"""How long a group is held back at most until the processes of its former worker are gone, in seconds."""
+FENCE_INTERVAL_S = 0.02
+"""How often that is looked at, in seconds."""
 GANG_GRACE_S = 30.0
 """What the other members of a gang get to end once one has failed a rank, in seconds."""
 
@@ -93,6 +97,7 @@ class RayWorkerPool:
         self._settings_ref = ray.put(settings)
         self._attempt_number = attempt_number
         self._slots: dict[int, _Slot] = {}
+        self._dying: dict[int, float] = {}
         self._released_pids: set[int] = set()
         self._gang_grace = TimeoutManager(GANG_GRACE_S)
         self._draining = DrainingNodes()
@@ -164,7 +169,9 @@ class RayWorkerPool:
     def poll(self, timeout_s: float) -> list[BackendEvent]:
         """Waits for the next answer, and takes all others that are there."""
         self._end_overdue_gangs()
-        events: list[BackendEvent] = list(self._check_draining())
+        events: list[BackendEvent] = [*self._check_draining(), *self._bury_dead()]
+        if self._dying:
+            timeout_s = min(timeout_s, FENCE_INTERVAL_S)
         try:
             answer = (
                 self._answers.get(timeout=timeout_s) if timeout_s > 0 and not events else self._answers.get_nowait()
@@ -221,15 +228,32 @@ class RayWorkerPool:
             return []
         self._gang_grace.remove_task(slot.number)
         if slot.lost is not None:
-            del self._slots[slot.number]
-            return [SlotLost(slot.number, slot.lost, self._known_outcomes(slot))]
+            self._dying[slot.number] = time.monotonic() + FENCE_TIMEOUT_S
+            return self._bury_dead()
         if slot.group is None:
-            return [SlotStarted(slot.number)]
+            return self._started(slot)
         if len(slot.actors) > 1 and slot.committing is None:
             return self._commit_gang(slot)
         outcomes = tuple(slot.answers[0]) if slot.committing is None else slot.committing
         slot.group = None
         return [GroupEnded(slot.number, outcomes)]
+
+    def _bury_dead(self) -> list[BackendEvent]:
+        """Tells of lost slots once their processes are gone: Ray may call a worker dead some moments before it is."""
+        events: list[BackendEvent] = []
+        for number, deadline_s in list(self._dying.items()):
+            slot = self._slots[number]
+            if time.monotonic() < deadline_s and any(_is_alive(pid) for pid in _local_pids(slot)):
+                continue
+            del self._dying[number], self._slots[number]
+            assert slot.lost is not None, f"slot {number} lives"
+            events.append(SlotLost(number, slot.lost, self._known_outcomes(slot)))
+        return events
+
+    def _started(self, slot: _Slot) -> Iterable[BackendEvent]:
+        if any(place.node_id in self._draining for place in slot.places.values()):
+            yield SlotDraining(slot.number)  # that was announced before anybody knew where it would start
+        yield SlotStarted(slot.number)
 
     def _commit_gang(self, slot: _Slot) -> Iterable[BackendEvent]:
         """Writes the markers that waited for every node of the gang."""
@@ -253,8 +277,7 @@ class RayWorkerPool:
 
     def _release(self, slot: _Slot) -> None:
         release_workers(slot.placement_group, slot.actors)
-        host = socket.gethostname()
-        self._released_pids.update(place.pid for place in slot.places.values() if place.host == host)
+        self._released_pids.update(_local_pids(slot))
 
     def _end_overdue_gangs(self) -> None:
         for number in self._gang_grace.check_timeouts():
@@ -269,11 +292,17 @@ class RayWorkerPool:
         for slot in list(self._slots.values()):
             self._release(slot)
         self._slots.clear()
+        self._dying.clear()
         deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
         for pid in self._released_pids:
             if not _wait_gone(pid, deadline_s):
                 logger.warning("worker process %d still runs after it was killed", pid)
         self._released_pids.clear()
+
+
+def _local_pids(slot: _Slot) -> list[int]:
+    host = socket.gethostname()
+    return [place.pid for place in slot.places.values() if place.host == host]
 
 
 def _merge_members(answers: dict[int, list[RankOutcome]]) -> tuple[RankOutcome, ...]:

@@ -17,7 +17,7 @@ Step = Callable[[Any, int, int], Any]
 
 def make_executor_in(folder: Path, name: str, *steps: Any, **parameters: Any) -> RayPipelineExecutor:
     """An executor that asks for little; its run folder is `folder / name`."""
-    defaults: dict[str, Any] = {"tasks": 3, "workers": 2, "mem_per_cpu_gb": 0.1, "logging_dir": str(folder / name)}
+    defaults: dict[str, Any] = {"tasks": 3, "workers": 1, "mem_per_cpu_gb": 0.1, "logging_dir": str(folder / name)}
     return RayPipelineExecutor(list(steps) or [numbers], name=name, **defaults | parameters)
 
 

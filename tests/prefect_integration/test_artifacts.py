@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import socket
-from collections.abc import Iterator
+import threading
 from datetime import datetime, timezone
 from uuid import UUID
 
@@ -12,13 +11,13 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_integration.artifacts import (
     MAX_FAILED_RANKS,
     ProgressArtifact,
     ResultTables,
     artifact_key,
+    attempt,
     publish_table,
 )
 from ray_pipeline_core import Progress, RankFailure, RunPlan, RunResult
@@ -66,9 +65,8 @@ def test_progress_moves_to_its_end_when_the_run_goes_on_for_a_while(client: Sync
         bar.on_run_started(plan())
         for completed, failed in ((2, 0), (3, 1)):
             bar.on_progress(progress(completed, failed))
-            percent = 12.5 * (completed + failed)
-            wait_until(lambda percent=percent: records.artifacts("progress").get("clean-progress") == percent)
-            shown.append(percent)
+            shown.append(12.5 * (completed + failed))
+            wait_until(lambda: records.artifacts("progress") == {"clean-progress": shown[-1]})
         bar.on_run_finished(result(0))
         return records.flow_run_id
 
@@ -117,23 +115,16 @@ def test_artifact_that_the_server_refuses_is_logged_and_nothing_else(
     assert "artifact Not A Key! could not be created" in caplog.text
 
 
-@pytest.fixture
-def silent_server() -> Iterator[socket.socket]:
-    """Takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server
+def test_artifact_is_given_up_when_the_server_does_not_answer(caplog: pytest.LogCaptureFixture) -> None:
+    answers, answered = threading.Event(), threading.Event()
 
+    def create() -> None:
+        answers.wait()
+        answered.set()
 
-def test_artifact_is_given_up_when_the_server_never_answers(prefect_server: str, silent_server: socket.socket) -> None:
-    host, port = silent_server.getsockname()
+    attempt(create, "artifact a-key", patience_s=0.05)
 
-    @flow
-    def published() -> str:
-        with temporary_settings({PREFECT_API_URL: f"http://{host}:{port}/api"}):
-            publish_table("a-key", ROWS, "never answered")
-        return "the flow goes on"
-
-    assert published() == "the flow goes on"
-    silent_server.settimeout(1)
-    connection, _ = silent_server.accept()
-    connection.close()
+    assert not answered.is_set()
+    assert "artifact a-key is not waited for any longer" in caplog.text
+    answers.set()
+    assert answered.wait(30)

@@ -59,17 +59,15 @@ class FlowProcess:
         wait_until(deployment)
         self._client.create_flow_run_from_deployment(deployment().id)
 
-    def wait_for_ranks(self) -> list[psutil.Process]:
-        """The processes of two ranks that hang."""
-        pids = self.folder / "pids"
-        wait_until(lambda: self.process.poll() is not None or len(list(pids.glob("*.pid"))) == 2, timeout_s=120)
-        wait_until(lambda: all(path.read_text() for path in pids.glob("*.pid")))
-        return [psutil.Process(int(path.read_text())) for path in pids.glob("*.pid")]
+    def wait_for_rank(self) -> psutil.Process:
+        """The process of the rank that hangs."""
+        pid = self.folder / "pids" / "0.pid"
+        wait_until(lambda: self.process.poll() is not None or (pid.exists() and pid.read_text()), timeout_s=120)
+        return psutil.Process(int(pid.read_text()))
 
-    def assert_ended_in_order(self, ranks: list[psutil.Process]) -> None:
-        """Ranks are gone, the folder is free and tells what happened, and nothing else was started."""
-        _, alive = psutil.wait_procs(ranks, timeout=60)
-        assert alive == []
+    def assert_ended_in_order(self, rank: psutil.Process) -> None:
+        """The rank is gone, the folder is free and tells what happened, and nothing else was started."""
+        assert psutil.wait_procs([rank], timeout=60)[1] == []
         run_folder = self.folder / "endless"
         wait_until(lambda: not (run_folder / "run.lock").exists())
         result = json.loads((run_folder / "result.json").read_text())
@@ -107,14 +105,14 @@ def kill_family(process: subprocess.Popen[bytes]) -> None:
 def test_ranks_end_when_a_served_flow_run_is_cancelled(start: Any, client: SyncPrefectClient, kind: str) -> None:
     served = start(kind, "serve")
     served.start_served_flow()
-    records, ranks = served.records(), served.wait_for_ranks()
+    records, rank = served.records(), served.wait_for_rank()
     (runner_child,) = [
         child for child in psutil.Process(served.process.pid).children() if "spawn_main" in " ".join(child.cmdline())
     ]
 
     client.set_flow_run_state(records.flow_run_id, Cancelling())
 
-    served.assert_ended_in_order(ranks)
+    served.assert_ended_in_order(rank)
     wait_until(lambda: records.state.is_cancelled())
     assert psutil.wait_procs([runner_child], timeout=60)[1] == []
 
@@ -122,29 +120,29 @@ def test_ranks_end_when_a_served_flow_run_is_cancelled(start: Any, client: SyncP
 @pytest.mark.parametrize("kind", ["called", "submitted"])
 def test_ranks_end_when_the_flow_run_of_a_script_is_cancelled(start: Any, client: SyncPrefectClient, kind: str) -> None:
     script = start(kind, "run")
-    records, ranks = script.records(), script.wait_for_ranks()
+    records, rank = script.records(), script.wait_for_rank()
 
     client.set_flow_run_state(records.flow_run_id, Cancelling())
 
-    script.assert_ended_in_order(ranks)
+    script.assert_ended_in_order(rank)
     assert script.process.wait(60) == 1
     assert records.state.is_cancelled()
 
 
 @pytest.mark.parametrize(
-    ("number", "exit_code", "state"),
-    [(signal.SIGINT, 1, "Crashed"), (signal.SIGTERM, -signal.SIGTERM, "Running")],
+    ("number", "state"),
+    [(signal.SIGINT, "Crashed"), (signal.SIGTERM, "Running")],
     ids=["ctrl-c", "sigterm"],
 )
 def test_ranks_end_when_the_script_of_a_built_flow_gets_a_signal(
-    start: Any, number: signal.Signals, exit_code: int, state: str
+    start: Any, number: signal.Signals, state: str
 ) -> None:
     script = start("built", "run")
-    records, ranks = script.records(), script.wait_for_ranks()
+    records, rank = script.records(), script.wait_for_rank()
 
     script.process.send_signal(number)
 
-    script.assert_ended_in_order(ranks)
-    assert script.process.wait(60) == exit_code
+    script.assert_ended_in_order(rank)
+    assert script.process.wait(60) == -number
     # Prefect passes SIGTERM on to the default handler, which leaves it no time to say so.
     assert records.state.name == state

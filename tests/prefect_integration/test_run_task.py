@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
 from pathlib import Path
@@ -199,6 +201,7 @@ def test_task_runs_when_called_from_an_asynchronous_flow(
 
     assert asyncio.run(users_flow())["completed"] == 3
     assert "clean" in FlowRunRecords(client, ids[0]).artifacts()
+    gc.collect()
 
 
 @pytest.mark.parametrize("wrong", ["clean", None, [1]])

@@ -1,0 +1,107 @@
+"""A driver in a process of its own, to be killed, suspended or raced: `python -m tests.chaos.driver_process <json>`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from ray_pipeline_core import RayPipelineError, RayPipelineExecutor, RetryPolicy
+from tests.chaos import steps
+from tests.chaos.waiting import LONGEST_WAIT_S, wait_for
+
+SHORT_STALE_S = 4.0
+"""The age from which on a short lease may be taken over, in seconds."""
+
+
+def make_pipeline(folder: Path) -> list[Any]:
+    """Rank 0 leaves things running, rank 1 waits for the file `gate`, rank 2 hangs in C at its first try."""
+    return [
+        steps.leave_all_running(folder / "left"),
+        steps.report_to(folder / "reports"),
+        steps.hold(folder / "gate", 1),
+        steps.misbehave("sleep in C", 2, once_in=folder / "tried"),
+        steps.count_to_ten,
+        steps.write_to(folder / "out"),
+    ]
+
+
+def make_held_pipeline(folder: Path) -> list[Any]:
+    """Rank 1 waits for the file `gate`."""
+    return [steps.report_to(folder / "reports"), steps.hold(folder / "gate", 1)]
+
+
+PIPELINES = {"hang": make_pipeline, "hold": make_held_pipeline}
+
+
+def make_executor(folder: Path, pipeline: str, **parameters: Any) -> RayPipelineExecutor:
+    """An executor that keeps everything below `folder`."""
+    defaults: dict[str, Any] = {"tasks": 4, "workers": 2, "mem_per_cpu_gb": 0.1, "retry": RetryPolicy(backoff_s=0.1)}
+    return RayPipelineExecutor(PIPELINES[pipeline](folder), logging_dir=str(folder / "run"), **defaults | parameters)
+
+
+class DriverProcess:
+    """Starts a driver, and ends it at the end of the block if it has not ended by itself.
+
+    Args:
+        folder: where it keeps everything.
+        pipeline: a key of `PIPELINES`.
+        short_lease: its lease is stale after seconds.
+        start: a file without which it does not call `run()`.
+        parameters: arguments of the executor.
+    """
+
+    def __init__(
+        self, folder: Path, pipeline: str, short_lease: bool = False, start: Path | None = None, **parameters: Any
+    ) -> None:
+        options = {
+            "folder": str(folder),
+            "pipeline": pipeline,
+            "short_lease": short_lease,
+            "start": None if start is None else str(start),
+            "parameters": parameters,
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.driver_process", json.dumps(options)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+
+    def __enter__(self) -> DriverProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def is_ready(self) -> bool:
+        """Whether it has imported everything and waits for its start."""
+        return any(path.endswith("ready") for path in ())
+
+    def send(self, number: int) -> None:
+        """Sends a signal; returns when a suspended process is suspended and a killed one is gone."""
+        self._process.send_signal(number)
+        if number == signal.SIGKILL:
+            self._process.wait(LONGEST_WAIT_S)
+        elif number == signal.SIGSTOP:
+            process = psutil.Process(self.pid)
+            wait_for(lambda: process.status() == psutil.STATUS_STOPPED, "the suspension of the driver")
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def outcome(self) -> str:
+        """Waits for its end; returns `ok` or the name and the text of the error."""
+        output, _ = self._process.communicate(timeout=LONGEST_WAIT_S)
+        return output.strip().rpartition("\n")[2]
