@@ -117,7 +117,8 @@ def run_stages(stages: Sequence[Stage], task: ExecutorTask, name: str) -> dict[s
             _raise_if_cancelled(states[-1])
     finally:
         rows = [_state_row(stage, state) for stage, state in zip(stages, states, strict=False)]
-        publish_table(f"{artifact_key(name)}-executors", rows, f"Executors of {name}")
+        if rows:
+            publish_table(f"{artifact_key(name)}-executors", rows, f"Executors of {name}")
     failed = [state for state in states if state.is_final() and not state.is_completed()]
     return (failed or states[-1:])[0].result()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -241,8 +241,3 @@ class RunConfig:
         """How many ranks may fail in a run that still succeeds: a count, or the floor of a fraction of `tasks`."""
         lost = self.max_failed_ranks
         return int(lost * self.tasks) if lost < 1 else int(lost)
-
-
-def check_callable(parameter: str, value: Callable[..., Any] | None) -> None:
-    """Raises `ConfigError` unless `value` is None or callable."""
-    require(value is None or callable(value), parameter, value, "must be callable")

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.errors import ClusterError, PipelineLoadError, ResourcesUnavailableError
@@ -83,6 +83,8 @@ class RayTaskManager:
         stop: ends the run when set.
         clock: tells the time in seconds.
         jitter: gives random numbers in [0, 1).
+        check_lease: raises when the run folder is another run's by now. It is asked whenever the loop may have been
+            suspended meanwhile, before it acts on what it hears.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class RayTaskManager:
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        check_lease: Callable[[], None] = lambda: None,
     ) -> None:
         self._backend = backend
         self._config = config
@@ -102,6 +105,7 @@ class RayTaskManager:
         self._stop = stop
         self._clock = clock
         self._jitter = jitter
+        self._check_lease = check_lease
         limit_s = None if config.time is None else config.time + TIMEOUT_GRACE_S
         self._timeouts = TimeoutManager(limit_s, clock)
         self._slots: dict[int, _Slot] = {}
@@ -119,6 +123,7 @@ class RayTaskManager:
         Raises:
             RunStopped: the stop event was set.
             RunTimedOut: the run took longer than `run_timeout`.
+            RunFolderError: `check_lease` raised it.
             ResourcesUnavailableError: no worker started within `startup_timeout`.
             ClusterError: workers keep failing to start.
             PipelineLoadError: the workers can't read the pipeline.
@@ -133,7 +138,9 @@ class RayTaskManager:
             self._queue.release(self._clock())
             self._feed_idle_slots()
             self._start_slots()
-            for event in self._backend.poll(self._wait_s()):
+            events = self._backend.poll(self._wait_s())
+            self._check_lease()
+            for event in events:
                 self._handle(event)
             self._kill_overdue()
             self._check_startup()
@@ -235,6 +242,8 @@ class RayTaskManager:
         slot = self._slots.pop(event.slot)
         self._idle.discard(event.slot)
         failure = slot.verdict or event.failure
+        if failure.fatal:
+            self._raise_fatal(failure)
         if not slot.started:
             self._starting -= 1
             self._on_failed_start(failure)
@@ -250,12 +259,13 @@ class RayTaskManager:
         seconds = self._clock() - slot.submitted_s
         return tuple(RankOutcome(rank, seconds, None if rank in completed else failure) for rank in ranks)
 
-    def _on_failed_start(self, failure: AttemptFailure) -> None:
+    def _raise_fatal(self, failure: AttemptFailure) -> NoReturn:
         if failure.kind == "unschedulable":
             raise ResourcesUnavailableError(f"{failure.message}; {self._backend.describe_shortage()}")
-        if failure.fatal:
-            error = PipelineLoadError if failure.error_type == PipelineLoadError.__name__ else ClusterError
-            raise error(failure.message)
+        error = PipelineLoadError if failure.error_type == PipelineLoadError.__name__ else ClusterError
+        raise error(failure.message)
+
+    def _on_failed_start(self, failure: AttemptFailure) -> None:
         if failure.preempted:
             return
         policy = self._config.retry

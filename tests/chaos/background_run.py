@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from types import TracebackType
 
-from ray_pipeline_core import RayPipelineExecutor, RayPipelineError, RunResult
+from ray_pipeline_core import RayPipelineError, RayPipelineExecutor, RunResult
 from tests.chaos.waiting import LONGEST_WAIT_S
 
 

@@ -11,10 +11,13 @@ import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from unittest import mock
 
 import psutil
 
 from ray_pipeline_core import RayPipelineError, RayPipelineExecutor, RetryPolicy
+from ray_pipeline_core.driver import pipeline_run
+from ray_pipeline_core.storage.run_lock import RunLock
 from tests.chaos import steps
 from tests.chaos.waiting import LONGEST_WAIT_S, wait_for
 
@@ -55,7 +58,7 @@ class DriverProcess:
         folder: where it keeps everything.
         pipeline: a key of `PIPELINES`.
         short_lease: its lease is stale after seconds.
-        start: a file without which it does not call `run()`.
+        start: it calls `run()` when this file is there, and makes `<file>.<pid>` when it is ready to.
         parameters: arguments of the executor.
     """
 
@@ -73,6 +76,7 @@ class DriverProcess:
             [sys.executable, "-m", "tests.chaos.driver_process", json.dumps(options)],
             stdout=subprocess.PIPE,
             text=True,
+            cwd=Path(__file__).parents[2],
         )
         self.pid = self._process.pid
 
@@ -84,10 +88,6 @@ class DriverProcess:
     ) -> None:
         self._process.kill()
         self._process.communicate()
-
-    def is_ready(self) -> bool:
-        """Whether it has imported everything and waits for its start."""
-        return any(path.endswith("ready") for path in ())
 
     def send(self, number: int) -> None:
         """Sends a signal; returns when a suspended process is suspended and a killed one is gone."""
@@ -105,3 +105,30 @@ class DriverProcess:
         """Waits for its end; returns `ok` or the name and the text of the error."""
         output, _ = self._process.communicate(timeout=LONGEST_WAIT_S)
         return output.strip().rpartition("\n")[2]
+
+
+def shorten_lease() -> None:
+    """Patches the lease's times, since a test can't suspend a driver for the minute that a lease lives otherwise."""
+    short = functools.partial(RunLock, heartbeat_s=1.0, stale_s=SHORT_STALE_S)
+    mock.patch.object(pipeline_run, "RunLock", short).start()
+
+
+def main() -> None:
+    """Runs one executor, and prints how that ended."""
+    options = json.loads(sys.argv[1])
+    if options["short_lease"]:
+        shorten_lease()
+    executor = make_executor(Path(options["folder"]), options["pipeline"], **options["parameters"])
+    if options["start"] is not None:
+        Path(f"{options['start']}.{os.getpid()}").touch()
+        wait_for(Path(options["start"]).exists, "the start")
+    try:
+        executor.run()
+    except RayPipelineError as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+    else:
+        print("ok", flush=True)
+
+
+if __name__ == "__main__":
+    main()

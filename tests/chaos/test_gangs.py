@@ -53,9 +53,7 @@ def test_killed_member_ends_the_gang_and_a_new_one_takes_over(
     assert second[0]["node_id"] != second[1]["node_id"]
 
 
-def test_placement_group_removed_by_somebody_else_costs_a_retry(
-    make_executor: ExecutorFactory, tmp_path: Path
-) -> None:
+def test_placement_group_removed_by_somebody_else_costs_a_retry(make_executor: ExecutorFactory, tmp_path: Path) -> None:
     reports, gate = tmp_path / "reports", tmp_path / "gate"
     executor = make_executor([steps.report_to(reports), steps.hold(gate, 0)], tasks=2, workers=1, nodes_per_task=2)
     with BackgroundRun(executor) as run:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import psutil
-import pytest
-
-from ray_pipeline_core import RetryPolicy, RunIncompleteError
+from ray_pipeline_core import RetryPolicy
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
 from tests.chaos.conftest import ExecutorFactory, NodeFactory
@@ -87,5 +84,3 @@ def test_worker_that_dies_on_a_draining_node_costs_no_retry(
         result = run.result()
 
     assert (result.completed, result.retries, result.preemptions) == (2, 0, 1)
-
-

@@ -38,7 +38,9 @@ def test_processes_of_a_killed_worker_are_gone_when_its_rank_is_tried_again(
     make_executor: ExecutorFactory, tmp_path: Path, tasks_per_job: int
 ) -> None:
     left = tmp_path / "left"
-    executor = make_executor([steps.leave_all_running(left, then="kill")], tasks=tasks_per_job, tasks_per_job=tasks_per_job)
+    executor = make_executor(
+        [steps.leave_all_running(left, then="kill")], tasks=tasks_per_job, tasks_per_job=tasks_per_job
+    )
 
     result = executor.run()
 

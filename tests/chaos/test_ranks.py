@@ -30,9 +30,7 @@ def run_to_failure(executor: RayPipelineExecutor) -> tuple[RunResult, RankFailur
 def test_time_limit_ends_a_rank_that_nothing_else_does(
     make_executor: ExecutorFactory, run_folder: Path, how: str, tasks_per_job: int
 ) -> None:
-    _, failure = run_to_failure(
-        make_executor([steps.misbehave(how, 1)], tasks=4, tasks_per_job=tasks_per_job, time=5)
-    )
+    _, failure = run_to_failure(make_executor([steps.misbehave(how, 1)], tasks=4, tasks_per_job=tasks_per_job, time=5))
 
     assert (failure.rank, failure.kind, failure.attempts) == (1, "timeout", 1)
     assert f"about to {how}" in (run_folder / "logs" / "task_00001.log").read_text()
@@ -52,9 +50,7 @@ def test_time_limit_ends_a_rank_that_nothing_else_does(
 def test_exception_of_any_sort_fails_that_rank_alone(
     make_executor: ExecutorFactory, run_folder: Path, how: str, error: str, message: str, tasks_per_job: int
 ) -> None:
-    result, failure = run_to_failure(
-        make_executor([steps.misbehave(how, 1)], tasks=4, tasks_per_job=tasks_per_job)
-    )
+    result, failure = run_to_failure(make_executor([steps.misbehave(how, 1)], tasks=4, tasks_per_job=tasks_per_job))
 
     assert (failure.rank, failure.kind, failure.attempts) == (1, "error", 1)
     assert failure.error_type.endswith(error)

@@ -1,0 +1,193 @@
+"""Wrong arguments are refused by the constructor, and the right ones are datatrove's."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_pipeline_core import ConfigError, RayPipelineExecutor, RetryPolicy, topological_order
+
+
+def step(data: Any, rank: int, world_size: int) -> None:
+    """Does nothing."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tasks": 0}, r"tasks=0: must be an integer of at least 1"),
+        ({"tasks": 1.5}, r"tasks=1\.5: must be an integer"),
+        ({"tasks": True}, r"tasks=True: must be an integer"),
+        ({"workers": 0}, r"workers=0: must be at least 1, or -1"),
+        ({"workers": -2}, r"workers=-2: must be at least 1, or -1"),
+        ({"cpus_per_task": -1}, r"cpus_per_task=-1: must be a number of at least 0"),
+        ({"mem_per_cpu_gb": -0.5}, r"mem_per_cpu_gb=-0\.5"),
+        ({"mem_per_cpu_gb": float("nan")}, r"mem_per_cpu_gb=nan"),
+        ({"gpus_per_task": -1}, r"gpus_per_task=-1"),
+        ({"nodes_per_task": 0}, r"nodes_per_task=0"),
+        ({"tasks_per_job": 0}, r"tasks_per_job=0"),
+        ({"randomize_start_duration": -1}, r"randomize_start_duration=-1"),
+        ({"time": 0}, r"time=0: must be a number above 0"),
+        ({"run_timeout": -1}, r"run_timeout=-1"),
+        ({"startup_timeout": 0}, r"startup_timeout=0"),
+        ({"skip_completed": "yes"}, r"skip_completed='yes': must be True or False"),
+        ({"log_first": 1}, r"log_first=1: must be True or False"),
+        ({"max_failed_ranks": -1}, r"max_failed_ranks=-1"),
+        ({"max_failed_ranks": 1.5}, r"max_failed_ranks=1\.5: must be a count of ranks, or a fraction"),
+        ({"max_ranks_per_worker": 0}, r"max_ranks_per_worker=0"),
+        ({"placement_strategy": "NEAR"}, r"placement_strategy='NEAR': must be one of .*STRICT_SPREAD"),
+        ({"retry": 3}, r"retry=3: must be a RetryPolicy"),
+        ({"ray_remote_kwargs": ["x"]}, r"ray_remote_kwargs=\['x'\]: must be a dict"),
+        ({"ray_remote_kwargs": {"max_restarts": 2}}, r"'max_restarts'\]=2: not allowed here; use retry"),
+        (
+            {"ray_remote_kwargs": {"num_cpus": 2}, "cpus_per_task": 4},
+            r"'num_cpus'\]=2: given both ways.*cpus_per_task=4",
+        ),
+        ({"ray_remote_kwargs": {"num_gpus": 2}, "gpus_per_task": 1}, r"'num_gpus'\]=2: given both ways"),
+        ({"pipeline": []}, r"pipeline=\[\]: must have at least one step"),
+        ({"pipeline": [step, 3]}, r"pipeline\[1\]=3: must be callable"),
+        ({"pipeline": ["text"]}, r"pipeline\[0\]='text': must be callable"),
+        ({"pipeline": None}, r"pipeline=None: must be a list of steps"),
+        ({"pipeline": "no_colon"}, r"pipeline='no_colon': must have the form 'package\.module:factory'"),
+        ({"pipeline": "a:b:c"}, r"must have the form"),
+        ({"pipeline_kwargs": {"a": 1}}, r"pipeline_kwargs=.*needs a pipeline given as an import path"),
+        ({"pipeline": "a:b", "pipeline_kwargs": {1: 2}}, r"pipeline_kwargs=.*by name"),
+        ({"depends": "first"}, r"depends='first': must be a RayPipelineExecutor or a list"),
+        ({"observers": 3}, r"observers=3"),
+        ({"name": ""}, r"name=''"),
+        ({"address": 6379}, r"address=6379"),
+        ({"logging_dir": 5}, r"logging_dir=5"),
+    ],
+)
+def test_wrong_argument_is_named_with_its_value_and_what_is_allowed(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        RayPipelineExecutor(**{"pipeline": [step]} | arguments)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_retries": -1}, r"RetryPolicy\.max_retries=-1"),
+        ({"retry_on": "OSError"}, r"RetryPolicy\.retry_on='OSError'"),
+        ({"retry_on": (3,)}, r"RetryPolicy\.retry_on=\(3,\)"),
+        ({"backoff_s": -1}, r"RetryPolicy\.backoff_s=-1"),
+        ({"oom_memory_factor": 0.5}, r"RetryPolicy\.oom_memory_factor=0\.5"),
+    ],
+)
+def test_wrong_retry_policy_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RetryPolicy(**arguments)
+
+
+def test_inherited_parameters_are_datatroves_in_order_and_default() -> None:
+    from datatrove.executor.ray import RayPipelineExecutor as Original
+
+    theirs = inspect.signature(Original).parameters.values()
+    ours = list(inspect.signature(RayPipelineExecutor).parameters.values())[: len(theirs)]
+
+    assert [(p.name, p.default, p.kind) for p in ours] == [(p.name, p.default, p.kind) for p in theirs]
+
+
+def test_further_parameters_are_keyword_only() -> None:
+    further = list(inspect.signature(RayPipelineExecutor).parameters.values())[15:]
+
+    assert {parameter.kind for parameter in further} == {inspect.Parameter.KEYWORD_ONLY}
+    assert [parameter.name for parameter in further] == [
+        "pipeline_kwargs",
+        "name",
+        "retry",
+        "max_failed_ranks",
+        "startup_timeout",
+        "placement_strategy",
+        "max_ranks_per_worker",
+        "run_timeout",
+        "observers",
+        "address",
+    ]
+
+
+def test_run_folder_is_made_up_when_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    executor = RayPipelineExecutor([step])
+
+    assert re.fullmatch(rf"{tmp_path}/logs/\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d_[a-z]{{5}}", executor.logging_dir.path)
+    assert executor.has_default_folder
+    assert executor.name == Path(executor.logging_dir.path).name
+    assert not (tmp_path / "logs").exists(), "nothing is made before the run"
+
+
+def test_executors_that_wait_for_one_another_are_refused(tmp_path: Path) -> None:
+    first = RayPipelineExecutor([step], logging_dir=str(tmp_path / "first"))
+    second = RayPipelineExecutor([step], logging_dir=str(tmp_path / "second"), depends=first)
+    first.depends = second
+
+    with pytest.raises(ConfigError, match=r"depends=.*'first'.*'second'|depends=.*'second'.*'first'"):
+        RayPipelineExecutor([step], depends=second)
+
+
+def test_order_has_parents_first_and_each_once(tmp_path: Path) -> None:
+    def make(name: str, *parents: RayPipelineExecutor) -> RayPipelineExecutor:
+        return RayPipelineExecutor([step], logging_dir=str(tmp_path / name), depends=list(parents))
+
+    top = make("top")
+    left, right = make("left", top), make("right", top)
+
+    names = [executor.name for executor in topological_order(make("bottom", left, right))]
+    assert (names[0], names[-1]) == ("top", "bottom")
+    assert sorted(names) == ["bottom", "left", "right", "top"]
+
+
+def test_executor_survives_parameters_and_pickling(tmp_path: Path) -> None:
+    parent = RayPipelineExecutor([step], logging_dir=str(tmp_path / "parent"))
+    executor = RayPipelineExecutor(
+        [step], 7, 3, parent, logging_dir=str(tmp_path / "run"), retry=RetryPolicy(max_retries=1), max_failed_ranks=0.5
+    )
+
+    for copy in (RayPipelineExecutor(**executor.parameters()), pickle.loads(pickle.dumps(executor))):
+        assert copy.config == executor.config
+        assert copy.logging_dir == executor.logging_dir
+        assert [link.name for link in topological_order(copy)] == ["parent", "run"]
+
+
+def test_plan_tells_groups_and_resources_without_running(tmp_path: Path) -> None:
+    executor = RayPipelineExecutor(
+        [step, [1, 2]],
+        tasks=5,
+        workers=2,
+        tasks_per_job=2,
+        cpus_per_task=2,
+        mem_per_cpu_gb=1,
+        logging_dir=str(tmp_path),
+    )
+    (tmp_path / "completions").mkdir()
+    (tmp_path / "completions" / "00001").touch()
+
+    plan = executor.plan()
+
+    assert (plan.world_size, plan.done, plan.pending) == (5, 1, 4)
+    assert plan.groups == ((0, 2), (3, 4))
+    assert plan.resources_per_group == {"CPU": 2, "memory": 2 * 1024**3}
+    assert plan.resources_total == {"CPU": 4, "memory": 4 * 1024**3}
+    assert plan.steps == ("Function: step", "Data: list of 2")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["00001", "completions"]
+    assert "4 of 5 ranks to run" in str(plan)
+
+
+def test_incomplete_ranks_go_by_markers_and_skip_completed(tmp_path: Path) -> None:
+    (tmp_path / "completions").mkdir()
+    for name in ("00001", "00009", "notes.txt"):
+        (tmp_path / "completions" / name).touch()
+    executor = RayPipelineExecutor([step], tasks=3, logging_dir=str(tmp_path))
+
+    assert executor.get_incomplete_ranks() == [0, 2]
+    assert executor.get_incomplete_ranks(ranks=[1, 2]) == [2]
+    assert executor.get_incomplete_ranks(skip_completed=False) == [0, 1, 2]
+    assert executor.is_rank_completed(1)
+    assert not executor.is_rank_completed(0)
+    assert not RayPipelineExecutor([step], skip_completed=False, logging_dir=str(tmp_path)).is_rank_completed(1)
