@@ -1,0 +1,221 @@
+"""Whole runs in this process: the run folder, resuming, dependencies, results."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_pipeline_core import (
+    DependencyFailedError,
+    PipelineLoadError,
+    PipelineStep,
+    RayPipelineExecutor,
+    RunFolderMismatchError,
+    RunIncompleteError,
+    RunObserver,
+    RunResult,
+)
+from ray_pipeline_core.testing import run_in_process
+
+Make = Callable[..., RayPipelineExecutor]
+
+
+class Numbers(PipelineStep):
+    """Yields a few numbers; one of them may be bad."""
+
+    name = "numbers"
+    type = "Reader"
+
+    def __init__(self, count: int = 3, bad_rank: int | None = None) -> None:
+        self.count = count
+        self.bad_rank = bad_rank
+        self.password = "hunter2"
+
+    def run(self, data: Any, rank: int, world_size: int) -> Any:
+        for number in range(self.count):
+            if rank == self.bad_rank and number == 1:
+                raise ValueError("halfway through")
+            self.stat_update("numbers")
+            yield number
+
+
+def count(data: Any, rank: int, world_size: int) -> Any:
+    """Passes on what it gets."""
+    yield from data
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make_executor(name: str, *steps: Any, **parameters: Any) -> RayPipelineExecutor:
+        pipeline = list(steps) or [Numbers(), count]
+        return RayPipelineExecutor(pipeline, logging_dir=str(tmp_path / name), **{"tasks": 3} | parameters)
+
+    return make_executor
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_run_leaves_the_documented_folder_and_result(make: Make, tmp_path: Path) -> None:
+    result = run_in_process(make("run"))
+
+    assert (result.ok, result.completed, result.skipped, result.failed) == (True, 3, 0, ())
+    assert sorted(name for name in files_of(tmp_path / "run") if "/" in name) == [
+        "attempts/history.jsonl",
+        *(f"completions/0000{rank}" for rank in range(3)),
+        *(f"logs/task_0000{rank}.log" for rank in range(3)),
+        *(f"stats/0000{rank}.json" for rank in range(3)),
+    ]
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert stored == result.to_dict()
+    assert RunResult.from_dict(stored) == result
+    reader, function = result.stats
+    assert (reader["name"], reader["stats"]["numbers"]["total"]) == ("Reader: numbers", 9)
+    assert (function["name"], function["stats"]["items"]["total"]) == ("Function: count", 9)
+    assert "hunter2" not in (tmp_path / "run" / "executor.json").read_text()
+
+
+def test_failed_rank_is_named_with_its_step_and_run_alone_by_the_next_run(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(RunIncompleteError) as caught:
+        run_in_process(make("run", Numbers(bad_rank=1), count))
+
+    error = pickle.loads(pickle.dumps(caught.value))
+    (failure,) = error.result.failed
+    assert (failure.rank, failure.kind, failure.attempts, failure.error_type) == (1, "error", 1, "ValueError")
+    assert failure.message == "in step 'Reader: numbers': halfway through"
+    assert "rank 1" in str(error)
+    assert failure.log in str(error)
+    assert error.result.stats[0]["stats"]["numbers"]["total"] == 6
+
+    result = run_in_process(make("run"))
+    assert (result.completed, result.skipped) == (3, 2)
+    assert "bad_rank" in result.warnings[0]
+    assert (tmp_path / "run" / "attempts" / "00001" / "1.log").exists(), "the failed attempt keeps its log"
+
+
+def test_complete_folder_is_left_alone_but_for_its_summaries(make: Make, tmp_path: Path) -> None:
+    run_in_process(make("run"))
+    before = files_of(tmp_path / "run")
+    (tmp_path / "run" / "stats.json").unlink()
+
+    result = run_in_process(make("run"))
+
+    after = files_of(tmp_path / "run")
+    assert (result.completed, result.skipped) == (3, 3)
+    assert {name: after[name] for name in before if "/" in name} == {n: c for n, c in before.items() if "/" in n}
+    assert after["stats.json"] == before["stats.json"]
+
+
+@pytest.mark.parametrize("change", [{"tasks": 2}, {"steps": [count]}])
+def test_folder_of_another_pipeline_is_refused_untouched(make: Make, tmp_path: Path, change: dict[str, Any]) -> None:
+    run_in_process(make("run"))
+    before = files_of(tmp_path / "run")
+
+    with pytest.raises(RunFolderMismatchError, match=r"skip_completed=False.*Nothing was deleted"):
+        run_in_process(make("run", *change.pop("steps", ()), **change))
+
+    assert files_of(tmp_path / "run") == before
+
+
+def test_fewer_ranks_anew_are_not_confused_by_markers_of_more(make: Make) -> None:
+    run_in_process(make("run", tasks=4))
+
+    result = run_in_process(make("run", tasks=2, skip_completed=False))
+    assert (result.world_size, result.completed) == (2, 2)
+    assert run_in_process(make("run", tasks=2)).skipped == 2
+
+
+def test_rank_with_damaged_stats_is_named_and_runs_again_alone(make: Make, tmp_path: Path) -> None:
+    run_in_process(make("run"))
+    (tmp_path / "run" / "stats" / "00001.json").write_text('[{"name": ')
+
+    result = run_in_process(make("run"))
+
+    assert (result.completed, result.skipped) == (3, 2)
+    assert "stats/00001.json" in result.warnings[0]
+    assert result.stats[0]["stats"]["numbers"]["total"] == 9
+
+
+@pytest.mark.parametrize(("allowed", "ok"), [(1, True), (0.34, True), (0.33, False), (0, False)])
+def test_ranks_that_may_fail_are_a_count_or_a_fraction(make: Make, allowed: float, ok: bool) -> None:
+    executor = make("run", Numbers(bad_rank=1), max_failed_ranks=allowed)
+    if ok:
+        assert run_in_process(executor).ok
+    else:
+        with pytest.raises(RunIncompleteError, match="1 of 3 ranks failed"):
+            run_in_process(executor)
+
+
+def test_failed_ancestor_is_named_and_what_needs_it_is_not_run(make: Make, tmp_path: Path) -> None:
+    bad = make("bad", Numbers(bad_rank=0))
+    middle = make("middle", depends=bad)
+
+    with pytest.raises(DependencyFailedError, match=r"'last' was not run, because 'bad'") as caught:
+        run_in_process(make("last", depends=[make("bystander"), middle]))
+
+    assert pickle.loads(pickle.dumps(caught.value)).result.name == "bad"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "bystander"]
+
+
+def test_mistake_in_the_last_pipeline_costs_none_of_the_others(make: Make, tmp_path: Path) -> None:
+    last = RayPipelineExecutor("no_such_module:make", logging_dir=str(tmp_path / "last"), depends=make("first"))
+
+    with pytest.raises(PipelineLoadError, match=r"no_such_module:make.*ModuleNotFoundError"):
+        run_in_process(last)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_step_that_cannot_be_pickled_is_named(make: Make, tmp_path: Path) -> None:
+    with (
+        open(tmp_path / "file", "w") as file,
+        pytest.raises(PipelineLoadError, match=r"pipeline\[1\].*can't be pickled"),
+    ):
+        run_in_process(make("run", Numbers(), lambda data, rank, world_size: file.write("x")))
+
+
+def test_observers_hear_everything_and_one_that_raises_is_harmless(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[str] = []
+
+    class Good(RunObserver):
+        def on_run_started(self, plan: Any) -> None:
+            heard.append(f"started {plan.pending}")
+
+        def on_rank_finished(self, rank: int, seconds: float) -> None:
+            heard.append(f"finished {rank}")
+
+        def on_rank_failed(self, failure: Any, will_retry: bool) -> None:
+            heard.append(f"failed {failure.rank} {will_retry}")
+
+        def on_run_finished(self, result: Any) -> None:
+            heard.append(f"ended {result.ok}")
+
+    class Bad:
+        def on_rank_finished(self, rank: int, seconds: float) -> None:
+            raise RuntimeError("no good")
+
+    with pytest.raises(RunIncompleteError):
+        run_in_process(make("run", Numbers(bad_rank=1), observers=[Bad(), Good()]))
+
+    assert heard == ["started 3", "finished 0", "failed 1 False", "finished 2", "ended False"]
+    assert caplog.text.count("RuntimeError: no good") == 1
+
+
+def test_every_rank_starts_from_a_fresh_copy(make: Make, tmp_path: Path) -> None:
+    step = Numbers()
+    step.stat_update("numbers", value=100)
+
+    result = run_in_process(make("run", step))
+
+    ranks = [json.loads((tmp_path / "run" / "stats" / f"0000{rank}.json").read_text()) for rank in range(3)]
+    assert ranks[0] != []
+    assert {rank[0]["stats"]["numbers"]["total"] for rank in ranks} == {103}, "only what was packed comes along"
+    assert result.completed == 3
