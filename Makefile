@@ -13,11 +13,12 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test bench constraints clean
+.PHONY: help setup demo check format test chaos bench constraints clean
 
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
 	@echo "make test         run every test (PYTEST_ARGS=... goes to pytest)"
+	@echo "make chaos        kill workers, nodes and drivers under running pipelines"
 	@echo "make check        lint, format, types, import contracts"
 	@echo "make bench        compare with datatrove's executor and bare Ray"
 	@echo "make format       put the code into the form that make check asks for"
@@ -60,8 +61,12 @@ format: setup
 	$(BIN)/python -m ruff check --fix $(SOURCES)
 	$(BIN)/python -m ruff format $(SOURCES)
 
+# The faults of tests/chaos kill nodes and drivers and take longer: they have a target of their own.
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --ignore=tests/chaos $(PYTEST_ARGS)
+
+chaos: setup
+	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)
 
 bench: setup
 	$(BIN)/python -m benchmarks

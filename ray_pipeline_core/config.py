@@ -10,6 +10,7 @@ from typing import Any
 from ray_pipeline_core.errors import ConfigError
 
 GIB = 1024**3
+_ROUNDING = 1e-6
 PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 _INHERITED_RESOURCES = {
     "num_cpus": ("cpus_per_task", 1),
@@ -48,10 +49,15 @@ def require_integer(parameter: str, value: Any, at_least: int) -> None:
     require(ok, parameter, value, f"must be an integer of at least {at_least}")
 
 
-def require_number(parameter: str, value: Any, at_least: float = 0, above: bool = False) -> None:
-    """Raises `ConfigError` unless `value` is a number of at least (or `above`) `at_least`."""
-    ok = _is_number(value) and (value > at_least if above else value >= at_least)
-    require(ok, parameter, value, f"must be a number {'above' if above else 'of at least'} {at_least}")
+def require_number(parameter: str, value: Any, at_least: float = 0) -> None:
+    """Raises `ConfigError` unless `value` is a finite number of at least `at_least`."""
+    ok = _is_number(value) and at_least <= value < math.inf
+    require(ok, parameter, value, f"must be a number of at least {at_least}")
+
+
+def require_limit(parameter: str, value: Any) -> None:
+    """Raises `ConfigError` unless `value` is a number above 0; an infinite limit is none."""
+    require(_is_number(value) and value > 0, parameter, value, "must be a number above 0")
 
 
 @dataclass(frozen=True)
@@ -189,8 +195,8 @@ class RunConfig:
     def _check_limits(self) -> None:
         for name in ("time", "run_timeout"):
             if getattr(self, name) is not None:
-                require_number(name, getattr(self, name), above=True)
-        require_number("startup_timeout", self.startup_timeout, above=True)
+                require_limit(name, getattr(self, name))
+        require_limit("startup_timeout", self.startup_timeout)
         require(isinstance(self.retry, RetryPolicy), "retry", self.retry, "must be a RetryPolicy")
         lost = self.max_failed_ranks
         lost_ok = _is_number(lost) and lost >= 0 and (lost < 1 or float(lost).is_integer())
@@ -218,6 +224,8 @@ class RunConfig:
             raise ConfigError(
                 f"ray_remote_kwargs[{option!r}]={value!r}: not allowed here; use {_RESERVED_RAY_OPTIONS[option]}"
             )
+        if option == "resources":
+            _check_custom_resources(value)
         if option in _INHERITED_RESOURCES:
             parameter, default = _INHERITED_RESOURCES[option]
             require_number(f"ray_remote_kwargs[{option!r}]", value)
@@ -240,4 +248,13 @@ class RunConfig:
     def allowed_failures(self) -> int:
         """How many ranks may fail in a run that still succeeds: a count, or the floor of a fraction of `tasks`."""
         lost = self.max_failed_ranks
-        return int(lost * self.tasks) if lost < 1 else int(lost)
+        # A fraction such as 0.29 is stored as slightly less, and of 100 ranks it means 29 all the same.
+        return math.floor(lost * self.tasks + _ROUNDING) if lost < 1 else int(lost)
+
+
+def _check_custom_resources(value: Any) -> None:
+    parameter = "ray_remote_kwargs['resources']"
+    require(isinstance(value, Mapping), parameter, value, "must be a dict of amounts by name")
+    for name, amount in value.items():
+        require(isinstance(name, str), parameter, value, "must be a dict of amounts by name")
+        require_number(f"{parameter}[{name!r}]", amount)

@@ -88,6 +88,10 @@ class ObserverGroup(RunObserver):
         self._observers = list(observers)
         self._complained: set[int] = set()
 
+    def add(self, observer: RunObserver) -> None:
+        """Adds an observer, who hears what happens from now on."""
+        self._observers.append(observer)
+
     def _notify(self, event: str, *args: object) -> None:
         for observer in self._observers:
             # An observer may be any object that has some of the methods.

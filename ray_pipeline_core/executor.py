@@ -171,7 +171,7 @@ class RayPipelineExecutor:
             steps=steps,
             packed_pipeline=pack_pipeline(steps),
             description=describe_executor(self.parameters(), steps),
-            observers=ObserverGroup([*default_observers(folder), *self.observers]),
+            observers=ObserverGroup([*default_observers(), *self.observers]),
             stop=stop,
         )
 

@@ -23,6 +23,7 @@ from ray_pipeline_core.errors import (
 )
 from ray_pipeline_core.events import ObserverGroup
 from ray_pipeline_core.fingerprint import Fingerprint
+from ray_pipeline_core.observers.progress_file import ProgressFile
 from ray_pipeline_core.pipeline import Step
 from ray_pipeline_core.rank.rank_runner import RankSettings
 from ray_pipeline_core.result import FailureKind, RunPlan, RunResult
@@ -69,6 +70,7 @@ class PipelineRun:
         self._warnings: list[str] = []
         self.history = AttemptHistory(self.folder.folder)
         self._lock: RunLock | None = None
+        self.observers.add(ProgressFile(self.folder, self._check_lease))
         self._earlier_attempts: dict[int, int] = {}
 
     def execute(
@@ -126,6 +128,11 @@ class PipelineRun:
             lease_id=self._lock.lease_id if self._lock is not None else "",
         )
 
+    def _check_lease(self) -> None:
+        """Raises `RunFolderLockedError` when the folder is another run's by now."""
+        assert self._lock is not None, "nothing is done to a folder before its lease is taken"
+        self._lock.check()
+
     # --- before ---
 
     def _completed_ranks(self) -> set[int]:
@@ -174,7 +181,7 @@ class PipelineRun:
             raise RunStopped
         groups = make_groups(pending, self.config.tasks_per_job)
         backend = make_backend(self)
-        manager = RayTaskManager(backend, self.config, groups, ledger, self.stop)
+        manager = RayTaskManager(backend, self.config, groups, ledger, self.stop, check_lease=self._check_lease)
         ended = AttemptFailure("cancelled", RunCancelledError.__name__, "the run ended while this rank was running")
         try:
             manager.run()
@@ -232,8 +239,7 @@ class PipelineRun:
         ledger.give_up(rest, RankOutcome(-1, 0.0, failure))
 
     def _finish(self, ledger: RunLedger, cancelled: bool = False) -> RunResult:
-        assert self._lock is not None, "a run is finished where it began, under its lease"
-        self._lock.check()  # whoever has the lease by now writes here, not we
+        self._check_lease()  # whoever has the lease by now writes here, not we
         ledger.write_history()
         self.history.flush()
         stats = ledger.merged_stats()

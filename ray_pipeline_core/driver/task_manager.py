@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -110,8 +111,9 @@ class RayTaskManager:
         self._timeouts = TimeoutManager(limit_s, clock)
         self._slots: dict[int, _Slot] = {}
         self._idle: set[int] = set()
+        self._idle_by_memory: Counter[float] = Counter()
+        self._starting: Counter[float] = Counter()
         self._next_slot = 0
-        self._starting = 0
         self._running_ranks = 0
         self._failed_starts = 0
         self._no_start_before_s = 0.0
@@ -144,8 +146,8 @@ class RayTaskManager:
                 self._handle(event)
             self._kill_overdue()
             self._check_startup()
-            workers = len(self._slots) - self._starting
-            self._ledger.tick(self._running_ranks, workers, self._starting)
+            starting = self._starting.total()
+            self._ledger.tick(self._running_ranks, len(self._slots) - starting, starting)
 
     def running_groups(self) -> list[TaskGroup]:
         """The groups that are at work; after `run` has raised, those whose end was not awaited."""
@@ -156,23 +158,22 @@ class RayTaskManager:
     def _start_slots(self) -> None:
         if self._clock() < self._no_start_before_s:
             return
-        free = MAX_STARTING - self._starting
+        free = MAX_STARTING - self._starting.total()
         limits = (self._config.workers if self._config.workers > 0 else None, self._backend.slot_limit())
         for limit in limits:
             if limit is not None:
                 free = min(free, limit - len(self._slots))
-        # Slots that are idle or start already will take as many of the waiting groups. One whose pause is not over
-        # counts: by then its worker is ready.
-        free = min(free, len(self._queue) - len(self._idle) - self._starting)
-        for factor, waiting in self._queue.by_memory():
-            for _ in range(min(free, waiting)):
+        for factor, waiting in self._queue.demand():
+            # Slots of this size that are idle or start already will take as many of the groups.
+            missing = waiting - self._idle_by_memory[factor] - self._starting[factor]
+            for _ in range(min(free, missing)):
                 self._start_slot(factor)
                 free -= 1
 
     def _start_slot(self, memory_factor: float) -> None:
         slot, self._next_slot = self._next_slot, self._next_slot + 1
         self._slots[slot] = _Slot(memory_factor)
-        self._starting += 1
+        self._starting[memory_factor] += 1
         self._backend.start(slot, memory_factor)
 
     def _feed_idle_slots(self) -> None:
@@ -185,19 +186,29 @@ class RayTaskManager:
         slot = self._slots[slot_id]
         group = self._queue.take(slot.memory_factor)
         if group is not None:
-            self._idle.discard(slot_id)
+            self._set_idle(slot_id, False)
             slot.group, slot.submitted_s = group, self._clock()
             self._running_ranks += len(group.ranks)
             self._timeouts.add_task(slot_id)
             self._backend.submit(slot_id, group)
-        elif self._queue.ready or len(self._idle) >= len(self._queue):
+        elif self._is_needed(slot_id, slot.memory_factor):
+            self._set_idle(slot_id, True)
+        else:
             # Nothing here for this slot, now or soon: give its resources back, also for slots of another size.
             self._retire(slot_id)
-        else:
-            self._idle.add(slot_id)
+
+    def _is_needed(self, slot_id: int, memory_factor: float) -> bool:
+        """Whether a slot without a group should wait for one whose pause is not over."""
+        others = self._idle_by_memory[memory_factor] - (slot_id in self._idle)
+        return not self._queue.ready and others < self._queue.waiting(memory_factor)
+
+    def _set_idle(self, slot_id: int, idle: bool) -> None:
+        if idle != (slot_id in self._idle):
+            self._idle_by_memory[self._slots[slot_id].memory_factor] += 1 if idle else -1
+            (self._idle.add if idle else self._idle.discard)(slot_id)
 
     def _retire(self, slot_id: int) -> None:
-        self._idle.discard(slot_id)
+        self._set_idle(slot_id, False)
         del self._slots[slot_id]
         self._backend.retire(slot_id)
 
@@ -214,10 +225,11 @@ class RayTaskManager:
             self._on_lost(event)
 
     def _on_started(self, slot_id: int) -> None:
-        self._slots[slot_id].started = True
-        self._starting -= 1
+        slot = self._slots[slot_id]
+        slot.started = True
+        self._starting[slot.memory_factor] -= 1
         self._failed_starts = 0
-        if self._slots[slot_id].draining:
+        if slot.draining:
             self._retire(slot_id)
         else:
             self._feed(slot_id)
@@ -234,18 +246,22 @@ class RayTaskManager:
             self._feed(event.slot)
 
     def _on_draining(self, slot_id: int) -> None:
-        self._slots[slot_id].draining = True
+        slot = self._slots.get(slot_id)
+        if slot is None:  # retired a moment ago, by an event that came along with this one
+            return
+        slot.draining = True
         if slot_id in self._idle:
             self._retire(slot_id)
 
     def _on_lost(self, event: SlotLost) -> None:
-        slot = self._slots.pop(event.slot)
-        self._idle.discard(event.slot)
+        slot = self._slots[event.slot]
         failure = slot.verdict or event.failure
         if failure.fatal:
-            self._raise_fatal(failure)
+            self._raise_fatal(failure)  # the slot stays in the books, so that its ranks are settled with the others
+        self._set_idle(event.slot, False)
+        del self._slots[event.slot]
         if not slot.started:
-            self._starting -= 1
+            self._starting[slot.memory_factor] -= 1
             self._on_failed_start(failure)
         elif slot.group is not None:
             known = {outcome.rank for outcome in event.outcomes}
@@ -266,7 +282,7 @@ class RayTaskManager:
         raise error(failure.message)
 
     def _on_failed_start(self, failure: AttemptFailure) -> None:
-        if failure.preempted:
+        if failure.preempted or not self._queue:  # nobody waits for this slot any more
             return
         policy = self._config.retry
         limit = policy.max_retries if failure.retry_limit is None else min(policy.max_retries, failure.retry_limit)
@@ -317,7 +333,7 @@ class RayTaskManager:
             self._backend.kill(key)
 
     def _check_startup(self) -> None:
-        if not self._starting or len(self._slots) > self._starting:
+        if len(self._slots) > self._starting.total():
             self._without_worker_since_s = None
             return
         now = self._clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 
 from ray_pipeline_core.events import Progress, RunObserver
 from ray_pipeline_core.result import RunPlan, RunResult
@@ -18,10 +19,12 @@ class ProgressFile(RunObserver):
 
     Args:
         folder: the run folder.
+        check_lease: raises when the folder is another run's by now.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, check_lease: Callable[[], None]) -> None:
         self._folder = folder
+        self._check_lease = check_lease
         self._newest: Progress | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -46,4 +49,5 @@ class ProgressFile(RunObserver):
             progress, self._newest = self._newest, None
             if progress is not None:
                 with contextlib.suppress(Exception):  # the next version is due soon
+                    self._check_lease()
                     self._folder.write_progress(progress.to_dict())

@@ -134,12 +134,12 @@ def _run_steps(
 def _store(
     settings: RankSettings, attempt: RankAttempt, stats: PipelineStats | None, log: RankLog, started_at: float
 ) -> None:
+    if settings.lease_id and time.perf_counter() - started_at > LEASE_TRUST_S:
+        settings.folder.check_lease(settings.lease_id)
     # The marker comes last: it promises that all else is stored.
     if stats is not None and attempt.node_index == 0:
         settings.folder.write_rank_stats(attempt.rank, stats.to_json())
     log.close()
-    if settings.lease_id and time.perf_counter() - started_at > LEASE_TRUST_S:
-        settings.folder.check_lease(settings.lease_id)
     if settings.nodes == 1:
         settings.folder.mark_completed(attempt.rank)
 

@@ -6,7 +6,12 @@ import logging
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_pipeline_core.config import RankResources
@@ -69,6 +74,15 @@ def _placement_group(resources: RankResources) -> PlacementGroup:
         bundle_label_selector=[labels] * resources.nodes if labels else None,
     )
     return group
+
+
+def is_removed(group: PlacementGroup) -> bool:
+    """Whether somebody removed the placement group; False when Ray can't tell."""
+    try:
+        return bool(placement_group_table(group).get("state") == "REMOVED")
+    except Exception:
+        logger.debug("can't tell the state of %r", group, exc_info=True)
+        return False
 
 
 def release_workers(group: PlacementGroup | None, actors: list[Any]) -> None:

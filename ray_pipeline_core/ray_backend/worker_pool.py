@@ -20,7 +20,7 @@ from ray_pipeline_core.errors import PipelineLoadError
 from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings
 from ray_pipeline_core.ray_backend.cluster import Cluster, DrainingNodes, alive_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.failures import classify
-from ray_pipeline_core.ray_backend.placement import check_options, release_workers, start_workers
+from ray_pipeline_core.ray_backend.placement import check_options, is_removed, release_workers, start_workers
 from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
 from ray_pipeline_core.scheduling.outcomes import (
     AttemptFailure,
@@ -40,6 +40,8 @@ FENCE_TIMEOUT_S = 5.0
 """How long a group is held back at most until the processes of its former worker are gone, in seconds."""
 FENCE_INTERVAL_S = 0.02
 """How often that is looked at, in seconds."""
+GROUP_CHECK_INTERVAL_S = 3.0
+"""How often gangs that start are asked whether their placement group is still there, in seconds."""
 GANG_GRACE_S = 30.0
 """What the other members of a gang get to end once one has failed a rank, in seconds."""
 
@@ -100,6 +102,7 @@ class RayWorkerPool:
         self._dying: dict[int, float] = {}
         self._released_pids: set[int] = set()
         self._gang_grace = TimeoutManager(GANG_GRACE_S)
+        self._groups_checked_s = 0.0
         self._draining = DrainingNodes()
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         self._limit = count_fitting(alive_nodes(), resources) if cluster.is_embedded else None
@@ -169,6 +172,7 @@ class RayWorkerPool:
     def poll(self, timeout_s: float) -> list[BackendEvent]:
         """Waits for the next answer, and takes all others that are there."""
         self._end_overdue_gangs()
+        self._end_groupless_gangs()
         events: list[BackendEvent] = [*self._check_draining(), *self._bury_dead()]
         if self._dying:
             timeout_s = min(timeout_s, FENCE_INTERVAL_S)
@@ -284,6 +288,18 @@ class RayWorkerPool:
             self._gang_grace.remove_task(number)
             message = f"another node of the gang failed and this one did not end within {GANG_GRACE_S} s"
             self._lose(self._slots[cast(int, number)], AttemptFailure("worker_lost", "GangFailed", message))
+
+    def _end_groupless_gangs(self) -> None:
+        """Ends gangs that wait for a placement group which somebody removed: Ray would let them wait for ever."""
+        now_s = time.monotonic()
+        if now_s - self._groups_checked_s < GROUP_CHECK_INTERVAL_S:
+            return
+        self._groups_checked_s = now_s
+        for slot in list(self._slots.values()):
+            group, is_starting = slot.placement_group, len(slot.places) < len(slot.actors)
+            if group is not None and is_starting and slot.lost is None and is_removed(group):
+                message = "its placement group was removed before all of its workers had started"
+                self._lose(slot, AttemptFailure("worker_lost", "PlacementGroupRemoved", message))
 
     # --- the end ---
 

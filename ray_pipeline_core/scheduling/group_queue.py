@@ -69,6 +69,16 @@ class GroupQueue:
             del self._ready[memory_factor]
         return group
 
-    def by_memory(self) -> list[tuple[float, int]]:
-        """Memory factor and number of groups that wait, pauses included."""
+    def waiting(self, memory_factor: float) -> int:
+        """How many groups need that much memory, pauses included."""
+        return self._by_memory[memory_factor]
+
+    def demand(self) -> list[tuple[float, int]]:
+        """Memory factor and number of the groups for which slots should start.
+
+        Those are the groups that could go now. Only when there is none, those whose pause is not over count: by its
+        end their slot is ready, and it takes nobody's place meanwhile.
+        """
+        if self._ready_count:
+            return [(factor, len(groups)) for factor, groups in self._ready.items()]
         return [(factor, count) for factor, count in self._by_memory.items() if count]

@@ -39,6 +39,11 @@ class BackgroundRun:
         except RayPipelineError as error:
             self._error = error
 
+    def is_over_within(self, timeout_s: float) -> bool:
+        """Waits up to `timeout_s` seconds for the end of the run."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
     def result(self) -> RunResult:
         """Waits for the end; returns the result, or raises what `run()` raised."""
         self._thread.join(LONGEST_WAIT_S)

@@ -56,7 +56,7 @@ def add_node(ray_cluster: Any) -> Iterator[NodeFactory]:
     yield add
     for node in added:
         if node in ray_cluster.worker_nodes:
-            ray_cluster.remove_node(node, allow_graceful=False)
+            ray_cluster.remove_node(node)  # in order: Ray takes a quarter of a minute to notice a sudden end
     wait_for(lambda: count_alive_nodes() == alive_before, "the end of the nodes that this test added")
 
 

@@ -1,6 +1,6 @@
 """Run as a program: a flow that never ends, for tests that cancel it.
 
-python -m tests.prefect_integration.cancelled_flow built|called|submitted run|serve FOLDER RAY_ADDRESS
+python -m tests.prefect_integration.cancelled_flow built|submitted run|serve FOLDER RAY_ADDRESS
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def endless(folder: Path, address: str) -> RayPipelineExecutor:
 
 
 def make_flow(kind: str, folder: Path, address: str) -> Flow[[], Any]:
-    """One of three flows around that executor; with any other executor after it, they would never get there."""
+    """One of two flows around that executor; the built one has siblings too, one before it and one after."""
     if kind == "built":
-        last = make_executor_in(folder, "last", depends=endless(folder, address))
+        siblings = [make_executor_in(folder, name, tasks=1) for name in ("sibling-1", "sibling-2")]
+        last = make_executor_in(folder, "last", depends=[siblings[0], endless(folder, address), siblings[1]])
         return ray_pipeline_flow(last, name=folder.name)
 
     @flow(name=folder.name)
     def users_flow() -> Any:
-        executor = endless(folder, address)
-        return run_ray_pipeline(executor) if kind == "called" else run_ray_pipeline.submit(executor).result()
+        return run_ray_pipeline.submit(endless(folder, address)).result()
 
     return users_flow
 

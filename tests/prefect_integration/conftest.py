@@ -12,10 +12,16 @@ import pytest
 from ray_pipeline_core import RayPipelineExecutor
 from tests.prefect_integration.executors import MakeExecutor, make_executor_in
 
-# Before anything imports Prefect, which reads its settings then. The server would note in the user's home which
-# blocks it has registered.
-os.environ["PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION"] = "false"
-os.environ["PREFECT_SERVER_UI_ENABLED"] = "false"
+_SETTINGS = {
+    # The server would note in the user's home which blocks it has registered.
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    # Tests wait for what these send or fetch.
+    "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
+    "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+}
+# Before anything imports Prefect, which reads its settings then.
+os.environ.update(_SETTINGS)
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

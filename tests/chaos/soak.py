@@ -1,0 +1,157 @@
+"""Runs under random kills of workers and nodes, compared with a run without: `python -m tests.chaos.soak`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_pipeline_core import RayPipelineExecutor, RetryPolicy
+from tests.chaos.background_run import BackgroundRun
+from tests.chaos.havoc import NODE_ARGUMENTS, Faults, Havoc
+from tests.chaos.leftovers import living_actors, living_placement_groups
+from tests.chaos.soak_steps import make_pipeline
+from tests.chaos.waiting import wait_until_none
+
+PATIENT = RetryPolicy(max_retries=1000, max_preemptions=1000, backoff_s=0.1, backoff_max_s=1)
+SHAPES: tuple[dict[str, Any], ...] = ({}, {"tasks_per_job": 3}, {"nodes_per_task": 2})
+"""How ranks are run; a seed takes the one of its remainder."""
+
+
+@dataclass(frozen=True)
+class SoakFigures:
+    """What a seed did and what it cost."""
+
+    seed: int
+    shape: dict[str, Any]
+    faults: Faults
+    retries: int
+    preemptions: int
+    duration_s: float
+
+    def __str__(self) -> str:
+        faults = ", ".join(f"{name} {count}" for name, count in asdict(self.faults).items())
+        cost = f"retries {self.retries}, preemptions {self.preemptions}, {self.duration_s:.0f} s"
+        return f"seed {self.seed} {self.shape or ''}: {faults}; {cost}"
+
+
+def make_executor(folder: Path, ranks: int, **shape: Any) -> RayPipelineExecutor:
+    """Makes what runs the soak's pipeline on the nodes that are there for it."""
+    return RayPipelineExecutor(
+        make_pipeline(folder),
+        tasks=ranks,
+        logging_dir=str(folder / "run"),
+        mem_per_cpu_gb=0.1,
+        ray_remote_kwargs={"resources": {"soak": 1}},
+        retry=PATIENT,
+        **shape,
+    )
+
+
+def soak(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int) -> SoakFigures:
+    """Runs all ranks while things break; `nodes` are those of the cluster that may be removed."""
+    started_s, shape = time.monotonic(), SHAPES[seed % len(SHAPES)]
+    havoc = Havoc(cluster, nodes, folder / "reports", seed)
+    with BackgroundRun(make_executor(folder, ranks, **shape)) as run:
+        havoc.wreak(run)
+        result = run.result()
+    assert (result.completed, result.failed) == (ranks, ())
+    wait_until_none(living_actors, "actors")
+    wait_until_none(living_placement_groups, "placement groups")
+    duration_s = time.monotonic() - started_s
+    return SoakFigures(seed, shape, havoc.faults, result.retries, result.preemptions, duration_s)
+
+
+def check_same(folder: Path, faultless: Path) -> None:
+    """Fails unless outputs, markers and merged stats equal those of a run without faults."""
+    for what in (outputs, markers, merged_stats):
+        found, expected = what(folder), what(faultless)
+        differences = [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]]
+        assert found == expected, f"{what.__name__} differ from those of a run without faults: {differences[:2]}"
+    assert not list((folder / "run").glob("run.lock*")), "a lease is left"
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    """What the ranks wrote, by file."""
+    return {path.name: path.read_text() for path in (folder / "out").glob("*.json")}
+
+
+def markers(folder: Path) -> list[str]:
+    """The names of all markers."""
+    return sorted(os.listdir(folder / "run" / "completions"))
+
+
+def merged_stats(folder: Path) -> list[Any]:
+    """The merged stats but for times, and those of the ranks' own files."""
+    files = [folder / "run" / "stats.json", *sorted((folder / "run" / "stats").iterdir())]
+    return [[file.name, _without_times(json.loads(file.read_text()))] for file in files]
+
+
+def _without_times(stats: list[dict[str, Any]]) -> list[Any]:
+    return [(step["name"], step["stats"]) for step in stats]
+
+
+@contextmanager
+def soak_nodes(cluster: Any) -> Iterator[list[Any]]:
+    """Two nodes for the soak, which may replace them; those that are there at the end are removed."""
+    nodes = [cluster.add_node(**NODE_ARGUMENTS) for _ in range(2)]
+    try:
+        yield nodes
+    finally:
+        for node in nodes:
+            cluster.remove_node(node)
+
+
+def main() -> int:
+    """Soaks with several seeds on a cluster of its own; 1 if any of them fails."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranks", type=int, default=300)
+    parser.add_argument("--seeds", type=int, nargs="*", default=random.SystemRandom().sample(range(10_000), 10))
+    options = parser.parse_args()
+    print("seeds:", *options.seeds, flush=True)
+    with tempfile.TemporaryDirectory(prefix="soak-") as name, own_cluster() as cluster, soak_nodes(cluster) as nodes:
+        make_executor(Path(name) / "faultless", options.ranks).run()
+        failed = [seed for seed in options.seeds if not _passes(cluster, nodes, Path(name), options.ranks, seed)]
+    print("failed seeds:", *failed or ["none"])
+    return 1 if failed else 0
+
+
+def _passes(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int) -> bool:
+    try:
+        figures = soak(cluster, nodes, folder / str(seed), ranks, seed)
+        check_same(folder / str(seed), folder / "faultless")
+    except Exception as error:  # noqa: BLE001 - the other seeds have something to tell as well
+        print(f"seed {seed} FAILED: {type(error).__name__}: {error}", flush=True)
+        return False
+    print(figures, flush=True)
+    return True
+
+
+@contextmanager
+def own_cluster() -> Iterator[Any]:
+    """A cluster of one node, to which others can be added."""
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    import ray
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 2, "include_dashboard": False, "dashboard_port": None, "object_store_memory": 100 * 1024**2}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""Slots, a clock and a ledger for the driver loop, without Ray: time passes only when the loop waits."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ray_pipeline_core.driver.task_manager import MAX_STARTING
+from ray_pipeline_core.scheduling.outcomes import (
+    AttemptFailure,
+    BackendEvent,
+    GroupEnded,
+    RankOutcome,
+    SlotDraining,
+    SlotLost,
+    SlotStarted,
+)
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+from ray_pipeline_core.scheduling.retry import Retry
+
+NEVER = float("inf")
+MAX_POLLS = 50_000
+
+LOST = AttemptFailure("worker_lost", "ActorDiedError", "the worker died")
+PREEMPTED = AttemptFailure("worker_lost", "ActorDiedError", "its node was taken away", preempted=True)
+OUT_OF_MEMORY = AttemptFailure("out_of_memory", "OutOfMemoryError", "the node ran out of memory")
+STEP_RAISED = AttemptFailure(
+    "error", "ValueError", "in step 'clean': bad row", error_names=frozenset({"ValueError", "Exception"})
+)
+
+
+class FakeClock:
+    """Shows the seconds that waiting has taken so far."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a slot starts.
+
+    Attributes:
+        after_s: when it is ready or lost, in seconds.
+        failure: why it never gets ready; None when it does.
+        draining: its node is about to go away, which is known just before it is ready.
+    """
+
+    after_s: float = 1.0
+    failure: AttemptFailure | None = None
+    draining: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a group's work ends.
+
+    Attributes:
+        after_s: when, in seconds.
+        failures: why, for each rank that fails.
+        lost: why the whole slot is lost; None when it lives.
+        told: ranks whose outcome came back although the slot was lost.
+        marked: ranks whose marker stands although nobody lived to tell.
+        draining_after_s: when it is announced that the slot's node goes away.
+    """
+
+    after_s: float = 10.0
+    failures: Mapping[int, AttemptFailure] = field(default_factory=dict)
+    lost: AttemptFailure | None = None
+    told: frozenset[int] = frozenset()
+    marked: frozenset[int] = frozenset()
+    draining_after_s: float | None = None
+
+
+@dataclass
+class _Slot:
+    memory_factor: float
+    state: Literal["starting", "idle", "busy", "dying"] = "starting"
+    group: TaskGroup | None = None
+    groups_run: int = 0
+    draining: bool = False
+
+
+class FakeBackend:
+    """Slots whose fate is told by two functions; it fails the test when the loop breaks the rules of a backend.
+
+    Args:
+        clock: is set forward by `poll`.
+        start: how a slot with some memory factor starts.
+        work: how a group's work ends.
+        max_slots: more may never be there at the same time.
+        slot_limit: what the loop is told about the room in the cluster.
+        kill_takes_s: seconds from `kill` to the loss of the slot.
+    """
+
+    def __init__(
+        self,
+        clock: FakeClock,
+        start: Callable[[float], Start] = lambda factor: Start(),
+        work: Callable[[TaskGroup], Work] = lambda group: Work(),
+        max_slots: int | None = None,
+        slot_limit: int | None = None,
+        kill_takes_s: float = 0.5,
+    ) -> None:
+        self.clock = clock
+        self.submitted: list[tuple[float, int, TaskGroup]] = []
+        self.started: list[tuple[float, float]] = []
+        self.killed: list[tuple[float, int]] = []
+        self.retired: list[tuple[float, int]] = []
+        self.unused: list[tuple[float, int]] = []
+        self.most_slots = 0
+        self.most_starting = 0
+        self.markers: set[int] = set()
+        self.polls = 0
+        self._start = start
+        self._work = work
+        self._max_slots = max_slots
+        self._slot_limit = slot_limit
+        self._kill_takes_s = kill_takes_s
+        self._slots: dict[int, _Slot] = {}
+        self._seen: set[int] = set()
+        self._events: list[tuple[float, int, BackendEvent]] = []
+        self._sequence = itertools.count()
+
+    # --- what the loop asks for ---
+
+    def start(self, slot: int, memory_factor: float) -> None:
+        assert slot not in self._seen, f"slot {slot} was there before"
+        self._seen.add(slot)
+        self._slots[slot] = _Slot(memory_factor)
+        self.started.append((self.clock(), memory_factor))
+        self._count_slots()
+        start = self._start(memory_factor)
+        if start.failure is not None:
+            self._later(start.after_s, SlotLost(slot, start.failure))
+        else:
+            if start.draining:
+                self._later(start.after_s, SlotDraining(slot))
+            self._later(start.after_s, SlotStarted(slot))
+
+    def submit(self, slot: int, group: TaskGroup) -> None:
+        record = self._slots[slot]
+        assert record.state == "idle", f"slot {slot} is {record.state}"
+        assert record.memory_factor == group.memory_factor
+        assert group.ranks, "a group has ranks"
+        at_work = {rank for other in self._slots.values() if other.group for rank in other.group.ranks}
+        assert not at_work & set(group.ranks), "a rank runs twice at the same time"
+        record.state, record.group, record.groups_run = "busy", group, record.groups_run + 1
+        self.submitted.append((self.clock(), slot, group))
+        work = self._work(group)
+        self.markers |= work.marked
+        if work.draining_after_s is not None:
+            self._later(work.draining_after_s, SlotDraining(slot))
+        told = work.told if work.lost is not None else frozenset(group.ranks)
+        outcomes = tuple(
+            RankOutcome(rank, work.after_s, work.failures.get(rank)) for rank in group.ranks if rank in told
+        )
+        ended = GroupEnded(slot, outcomes) if work.lost is None else SlotLost(slot, work.lost, outcomes)
+        self._later(work.after_s, ended)
+
+    def kill(self, slot: int) -> None:
+        assert self._slots[slot].state in ("starting", "busy")
+        self._slots[slot].state = "dying"
+        self.killed.append((self.clock(), slot))
+        self._events = [entry for entry in self._events if entry[2].slot != slot]
+        heapq.heapify(self._events)
+        self._later(self._kill_takes_s, SlotLost(slot, AttemptFailure("worker_lost", "Killed", "it was killed")))
+
+    def retire(self, slot: int) -> None:
+        record = self._slots.pop(slot)
+        assert record.state in ("starting", "idle")
+        self.retired.append((self.clock(), slot))
+        if not record.groups_run and not record.draining:
+            self.unused.append((self.clock(), slot))
+        self._events = [entry for entry in self._events if entry[2].slot != slot]
+        heapq.heapify(self._events)
+
+    def poll(self, timeout_s: float) -> list[BackendEvent]:
+        self.polls += 1
+        assert self.polls < MAX_POLLS, "the loop goes round in circles"
+        assert 0 <= timeout_s <= 0.5
+        due_s = self._events[0][0] if self._events else NEVER
+        self.clock.now_s = max(self.clock.now_s, min(due_s, self.clock.now_s + timeout_s))
+        events = []
+        while self._events and self._events[0][0] <= self.clock.now_s:
+            event = heapq.heappop(self._events)[2]
+            self._apply(event)
+            events.append(event)
+        return events
+
+    def slot_limit(self) -> int | None:
+        return self._slot_limit
+
+    def describe_shortage(self) -> str:
+        return "asked for {CPU: 1}; the cluster has no node"
+
+    def close(self) -> None:
+        self._slots.clear()
+        self._events.clear()
+
+    # --- what tests ask for ---
+
+    @property
+    def slots(self) -> int:
+        """Slots that are there now."""
+        return len(self._slots)
+
+    def groups(self) -> list[tuple[int, ...]]:
+        """The ranks of each group, in the order of their submission."""
+        return [group.ranks for _, _, group in self.submitted]
+
+    def attempts(self) -> Counter[int]:
+        """How often each rank was submitted."""
+        return Counter(rank for ranks in self.groups() for rank in ranks)
+
+    def _later(self, after_s: float, event: BackendEvent) -> None:
+        if after_s != NEVER:
+            heapq.heappush(self._events, (self.clock() + after_s, next(self._sequence), event))
+
+    def _apply(self, event: BackendEvent) -> None:
+        slot = self._slots[event.slot]
+        if isinstance(event, SlotLost):
+            del self._slots[event.slot]
+            self._events = [entry for entry in self._events if entry[2].slot != event.slot]
+            heapq.heapify(self._events)
+        elif isinstance(event, SlotDraining):
+            slot.draining = True
+        else:
+            slot.state, slot.group = "idle", None
+
+    def _count_slots(self) -> None:
+        starting = sum(slot.state == "starting" for slot in self._slots.values())
+        self.most_slots = max(self.most_slots, len(self._slots))
+        self.most_starting = max(self.most_starting, starting)
+        assert starting <= MAX_STARTING
+        assert len(self._slots) <= min(self._max_slots or NEVER, self._slot_limit or NEVER)
+
+
+class FakeLedger:
+    """Remembers what became of each rank, and fails the test when one is settled twice.
+
+    Args:
+        backend: knows whose marker stands.
+    """
+
+    def __init__(self, backend: FakeBackend) -> None:
+        self.completed: dict[int, int] = {}
+        self.failed: dict[int, AttemptFailure] = {}
+        self.failed_attempt: dict[int, int] = {}
+        self.retried: list[tuple[int, Retry]] = []
+        self.ticks: list[tuple[int, int, int]] = []
+        self._backend = backend
+
+    def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
+        assert outcome.rank not in self.settled
+        self.completed[outcome.rank] = attempt
+
+    def rank_failed(self, outcome: RankOutcome, attempt: int, retry: Retry | None) -> None:
+        assert outcome.rank not in self.settled
+        assert outcome.failure is not None
+        if retry is not None:
+            self.retried.append((outcome.rank, retry))
+        else:
+            self.failed[outcome.rank] = outcome.failure
+            self.failed_attempt[outcome.rank] = attempt
+
+    def recover(self, ranks: Iterable[int]) -> set[int]:
+        return self._backend.markers & set(ranks)
+
+    def tick(self, running: int, workers: int, starting: int) -> None:
+        assert min(running, workers, starting) >= 0
+        assert workers + starting == self._backend.slots
+        self.ticks.append((running, workers, starting))
+
+    @property
+    def settled(self) -> set[int]:
+        """Ranks that have ended for good."""
+        return self.completed.keys() | self.failed.keys()
+
+    def budgets(self) -> Counter[tuple[int, str]]:
+        """How many attempts of each rank each budget has paid for."""
+        return Counter((rank, retry.budget) for rank, retry in self.retried)

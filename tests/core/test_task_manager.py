@@ -1,0 +1,667 @@
+"""The driver loop on slots that fail as told, with a clock that only waiting sets forward."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_pipeline_core import (
+    ClusterError,
+    PipelineLoadError,
+    ResourcesUnavailableError,
+    RetryPolicy,
+    RunConfig,
+)
+from ray_pipeline_core.driver.task_manager import (
+    MAX_STARTING,
+    TIMEOUT_GRACE_S,
+    RayTaskManager,
+    RunStopped,
+    RunTimedOut,
+)
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
+from tests.core.fake_backend import (
+    LOST,
+    NEVER,
+    OUT_OF_MEMORY,
+    PREEMPTED,
+    STEP_RAISED,
+    FakeBackend,
+    FakeClock,
+    FakeLedger,
+    Start,
+    Work,
+)
+
+NO_JITTER = 0.0
+FATAL = AttemptFailure("worker_lost", "AuthenticationError", "the token is wrong", fatal=True)
+
+
+@dataclass
+class Loop:
+    """A loop and everything around it."""
+
+    backend: FakeBackend
+    ledger: FakeLedger
+    manager: RayTaskManager
+    clock: FakeClock
+    stop: threading.Event
+
+    def run(self) -> Loop:
+        self.manager.run()
+        return self
+
+
+def make_loop(
+    ranks: int | Iterable[int] = 4,
+    start: Callable[[float], Start] = lambda factor: Start(),
+    work: Callable[[TaskGroup], Work] = lambda group: Work(),
+    slot_limit: int | None = None,
+    **parameters: Any,
+) -> Loop:
+    """A loop over some ranks; parameters are those of the run's configuration."""
+    wanted = list(range(ranks)) if isinstance(ranks, int) else list(ranks)
+    config = RunConfig(tasks=max(1, len(wanted)), **parameters)
+    clock, stop = FakeClock(), threading.Event()
+    backend = FakeBackend(clock, start, work, config.workers if config.workers > 0 else None, slot_limit)
+    ledger = FakeLedger(backend)
+    groups = make_groups(wanted, config.tasks_per_job)
+    manager = RayTaskManager(backend, config, groups, ledger, stop, clock, lambda: NO_JITTER)
+    return Loop(backend, ledger, manager, clock, stop)
+
+
+def first_attempt(work: Work, of: Iterable[int] | None = None) -> Callable[[TaskGroup], Work]:
+    """The first attempt of groups with some of these ranks ends as told, everything else well."""
+    wanted = None if of is None else set(of)
+    return lambda group: work if group.attempt == 1 and (wanted is None or wanted & set(group.ranks)) else Work()
+
+
+def submission_times(loop: Loop, rank: int) -> list[float]:
+    return [at_s for at_s, _, group in loop.backend.submitted if rank in group.ranks]
+
+
+# --- slots ----------------------------------------------------------------------------------------------------------
+
+
+def test_run_returns_at_once_when_there_is_nothing_to_do() -> None:
+    loop = make_loop([]).run()
+    assert loop.backend.started == []
+    assert loop.backend.polls == 0
+
+
+def test_every_rank_runs_once_when_nothing_fails() -> None:
+    loop = make_loop(10, workers=3).run()
+    assert loop.ledger.completed == dict.fromkeys(range(10), 1)
+    assert loop.ledger.failed == {}
+    assert loop.backend.groups() == [(rank,) for rank in range(10)]
+
+
+def test_slots_are_reused_for_one_group_after_another() -> None:
+    loop = make_loop(10, workers=2).run()
+    assert len(loop.backend.started) == 2
+    assert loop.backend.most_slots == 2
+
+
+def test_workers_bounds_slots_when_there_are_more_groups() -> None:
+    loop = make_loop(50, workers=7).run()
+    assert loop.backend.most_slots == 7
+
+
+def test_no_more_slots_start_than_there_are_groups() -> None:
+    loop = make_loop(5, workers=40, tasks_per_job=2).run()
+    assert loop.backend.groups() == [(0, 1), (2, 3), (4,)]
+    assert len(loop.backend.started) == 3
+
+
+def test_slots_that_wait_for_resources_are_bounded_when_workers_is_not() -> None:
+    loop = make_loop(500).run()
+    assert loop.backend.most_starting == MAX_STARTING
+    assert loop.backend.most_slots > MAX_STARTING  # those that are ready make room for others to start
+    assert len(loop.ledger.completed) == 500
+
+
+def test_slot_limit_of_the_backend_bounds_slots() -> None:
+    loop = make_loop(20, slot_limit=3).run()
+    assert loop.backend.most_slots == 3
+    assert len(loop.ledger.completed) == 20
+
+
+def test_work_begins_with_the_first_slot_when_the_others_never_start() -> None:
+    delays = iter([1.0])
+    loop = make_loop(6, workers=3, start=lambda factor: Start(next(delays, NEVER))).run()
+    assert len(loop.ledger.completed) == 6
+    assert {slot for _, slot, _ in loop.backend.submitted} == {0}
+
+
+def test_slot_is_retired_when_no_group_waits_that_it_could_take() -> None:
+    loop = make_loop(3, workers=2, work=lambda group: Work(after_s=100 if group.ranks == (0,) else 1)).run()
+    assert loop.backend.retired[0] == (3.0, 1)  # ranks 1 and 2 took a second each, rank 0 still runs
+    assert loop.backend.slots == 0
+
+
+@pytest.mark.parametrize(("tasks_per_job", "slots"), [(1, 5), (2, 5), (4, 3)])
+def test_slot_is_replaced_after_max_ranks_per_worker(tasks_per_job: int, slots: int) -> None:
+    loop = make_loop(10, workers=1, max_ranks_per_worker=2, tasks_per_job=tasks_per_job).run()
+    assert len(loop.backend.started) == slots
+    assert sorted(loop.ledger.completed) == list(range(10))
+
+
+def test_progress_is_told_every_round() -> None:
+    loop = make_loop(4, workers=2).run()
+    assert (2, 2, 0) in loop.ledger.ticks
+    assert (0, 0, 2) in loop.ledger.ticks
+    assert loop.ledger.ticks[-1] == (0, 0, 0)
+
+
+# --- failures of steps ----------------------------------------------------------------------------------------------
+
+
+def test_failed_rank_is_given_up_and_the_others_complete_when_steps_are_not_retried() -> None:
+    loop = make_loop(3, work=first_attempt(Work(failures={1: STEP_RAISED}), of=[1])).run()
+    assert loop.ledger.failed == {1: STEP_RAISED}
+    assert sorted(loop.ledger.completed) == [0, 2]
+    assert loop.backend.attempts()[1] == 1
+
+
+@pytest.mark.parametrize("name", ["ValueError", ValueError, Exception])
+def test_failed_rank_is_tried_again_when_the_policy_names_its_error(name: Any) -> None:
+    retry = RetryPolicy(max_errors=2, retry_on=(name,))
+    loop = make_loop(2, work=first_attempt(Work(failures={1: STEP_RAISED}), of=[1]), retry=retry).run()
+    assert loop.ledger.completed == {0: 1, 1: 2}
+    assert loop.ledger.budgets() == {(1, "errors"): 1}
+
+
+def test_only_the_failed_ranks_of_a_group_run_again() -> None:
+    retry = RetryPolicy(max_errors=1, retry_on=("ValueError",))
+    failures = {1: STEP_RAISED, 3: STEP_RAISED}
+    work = first_attempt(Work(failures=failures), of=[1, 3])
+    loop = make_loop(5, work=work, retry=retry, tasks_per_job=5, workers=1).run()
+    assert loop.backend.groups() == [(0, 1, 2, 3, 4), (1, 3)]
+    assert loop.ledger.completed == {0: 1, 2: 1, 4: 1, 1: 2, 3: 2}
+
+
+def test_ranks_of_a_group_that_failed_differently_pay_from_their_own_budgets() -> None:
+    retry = RetryPolicy(max_errors=1, retry_on=("ValueError",), max_retries=1)
+    work = first_attempt(Work(failures={0: STEP_RAISED, 1: LOST, 2: OUT_OF_MEMORY}))
+    loop = make_loop(4, work=work, retry=retry, tasks_per_job=4, workers=1).run()
+    assert loop.backend.groups()[0] == (0, 1, 2, 3)
+    assert sorted(loop.backend.groups()[1:]) == [(0,), (1,), (2,)]
+    assert loop.ledger.budgets() == {(0, "errors"): 1, (1, "retries"): 1, (2, "retries"): 1}
+    assert len(loop.ledger.completed) == 4
+
+
+# --- lost slots -----------------------------------------------------------------------------------------------------
+
+
+def test_rank_is_tried_again_when_its_worker_is_lost() -> None:
+    loop = make_loop(3, workers=1, work=first_attempt(Work(after_s=2, lost=LOST), of=[1])).run()
+    assert loop.ledger.completed == {0: 1, 1: 2, 2: 1}
+    assert loop.ledger.budgets() == {(1, "retries"): 1}
+    assert len(loop.backend.started) == 2
+
+
+def test_rank_is_given_up_when_its_worker_is_lost_too_often() -> None:
+    retry = RetryPolicy(max_retries=2, backoff_s=0)
+    loop = make_loop(2, work=lambda group: Work(lost=LOST if group.ranks == (0,) else None), retry=retry).run()
+    assert loop.ledger.failed == {0: LOST}
+    assert loop.ledger.failed_attempt == {0: 3}
+    assert loop.backend.attempts() == {0: 3, 1: 1}
+
+
+def test_preempted_rank_is_tried_again_at_once_and_pays_from_a_budget_of_its_own() -> None:
+    retry = RetryPolicy(max_retries=0, max_preemptions=3)
+    loop = make_loop(1, work=lambda group: Work(lost=PREEMPTED if group.attempt <= 3 else None), retry=retry).run()
+    assert loop.ledger.completed == {0: 4}
+    assert loop.ledger.budgets() == {(0, "preemptions"): 3}
+    times = submission_times(loop, 0)
+    assert [later - before for before, later in itertools.pairwise(times)] == [11.0, 11.0, 11.0]
+
+
+def test_preempted_rank_is_given_up_when_the_budget_is_spent() -> None:
+    loop = make_loop(1, work=lambda group: Work(lost=PREEMPTED), retry=RetryPolicy(max_preemptions=2)).run()
+    assert loop.ledger.failed_attempt == {0: 3}
+
+
+def test_retry_limit_of_a_failure_counts_when_it_is_below_the_policy() -> None:
+    once = AttemptFailure("worker_lost", "RuntimeEnvSetupError", "pip failed", retry_limit=1)
+    loop = make_loop(1, work=lambda group: Work(lost=once), retry=RetryPolicy(max_retries=5)).run()
+    assert loop.ledger.failed_attempt == {0: 2}
+
+
+def test_rank_is_completed_when_its_marker_stands_although_its_worker_is_lost() -> None:
+    work = first_attempt(Work(lost=LOST, marked=frozenset({0, 1})))
+    loop = make_loop(3, work=work, tasks_per_job=3, workers=1).run()
+    assert loop.ledger.completed == {0: 1, 1: 1, 2: 2}
+    assert loop.backend.groups() == [(0, 1, 2), (2,)]
+
+
+def test_outcomes_that_came_back_before_the_loss_count() -> None:
+    work = first_attempt(Work(lost=LOST, told=frozenset({0, 1}), failures={0: STEP_RAISED}))
+    loop = make_loop(3, work=work, tasks_per_job=3, workers=1).run()
+    assert loop.ledger.failed == {0: STEP_RAISED}
+    assert loop.ledger.completed == {1: 1, 2: 2}
+    assert loop.ledger.budgets() == {(2, "retries"): 1}
+
+
+def test_pause_doubles_up_to_the_longest() -> None:
+    retry = RetryPolicy(max_retries=3, backoff_s=4, backoff_max_s=10)
+    loop = make_loop(1, start=lambda factor: Start(0), work=lambda group: Work(1, lost=LOST), retry=retry).run()
+    times = submission_times(loop, 0)
+    assert [later - before - 1 for before, later in itertools.pairwise(times)] == [4, 8, 10]
+
+
+def test_pause_holds_back_its_group_alone() -> None:
+    work = first_attempt(Work(after_s=1, failures={0: LOST}), of=[0])
+    loop = make_loop(5, workers=1, start=lambda factor: Start(0), work=work, retry=RetryPolicy(backoff_s=15)).run()
+    assert [at_s for at_s, _, _ in loop.backend.submitted] == [0, 1, 11, 21, 31, 41]
+    assert loop.backend.groups()[-1] == (0,)
+
+
+def test_jitter_takes_up_to_half_of_the_pause_away() -> None:
+    loop = make_loop(1, work=first_attempt(Work(after_s=1, lost=LOST)), retry=RetryPolicy(backoff_s=10))
+    loop.manager._jitter = lambda: 1.0
+    loop.run()
+    first, second = submission_times(loop, 0)
+    assert second - first == pytest.approx(1 + 5)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_group_gets_a_larger_slot_after_it_ran_out_of_memory() -> None:
+    retry = RetryPolicy(max_retries=3, oom_memory_factor=1.5)
+    work = lambda group: Work(lost=OUT_OF_MEMORY if group.ranks == (1,) and group.attempt < 3 else None)  # noqa: E731
+    loop = make_loop(3, workers=2, work=work, retry=retry).run()
+    assert loop.ledger.completed == {0: 1, 1: 3, 2: 1}
+    assert [group.memory_factor for _, _, group in loop.backend.submitted if group.ranks == (1,)] == [1, 1.5, 2.25]
+    assert sorted({factor for _, factor in loop.backend.started}) == [1, 1.5, 2.25]
+
+
+def test_idle_slot_of_another_size_makes_room_when_workers_is_reached() -> None:
+    work = first_attempt(Work(after_s=1, failures={0: OUT_OF_MEMORY}), of=[0])
+    loop = make_loop(1, workers=1, work=work).run()
+    assert loop.ledger.completed == {0: 2}
+    assert [factor for _, factor in loop.backend.started] == [1.0, 2.0]
+
+
+def test_larger_slot_starts_while_the_group_pauses() -> None:
+    work = first_attempt(Work(after_s=1, failures={0: OUT_OF_MEMORY}), of=[0])
+    loop = make_loop(1, workers=1, work=work, start=lambda factor: Start(after_s=5), retry=RetryPolicy(backoff_s=5))
+    loop.run()
+    assert submission_times(loop, 0) == [5.0, 11.0]  # at work for 1 s, then a pause of 5 s in which its slot starts
+
+
+def _loses_rank_0_twice(group: TaskGroup) -> Work:
+    """Rank 0 pauses twice; the second pause begins when rank 1 runs out of memory for the first time."""
+    if group.ranks == (0,):
+        return Work(after_s=1, lost=LOST if group.attempt <= 2 else None)
+    return Work(after_s=1, lost=OUT_OF_MEMORY if group.attempt == 1 else None)
+
+
+def test_no_slot_starts_in_vain_when_groups_of_two_sizes_share_one_worker() -> None:
+    retry = RetryPolicy(max_retries=5, backoff_s=20, backoff_max_s=60)
+    loop = make_loop(2, workers=1, work=_loses_rank_0_twice, retry=retry, start=lambda factor: Start(after_s=0.5))
+    loop.run()
+    assert loop.ledger.completed == {0: 3, 1: 2}
+    assert len(loop.backend.unused) <= 1  # it was there for rank 0, whose pause had not ended, and had to make room
+
+
+def test_no_slot_starts_in_vain_while_a_larger_one_waits_for_resources() -> None:
+    def start(factor: float) -> Start:
+        return Start(after_s=0.5 if factor == 1 else 300)
+
+    def work(group: TaskGroup) -> Work:
+        if group.ranks == (0,):
+            return Work(after_s=1, lost=OUT_OF_MEMORY if group.attempt == 1 else None)
+        return Work(after_s=3, lost=LOST if group.attempt <= 3 else None)
+
+    loop = make_loop(2, start=start, work=work, retry=RetryPolicy(max_retries=5, backoff_s=30)).run()
+    assert loop.ledger.completed == {0: 2, 1: 4}
+    assert len(loop.backend.unused) <= 1
+
+
+# --- time limits ----------------------------------------------------------------------------------------------------
+
+
+def test_group_is_killed_when_its_time_and_the_grace_are_over() -> None:
+    work = lambda group: Work(after_s=100 if group.ranks == (1,) else 9)  # noqa: E731
+    loop = make_loop(4, workers=2, time=10, work=work).run()
+    assert sorted(loop.ledger.completed) == [0, 2, 3]
+    failure = loop.ledger.failed[1]
+    assert (failure.kind, failure.error_type) == ("timeout", "TimeoutError")
+    assert "10 s" in failure.message
+    [(killed_s, slot)] = loop.backend.killed
+    started_s = submission_times(loop, 1)[0]
+    assert 10 + TIMEOUT_GRACE_S < killed_s - started_s <= 10 + TIMEOUT_GRACE_S + 0.1
+    assert slot == 1
+
+
+def test_time_does_not_count_while_a_group_waits_for_its_slot() -> None:
+    loop = make_loop(3, workers=1, time=5, start=lambda factor: Start(after_s=60), work=lambda group: Work(4)).run()
+    assert len(loop.ledger.completed) == 3
+    assert loop.backend.killed == []
+
+
+def test_all_unfinished_ranks_of_a_group_over_its_time_fail() -> None:
+    work = lambda group: Work(after_s=100, marked=frozenset({2}))  # noqa: E731
+    loop = make_loop(4, workers=1, tasks_per_job=4, time=5, work=work).run()
+    assert sorted(loop.ledger.failed) == [0, 1, 3]
+    assert loop.ledger.completed == {2: 1}
+
+
+def test_group_over_its_time_is_tried_again_when_the_policy_allows() -> None:
+    retry = RetryPolicy(max_timeouts=1)
+    loop = make_loop(1, time=5, work=lambda group: Work(100 if group.attempt == 1 else 1), retry=retry).run()
+    assert loop.ledger.completed == {0: 2}
+    assert loop.ledger.budgets() == {(0, "timeouts"): 1}
+
+
+def test_slot_counts_until_it_is_gone_when_it_was_killed() -> None:
+    loop = make_loop(6, workers=2, time=1, work=lambda group: Work(100))
+    loop.backend._kill_takes_s = 7
+    loop.run()
+    assert loop.backend.most_slots == 2  # the fake backend would fail the test at the third
+    assert len(loop.ledger.failed) == 6
+
+
+def test_run_ends_when_its_own_time_is_over() -> None:
+    loop = make_loop(10, workers=1, run_timeout=35, work=lambda group: Work(10))
+    with pytest.raises(RunTimedOut):
+        loop.run()
+    assert sorted(loop.ledger.completed) == [0, 1, 2]
+    assert loop.clock() == pytest.approx(35, abs=0.6)
+    assert [group.ranks for group in loop.manager.running_groups()] == [(3,)]
+
+
+# --- slots that don't start ---------------------------------------------------------------------------------------
+
+
+def test_run_ends_when_no_slot_starts_in_time() -> None:
+    loop = make_loop(3, workers=2, start=lambda factor: Start(NEVER), startup_timeout=30)
+    with pytest.raises(ResourcesUnavailableError, match=r"startup_timeout=30 s.*the cluster has no node"):
+        loop.run()
+    assert 30 < loop.clock() <= 31
+    assert loop.ledger.settled == set()
+
+
+def test_run_goes_on_when_only_further_slots_do_not_start() -> None:
+    delays = iter([29.0])
+    start = lambda factor: Start(next(delays, NEVER))  # noqa: E731
+    loop = make_loop(8, workers=2, start=start, startup_timeout=30, work=lambda group: Work(20)).run()
+    assert len(loop.ledger.completed) == 8
+
+
+def test_run_ends_when_lost_workers_are_not_replaced_in_time() -> None:
+    delays = iter([1.0])
+    work = first_attempt(Work(after_s=5, lost=LOST))
+    loop = make_loop(1, start=lambda factor: Start(next(delays, NEVER)), work=work, startup_timeout=60)
+    with pytest.raises(ResourcesUnavailableError, match="startup_timeout=60"):
+        loop.run()
+    assert 66 < loop.clock() < 68
+
+
+def test_startup_timeout_also_ends_a_run_whose_slots_are_lost_again_and_again_while_they_start() -> None:
+    loop = make_loop(1, start=lambda factor: Start(after_s=40, failure=PREEMPTED), startup_timeout=100)
+    with pytest.raises(ResourcesUnavailableError, match="startup_timeout=100"):
+        loop.run()
+    assert loop.clock() <= 130
+
+
+def test_slot_that_dies_while_it_starts_is_replaced_and_costs_no_rank_anything() -> None:
+    starts = iter([Start(2, LOST), Start(2, LOST)])
+    loop = make_loop(2, workers=1, start=lambda factor: next(starts, Start())).run()
+    assert loop.ledger.completed == {0: 1, 1: 1}
+    assert loop.ledger.retried == []
+    assert len(loop.backend.started) == 3
+
+
+def test_slots_start_anew_after_a_pause_when_one_died_at_its_start() -> None:
+    starts = iter([Start(1, LOST), Start(1, LOST)])
+    loop = make_loop(1, start=lambda factor: next(starts, Start()), retry=RetryPolicy(backoff_s=8)).run()
+    times = [at_s for at_s, _ in loop.backend.started]
+    pauses = [round(later - before - 1) for before, later in itertools.pairwise(times)]
+    assert pauses == [8, 16]
+
+
+def test_run_ends_when_slots_die_too_often_in_a_row_while_they_start() -> None:
+    loop = make_loop(2, workers=1, start=lambda factor: Start(1, LOST), retry=RetryPolicy(max_retries=2))
+    with pytest.raises(ClusterError, match=r"3 in a row.*ActorDiedError: the worker died"):
+        loop.run()
+    assert len(loop.backend.started) == 3
+    assert loop.ledger.settled == set()
+
+
+def test_slot_that_dies_at_its_start_is_no_loss_when_no_group_waits_for_it() -> None:
+    starts = iter([Start(1), Start(5, LOST)])
+    work = lambda group: Work(after_s=1 if group.ranks == (0,) else 10)  # noqa: E731
+    loop = make_loop(2, start=lambda factor: next(starts), work=work, retry=RetryPolicy(max_retries=0)).run()
+    assert loop.ledger.completed == {0: 1, 1: 1}
+
+
+def test_failed_starts_are_forgotten_when_one_succeeds() -> None:
+    dies = iter([True, True, False, True, True, False])
+    start = lambda factor: Start(1, LOST if next(dies, False) else None)  # noqa: E731
+    retry = RetryPolicy(max_retries=2)
+    loop = make_loop(2, workers=1, start=start, max_ranks_per_worker=1, retry=retry).run()
+    assert len(loop.ledger.completed) == 2
+    assert len(loop.backend.started) == 6
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "message"),
+    [
+        (FATAL, ClusterError, "the token is wrong"),
+        (AttemptFailure("error", "PipelineLoadError", "no module x", fatal=True), PipelineLoadError, "no module x"),
+        (
+            AttemptFailure("unschedulable", "ActorUnschedulableError", "nothing has a GPU", fatal=True),
+            ResourcesUnavailableError,
+            "nothing has a GPU; asked for",
+        ),
+    ],
+    ids=["fatal", "pipeline", "unschedulable"],
+)
+def test_run_ends_at_once_when_no_slot_could_ever_start(
+    failure: AttemptFailure, error: type[Exception], message: str
+) -> None:
+    loop = make_loop(2, start=lambda factor: Start(3, failure))
+    with pytest.raises(error, match=message) as caught:
+        loop.run()
+    assert type(caught.value) is error
+    assert loop.clock() == 3
+
+
+# --- nodes that go away ---------------------------------------------------------------------------------------------
+
+
+def test_slot_on_a_draining_node_ends_its_group_and_gets_no_other() -> None:
+    work = first_attempt(Work(after_s=10, draining_after_s=5), of=[0])
+    loop = make_loop(3, workers=1, work=work).run()
+    slots = [slot for _, slot, _ in loop.backend.submitted]
+    assert slots == [0, 1, 1]
+    assert loop.ledger.completed == dict.fromkeys(range(3), 1)
+
+
+def test_slot_that_starts_on_a_draining_node_gets_no_group() -> None:
+    starts = iter([Start(draining=True)])
+    loop = make_loop(2, workers=1, start=lambda factor: next(starts, Start())).run()
+    assert {slot for _, slot, _ in loop.backend.submitted} == {1}
+
+
+def test_idle_slot_on_a_draining_node_is_given_back() -> None:
+    def work(group: TaskGroup) -> Work:  # the node's end is announced when the slot waits for the group's pause
+        return Work(1, {0: LOST}, draining_after_s=3) if group.attempt == 1 else Work()
+
+    loop = make_loop(1, work=work, retry=RetryPolicy(backoff_s=30)).run()
+    assert [slot for _, slot, _ in loop.backend.submitted] == [0, 1]
+    assert loop.backend.retired[0] == (4.0, 0)
+
+
+def test_announcement_of_a_drain_is_ignored_when_the_slot_was_just_retired() -> None:
+    work = first_attempt(Work(after_s=2, draining_after_s=2), of=[0])
+    loop = make_loop(1, work=work)
+    poll = loop.backend.poll
+
+    def both_at_once(timeout_s: float) -> Any:  # the end of the group first, as a backend may tell it
+        return sorted(poll(timeout_s), key=lambda event: type(event).__name__)
+
+    loop.backend.poll = both_at_once  # type: ignore[method-assign]
+    loop.run()
+    assert loop.ledger.completed == {0: 1}
+
+
+# --- stop -----------------------------------------------------------------------------------------------------------
+
+
+def test_run_stops_before_anything_starts_when_it_was_stopped_before() -> None:
+    loop = make_loop(3)
+    loop.stop.set()
+    with pytest.raises(RunStopped):
+        loop.run()
+    assert loop.backend.started == []
+
+
+def test_run_stops_within_half_a_second_when_stopped_at_work() -> None:
+    loop = make_loop(6, workers=2, work=lambda group: Work(100))
+    tick = loop.ledger.tick
+
+    def stop_at_20_s(running: int, workers: int, starting: int) -> None:
+        tick(running, workers, starting)
+        if loop.clock() >= 20:
+            loop.stop.set()
+
+    loop.ledger.tick = stop_at_20_s  # type: ignore[method-assign]
+    with pytest.raises(RunStopped):
+        loop.run()
+    assert loop.clock() <= 20.5
+    assert sorted(group.ranks for group in loop.manager.running_groups()) == [(0,), (1,)]
+
+
+# --- whatever happens ------------------------------------------------------------------------------------------------
+
+FAILURES = (LOST, PREEMPTED, OUT_OF_MEMORY, STEP_RAISED)
+
+
+class Chaos:
+    """Slots and groups that fail at random, the same way for the same seed."""
+
+    def __init__(self, seed: int, failure_rate: float) -> None:
+        self._random = random.Random(seed)
+        self._rate = failure_rate
+
+    def _happens(self, scale: float = 1.0) -> bool:
+        return self._random.random() < self._rate * scale
+
+    def start(self, factor: float) -> Start:
+        failure = self._random.choice((LOST, PREEMPTED)) if self._happens(0.3) else None
+        return Start(self._random.choice((0.0, 0.5, 3.0)), failure, draining=self._happens(0.2))
+
+    def work(self, group: TaskGroup) -> Work:
+        random_ = self._random
+        failures = {rank: random_.choice(FAILURES) for rank in group.ranks if self._happens(0.4)}
+        return Work(
+            after_s=random_.choice((0.0, 0.1, 1.0, 5.0, 40.0)),
+            failures=failures,
+            lost=random_.choice((LOST, PREEMPTED, OUT_OF_MEMORY)) if self._happens(0.5) else None,
+            told=frozenset(rank for rank in group.ranks if self._happens()),
+            marked=frozenset(rank for rank in group.ranks if rank not in failures and self._happens(0.5)),
+            draining_after_s=random_.choice((0.0, 0.1, 2.0)) if self._happens(0.3) else None,
+        )
+
+
+policies = st.builds(
+    RetryPolicy,
+    max_retries=st.integers(0, 4),
+    max_preemptions=st.integers(0, 4),
+    max_timeouts=st.integers(0, 2),
+    max_errors=st.integers(0, 2),
+    retry_on=st.just(("ValueError",)),
+    backoff_s=st.sampled_from([0, 0.3, 2]),
+    oom_memory_factor=st.sampled_from([1, 1.5, 2]),
+)
+chaotic_loops = st.fixed_dictionaries(
+    {
+        "ranks": st.integers(1, 40),
+        "workers": st.sampled_from([-1, 1, 2, 5]),
+        "tasks_per_job": st.integers(1, 5),
+        "time": st.sampled_from([None, 2, 10]),
+        "max_ranks_per_worker": st.sampled_from([None, 1, 3]),
+        "slot_limit": st.sampled_from([None, 1, 4]),
+        "retry": policies,
+    }
+)
+
+
+def _make_chaotic(loop: dict[str, Any], seed: int, failure_rate: float) -> Loop:
+    chaos = Chaos(seed, failure_rate)
+    return make_loop(start=chaos.start, work=chaos.work, **loop)
+
+
+def _run_to_its_end(loop: Loop) -> bool:
+    """Runs; false when workers failed to start too often, since the rest is the caller's then."""
+    with contextlib.suppress(ClusterError):
+        loop.run()
+        return True
+    return False
+
+
+def _assert_books_are_right(loop: Loop, ranks: int, policy: RetryPolicy) -> None:
+    attempts = loop.backend.attempts()
+    for rank in range(ranks):
+        paid = {budget: count for (of, budget), count in loop.ledger.budgets().items() if of == rank}
+        assert all(count <= getattr(policy, f"max_{budget}") for budget, count in paid.items())
+        if rank in loop.ledger.settled:
+            assert attempts[rank] == 1 + sum(paid.values())
+            assert attempts[rank] == (loop.ledger.completed | loop.ledger.failed_attempt)[rank]
+
+
+@given(chaotic_loops, st.integers(0, 10**6), st.sampled_from([0.0, 0.1, 0.5, 0.9]))
+@settings(max_examples=200, deadline=None)
+def test_every_rank_is_settled_once_whatever_fails(parameters: dict[str, Any], seed: int, rate: float) -> None:
+    loop = _make_chaotic(parameters, seed, rate)
+    ended = _run_to_its_end(loop)
+    assert ended == (loop.ledger.settled == set(range(parameters["ranks"])))
+    assert not ended or loop.manager.running_groups() == []
+    _assert_books_are_right(loop, parameters["ranks"], parameters["retry"])
+
+
+@given(chaotic_loops, st.integers(0, 10**6), st.floats(0, 60))
+@settings(max_examples=60, deadline=None)
+def test_every_rank_is_settled_or_at_work_or_untouched_when_stopped(
+    parameters: dict[str, Any], seed: int, stop_s: float
+) -> None:
+    loop = _make_chaotic(parameters, seed, 0.3)
+    tick = loop.ledger.tick
+
+    def stop_in_time(running: int, workers: int, starting: int) -> None:
+        tick(running, workers, starting)
+        if loop.clock() >= stop_s:
+            loop.stop.set()
+
+    loop.ledger.tick = stop_in_time  # type: ignore[method-assign]
+    try:
+        loop.run()
+    except (RunStopped, ClusterError):
+        running = {rank for group in loop.manager.running_groups() for rank in group.ranks}
+        assert not running & loop.ledger.settled
+        assert running <= loop.backend.attempts().keys()
+    _assert_books_are_right(loop, parameters["ranks"], parameters["retry"])
+
+
+@given(chaotic_loops, st.integers(0, 10**6))
+@settings(max_examples=100, deadline=None)
+def test_slots_start_for_groups_and_not_in_vain(parameters: dict[str, Any], seed: int) -> None:
+    loop = _make_chaotic(parameters, seed, 0.4)
+    with contextlib.suppress(ClusterError):
+        loop.run()
+    # Each attempt may have asked for a slot and then been taken by another one, but not more than that.
+    assert len(loop.backend.unused) <= len(loop.backend.submitted)
