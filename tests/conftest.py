@@ -49,6 +49,26 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
+def _start_cluster(tries: int = 3) -> Cluster:
+    """Ray gives a node 30 s to start, which a machine that does much else may take for a single one."""
+    from ray.cluster_utils import Cluster
+
+    memory: dict[str, Any] = {"memory": 6 * 1024**3, "object_store_memory": 100 * 1024**2}
+    cluster = Cluster()
+    try:
+        # Even without a dashboard Ray binds its port, and complains if another cluster has it.
+        cluster.add_node(num_cpus=2, num_gpus=0, include_dashboard=False, dashboard_port=None, **memory)
+        cluster.add_node(num_cpus=2, num_gpus=2, **memory)
+        cluster.add_node(num_cpus=2, num_gpus=0, resources={"scanner": 4}, labels={"disk": "fast"}, **memory)
+        cluster.wait_for_nodes(timeout=120)
+    except Exception as error:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+        if tries == 1 or "timed out during startup" not in str(error):
+            raise
+        return _start_cluster(tries - 1)
+    return cluster
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Cluster]:
     """A cluster of three nodes that every test shares: starting one takes seconds.
@@ -57,15 +77,8 @@ def ray_cluster() -> Iterator[Cluster]:
     custom resource "scanner".
     """
     import ray
-    from ray.cluster_utils import Cluster
 
-    memory: dict[str, Any] = {"memory": 6 * 1024**3, "object_store_memory": 100 * 1024**2}
-    # Even without a dashboard Ray binds its port, and complains if another cluster has it.
-    head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "dashboard_port": None, **memory}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(num_cpus=2, num_gpus=2, **memory)
-    cluster.add_node(num_cpus=2, num_gpus=0, resources={"scanner": 4}, labels={"disk": "fast"}, **memory)
-    cluster.wait_for_nodes(timeout=120)
+    cluster = _start_cluster()
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
