@@ -1,6 +1,7 @@
 # The commands of the README. `make demo` and `make test` need nothing but Python >= 3.10 and make.
 PYTHON ?= python3
 PYTEST_ARGS ?=
+SOAK_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,12 +14,13 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test chaos bench constraints clean
+.PHONY: help setup demo check format test chaos soak bench constraints clean
 
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
 	@echo "make test         run every test (PYTEST_ARGS=... goes to pytest)"
 	@echo "make chaos        kill workers, nodes and drivers under running pipelines"
+	@echo "make soak         kill workers and nodes at random, with ten seeds (SOAK_ARGS='--seeds 1 2' takes others)"
 	@echo "make check        lint, format, types, import contracts"
 	@echo "make bench        compare with datatrove's executor and bare Ray"
 	@echo "make format       put the code into the form that make check asks for"
@@ -67,6 +69,9 @@ test: setup
 
 chaos: setup
 	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)
+
+soak: setup
+	$(BIN)/python -m tests.chaos.soak $(SOAK_ARGS)
 
 bench: setup
 	$(BIN)/python -m benchmarks

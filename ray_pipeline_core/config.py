@@ -224,7 +224,7 @@ class RunConfig:
             raise ConfigError(
                 f"ray_remote_kwargs[{option!r}]={value!r}: not allowed here; use {_RESERVED_RAY_OPTIONS[option]}"
             )
-        if option == "resources":
+        if option == "resources" and value is not None:
             _check_custom_resources(value)
         if option in _INHERITED_RESOURCES:
             parameter, default = _INHERITED_RESOURCES[option]

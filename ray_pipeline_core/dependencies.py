@@ -42,5 +42,5 @@ def _reachable(last: Node, parents_of: Callable[[Node], Iterable[Node]]) -> dict
         node = to_visit.pop()
         if id(node) not in found:
             found[id(node)] = node
-            to_visit.extend(parents_of(node))
+            to_visit.extend(reversed(list(parents_of(node))))
     return found

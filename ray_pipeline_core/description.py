@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from ray_pipeline_core.fingerprint import HIDDEN, stable_text, without_secrets
+from ray_pipeline_core.fingerprint import HIDDEN, is_secret, stable_text, without_secrets
 from ray_pipeline_core.pipeline import Step, step_name
 
-_LEFT_OUT = ("observers", "depends")
+_LEFT_OUT = ("depends", "logging_dir", "observers", "pipeline", "ray_remote_kwargs")
 
 
 def describe_executor(parameters: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
@@ -36,7 +36,9 @@ def _parents(depends: Any) -> Sequence[Any]:
 
 def _describe(step: Step) -> dict[str, Any]:
     attributes = {key: value for key, value in getattr(step, "__dict__", {}).items() if key != "stats"}
-    described = {"step": step_name(step)} | {key: _plain(value) for key, value in without_secrets(attributes).items()}
+    described = {"step": step_name(step)} | {
+        key: HIDDEN if is_secret(key, value) else _plain(value) for key, value in attributes.items()
+    }
     return {key: value for key, value in described.items() if value is not None}
 
 
@@ -52,13 +54,23 @@ def _without_environment(options: Mapping[str, Any] | None) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    value = without_secrets(value)
+    try:
+        return _as_json(without_secrets(value))
+    except Exception:  # noqa: BLE001 - a user's object may raise anything, and no run ends for its description
+        return _text_of(value)
+
+
+def _as_json(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_as_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    return _text_of(value)
+
+
+def _text_of(value: object) -> str:
     return stable_text(value) or f"<{type(value).__qualname__}>"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import pickle
 import re
@@ -9,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
-from types import CodeType, TracebackType
+from types import TracebackType
 from typing import Any, TypeAlias
 
 from ray_pipeline_core.config import require
@@ -21,6 +23,8 @@ PipelineSpec: TypeAlias = Sequence[Step] | str
 
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _ITEMS = "items"
+# Generators, map, zip and their like: the next step can't tell them from a generator that counts.
+_MODULES_OF_BARE_ITERATORS = ("builtins", "itertools")
 
 
 class _LazyStats:
@@ -29,7 +33,7 @@ class _LazyStats:
     def __get__(self, step: PipelineStep | None, owner: type) -> Any:
         if step is None:
             return self
-        stats = step.__dict__["stats"] = StepStats(str(step))
+        stats = step.__dict__["stats"] = StepStats(_text_of(step))
         return stats
 
 
@@ -125,7 +129,7 @@ def load_pipeline(pipeline: PipelineSpec, pipeline_kwargs: Mapping[str, Any] | N
     factory = _import_factory(pipeline)
     try:
         steps = factory(**(pipeline_kwargs or {}))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PipelineLoadError(
             f"pipeline={pipeline!r}: calling the factory with {dict(pipeline_kwargs or {})!r} raised "
             f"{type(error).__name__}: {error}"
@@ -141,7 +145,7 @@ def _import_factory(path: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     try:
         target: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end the process when it is imported
         raise PipelineLoadError(
             f"pipeline={path!r}: importing module {module_name!r} raised {type(error).__name__}: {error}; "
             "it must be importable where the run happens"
@@ -205,11 +209,18 @@ def step_name(step: Step) -> str:
     if not callable(step):
         return f"Data: {type(step).__name__} of {len(step)}"
     if hasattr(step, "stats"):
-        return str(step)
+        return _text_of(step)
     function = step
-    while hasattr(function, "func"):  # functools.partial
+    while isinstance(function, functools.partial):
         function = function.func
     return f"Function: {getattr(function, '__name__', type(function).__name__)}"
+
+
+def _text_of(step: Step) -> str:
+    try:
+        return str(step)
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        return type(step).__name__
 
 
 def run_pipeline(steps: Sequence[Step], rank: int, world_size: int) -> PipelineStats:
@@ -268,7 +279,7 @@ class _TrackedFunction:
     """A plain function with the stats that it can't keep itself: its time and the items it yields."""
 
     def __init__(self, function: Callable[..., Any], clock: _StepClock) -> None:
-        self._function = function
+        self.function = function
         self._clock = clock
         self.seconds = 0.0
         self.items = 0
@@ -276,13 +287,15 @@ class _TrackedFunction:
     def __call__(self, data: Any, rank: int, world_size: int) -> Any:
         self._clock.enter(self)
         try:
-            returned = self._function(data, rank, world_size)
+            returned = self.function(data, rank, world_size)
         finally:
             self._clock.leave()
-        if isinstance(returned, Iterator):
+        if isinstance(returned, Iterator) and type(returned).__module__ in _MODULES_OF_BARE_ITERATORS:
             return self._iterate(returned)
-        if hasattr(returned, "__len__") and not isinstance(returned, str | bytes):
-            self.items = len(returned)
+        if not isinstance(returned, str | bytes):
+            # What can't tell its length passes by uncounted; so does an iterator that can do more than iterate.
+            with contextlib.suppress(Exception):
+                self.items = len(returned)
         return returned
 
     def _iterate(self, iterator: Iterator[Any]) -> Iterator[Any]:
@@ -299,26 +312,19 @@ class _TrackedFunction:
 
     @property
     def stats(self) -> StepStats:
-        stats = StepStats(step_name(self._function))
+        stats = StepStats(step_name(self.function))
         stats.time_stats.update(self.seconds)
         stats.stats[_ITEMS] = Metric(total=self.items, n=self.items, mean=1.0, min=1, max=1)
         return stats
 
 
 def find_raising_step(steps: Sequence[Step], traceback: TracebackType | None) -> str | None:
-    """The name of the step that raised: the one whose code is innermost in the traceback."""
+    """The name of the step that raised: the one that is at work innermost in the traceback."""
     found = None
     while traceback is not None:
-        frame = traceback.tb_frame
-        owner = frame.f_locals.get("self")
-        for step in steps:
-            if step is owner or frame.f_code in _code_of(step):
-                found = step_name(step)
+        owner = traceback.tb_frame.f_locals.get("self")
+        if isinstance(owner, _TrackedFunction):
+            owner = owner.function
+        found = next((step_name(step) for step in steps if step is owner), found)
         traceback = traceback.tb_next
     return found
-
-
-def _code_of(step: Step) -> tuple[CodeType, ...]:
-    function = getattr(step, "func", step)
-    code = getattr(function, "__code__", None)
-    return (code,) if isinstance(code, CodeType) else ()

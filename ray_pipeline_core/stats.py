@@ -1,222 +1,21 @@
-"""Statistics of steps: counting, the format of the stats files, and merging the ranks of a run.
+"""The stats of steps and pipelines, and merging those of a run's ranks.
 
-The JSON is datatrove's, so that its tools read ours and the other way round. It keeps less than was counted: a metric
-whose updates all added 1 is a bare number, and a bare number reads back as one task's total. Merging therefore goes
-by what the files say, whichever way the stats came, so that merging the files again gives the same.
+Merging goes by what the stats files say, whichever way the stats came, so that merging the files again, with
+datatrove's tools too, gives the same.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
-from time import perf_counter
+from copy import deepcopy
 from typing import Any
 
 from ray_pipeline_core.errors import StatsMergeError
+from ray_pipeline_core.metrics import Metric, Timing, plain_number
 
-DEFAULT_UNIT = "doc"
-_TASK_UNIT = "task"
-
-
-@dataclass
-class Metric:
-    """Running statistics of one number.
-
-    The variance is kept as the sum of squared distances from the mean, by Welford's method when single values come
-    in and by that of Chan, Golub and LeVeque (1979) when two metrics are merged.
-
-    Attributes:
-        total: sum of all values; stays an integer as long as they are.
-        n: number of values.
-        mean: their mean.
-        min: the smallest.
-        max: the largest.
-        squares: sum of squared distances from the mean.
-        unit: what one value belongs to.
-    """
-
-    total: float = 0
-    n: int = 0
-    mean: float = 0.0
-    min: float = math.inf
-    max: float = -math.inf
-    squares: float = 0.0
-    unit: str = DEFAULT_UNIT
-
-    def update(self, value: float, unit: str | None = None) -> None:
-        """Adds one value."""
-        if unit:
-            self.unit = unit
-        self.total += value
-        self.n += 1
-        self.min = min(self.min, value)
-        self.max = max(self.max, value)
-        distance = value - self.mean
-        self.mean += distance / self.n
-        self.squares += distance * (value - self.mean)
-
-    @property
-    def variance(self) -> float:
-        """Sample variance; 0 for fewer than two values."""
-        return self.squares / (self.n - 1) if self.n > 1 else 0.0
-
-    @property
-    def std_dev(self) -> float:
-        """Sample standard deviation."""
-        return math.sqrt(self.variance)
-
-    def merge(self, other: Metric) -> None:
-        """Adds all values that `other` has seen."""
-        n = self.n + other.n
-        if n:
-            distance = self.mean - other.mean
-            self.squares += other.squares + distance * distance * self.n * other.n / n
-            self.mean = (self.n * self.mean + other.n * other.mean) / n
-        self.total += other.total
-        self.n = n
-        self.min = min(self.min, other.min)
-        self.max = max(self.max, other.max)
-        if self.unit == DEFAULT_UNIT:
-            self.unit = other.unit
-
-    def to_dict(self) -> Any:
-        """The metric as the stats files have it: 0, a bare number, or what says something."""
-        if self.total == 0:
-            return 0
-        plain: dict[str, Any] = {"total": self.total}
-        if self.n > 1 and self.n != self.total:
-            plain["n"] = self.n
-        varies = self.mean != self.max or self.mean != self.min
-        if self.mean != 1 or varies:
-            plain["mean"] = self.mean
-        if varies:
-            plain |= {"variance": self.variance, "std_dev": self.std_dev, "min": self.min, "max": self.max}
-        if self.unit != DEFAULT_UNIT:
-            plain["unit"] = self.unit
-        return self.total if len(plain) == 1 else plain
-
-    @classmethod
-    def from_dict(cls, plain: Any) -> Metric:
-        """Reads what `to_dict` wrote, as far as that tells.
-
-        Raises:
-            TypeError, ValueError, KeyError: it is no metric.
-        """
-        metric = cls()
-        if isinstance(plain, dict):
-            metric._read(plain)
-        else:
-            metric.total = metric.mean = metric.min = metric.max = _number(plain)
-            metric.n, metric.unit = 1, _TASK_UNIT
-        return metric
-
-    def _read(self, plain: dict[str, Any]) -> None:
-        self.total = _number(plain["total"])
-        self.mean = _number(plain.get("mean", 1))
-        # No n was written for one value, nor for values that were all 1.
-        self.n = int(_number(plain.get("n", self.total if self.mean == 1 else 1)))
-        self.min = _number(plain.get("min", self.mean))
-        self.max = _number(plain.get("max", self.mean))
-        self.squares = _number(plain.get("variance", 0.0)) * (self.n - 1)
-        self.unit = str(plain.get("unit", DEFAULT_UNIT))
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is not a number")
-    return value
-
-
-@dataclass
-class Timing(Metric):
-    """Running statistics of seconds, also a context manager that adds the time spent inside.
-
-    Attributes:
-        n_tasks: number of ranks that were merged.
-        global_mean: mean of the ranks' totals, in seconds; likewise the other three.
-    """
-
-    n_tasks: int = 1
-    global_mean: float = 0.0
-    global_min: float = math.inf
-    global_max: float = -math.inf
-    global_squares: float = 0.0
-    _entered: list[float] = field(default_factory=list, repr=False, compare=False)
-
-    def __enter__(self) -> Timing:
-        self._entered.append(perf_counter())
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        seconds = perf_counter() - self._entered.pop()
-        if not self._entered:  # an inner block's time is in the outer one's
-            self.update(seconds)
-
-    def update(self, value: float, unit: str | None = None) -> None:
-        """Adds some seconds."""
-        super().update(value, unit)
-        self._count_as_one_task()
-
-    def _count_as_one_task(self) -> None:
-        if self.n_tasks == 1:
-            self.global_mean = self.global_min = self.global_max = self.total
-
-    @property
-    def global_std_dev(self) -> float:
-        """Sample standard deviation of the ranks' totals, in seconds."""
-        return math.sqrt(self.global_squares / (self.n_tasks - 1)) if self.n_tasks > 1 else 0.0
-
-    def merge(self, other: Metric) -> None:
-        """Adds the times of other ranks."""
-        super().merge(other)
-        assert isinstance(other, Timing), "times merge with times"
-        n_tasks = self.n_tasks + other.n_tasks
-        distance = self.global_mean - other.global_mean
-        self.global_squares += other.global_squares + distance**2 * self.n_tasks * other.n_tasks / n_tasks
-        self.global_mean = (self.n_tasks * self.global_mean + other.n_tasks * other.global_mean) / n_tasks
-        self.global_min = min(self.global_min, other.global_min)
-        self.global_max = max(self.global_max, other.global_max)
-        self.n_tasks = n_tasks
-
-    def to_dict(self) -> Any:
-        """As a metric, with texts for people, and the ranks' totals once several are merged."""
-        plain = super().to_dict()
-        if not isinstance(plain, dict):
-            return plain
-        fine = {"mean": self.mean, "std_dev": self.std_dev, "min": self.min, "max": self.max}
-        plain["total_human"] = _human(self.total)
-        plain |= {f"{name}_human": _human(timedelta(seconds=value), "milliseconds") for name, value in fine.items()}
-        if self.n_tasks != 1:
-            for name in ("global_mean", "global_min", "global_max", "global_std_dev"):
-                plain[name] = getattr(self, name)
-                plain[f"{name}_human"] = _human(plain[name])
-        return plain
-
-    @classmethod
-    def from_dict(cls, plain: Any) -> Timing:
-        """Reads what `to_dict` wrote; merged times read back as those of one rank."""
-        timing = cls()
-        if isinstance(plain, dict):
-            timing._read(plain)
-        else:
-            timing.total = timing.mean = timing.min = timing.max = _number(plain)
-            timing.n, timing.unit = 1, _TASK_UNIT
-        timing._count_as_one_task()
-        if isinstance(plain, dict) and "global_mean" in plain:
-            timing.global_mean = _number(plain["global_mean"])
-            timing.global_min = _number(plain.get("global_min", timing.total))
-            timing.global_max = _number(plain.get("global_max", timing.total))
-        return timing
-
-
-def _human(duration: Any, smallest: str = "seconds") -> str:
-    from humanize import precisedelta
-
-    return precisedelta(duration, minimum_unit=smallest)
+__all__ = ["Metric", "PipelineStats", "StatsAccumulator", "StepStats", "Timing", "parse_stats"]
 
 
 class StepStats:
@@ -224,15 +23,22 @@ class StepStats:
 
     Args:
         name: "<type>: <name>" of the step.
+        time_stats: the time spent in it; none yet by default.
+        stats: its metrics by name; one that is looked up and missing is begun.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, name: str, time_stats: Timing | None = None, stats: defaultdict[str, Metric] | None = None
+    ) -> None:
         self.name = name
-        self.time_stats = Timing()
-        self.stats: defaultdict[str, Metric] = defaultdict(Metric)
+        self.time_stats = Timing() if time_stats is None else time_stats
+        self.stats: defaultdict[str, Metric] = defaultdict(Metric) if stats is None else stats
 
     def __getitem__(self, metric: str) -> Metric:
         return self.stats[metric]
+
+    def __setitem__(self, name: str, metric: Metric) -> None:
+        self.stats[name] = metric
 
     def to_dict(self) -> dict[str, Any]:
         """As the stats files have it."""
@@ -244,115 +50,181 @@ class StepStats:
 
 
 class PipelineStats:
-    """The stats of a pipeline's steps, in the form of a stats file.
+    """The stats of a pipeline's steps, in the form of a stats file; nothing changes them.
 
     Args:
-        steps: one dict per step with `name`, `time_stats` and `stats`.
+        steps: one dict per step with `name`, `time_stats` and `stats`; looked into when they are merged.
     """
 
     def __init__(self, steps: Sequence[dict[str, Any]] = ()) -> None:
-        self._steps = list(steps)
+        self._plain = list(steps)
+        self._exact: list[StepStats] | None = None
 
     @classmethod
     def from_steps(cls, steps: Iterable[Any]) -> PipelineStats:
-        """Collects the stats of those steps that have some, ours or datatrove's."""
-        return cls([step.stats.to_dict() for step in steps if hasattr(step, "stats")])
+        """Collects the stats of those steps that have some, ours or datatrove's.
+
+        Raises:
+            StatsMergeError: a step counted something that JSON can't hold.
+        """
+        candidates = (getattr(step, "stats", None) for step in steps)
+        return cls([_as_json(stats) for stats in candidates if hasattr(stats, "time_stats")])
 
     @classmethod
     def from_list(cls, plain: Sequence[dict[str, Any]]) -> PipelineStats:
-        """Takes what `to_list` gave, or a stats file holds."""
+        """Takes what `to_list` gave, or a stats file holds.
+
+        Raises:
+            StatsMergeError: it is something else.
+        """
+        _read_steps(plain)
         return cls(plain)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain JSON, one dict per step."""
-        return self._steps
+        return self._plain
 
     def to_json(self) -> str:
         """The text of a stats file."""
-        return json.dumps(self._steps, indent=4)
+        return json.dumps(self._plain, indent=4)
+
+    def merge(self, other: PipelineStats) -> PipelineStats:
+        """Both together; stats of no step at all add nothing.
+
+        Raises:
+            StatsMergeError: their steps differ, or one of them is damaged.
+        """
+        if not (self._plain and other._plain):
+            return self if self._plain else other
+        return _merged(_sum_of_steps(self._read(), other._read()))
+
+    __add__ = merge
+
+    def _read(self) -> list[StepStats]:
+        return _read_steps(self._plain) if self._exact is None else self._exact
 
     def summary(self) -> str:
         """A line per step, for people."""
-        return "\n".join(f"  {step['name']}: {_summary_of_step(step)}" for step in self._steps)
+        return "\n".join(f"  {step['name']}: {_summary_of_step(step)}" for step in self._plain)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PipelineStats) and self._steps == other._steps
+        return isinstance(other, PipelineStats) and self._plain == other._plain
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"PipelineStats({self._steps!r})"
+        return f"PipelineStats({self._plain!r})"
+
+
+def _merged(steps: list[StepStats]) -> PipelineStats:
+    """Keeps what the file leaves out, so that merging can go on without loss."""
+    stats = PipelineStats([step.to_dict() for step in steps])
+    stats._exact = steps
+    return stats
+
+
+def _as_json(stats: Any) -> Any:
+    try:
+        return json.loads(json.dumps(stats.to_dict(), default=plain_number))
+    except (TypeError, ValueError) as error:
+        raise StatsMergeError(f"the stats of {stats.name!r} are not plain numbers: {error}") from error
 
 
 def _summary_of_step(step: dict[str, Any]) -> str:
-    totals = {name: _total(metric) for name, metric in step["stats"].items()}
-    return ", ".join([f"{_total(step['time_stats']):.3f} s", *(f"{name} {total:g}" for name, total in totals.items())])
+    metrics = (f"{name} {_readable(_total(metric))}" for name, metric in step["stats"].items())
+    return ", ".join([f"{_total(step['time_stats']):.3f} s", *metrics])
 
 
 def _total(metric: Any) -> Any:
     return metric["total"] if isinstance(metric, dict) else metric
 
 
+def _readable(number: float) -> str:
+    if isinstance(number, int):
+        return f"{number:,}"
+    return f"{number:.3g}" if abs(number) < 1 else f"{number:,.3f}".rstrip("0").rstrip(".")
+
+
 class StatsAccumulator:
     """Merges the stats of ranks one after another; takes as much memory for a million as for one."""
 
     def __init__(self) -> None:
-        self._first: list[dict[str, Any]] | None = None
         self._count = 0
+        self._first: list[dict[str, Any]] = []
         self._steps: list[StepStats] = []
 
     def add(self, steps: Sequence[dict[str, Any]]) -> None:
         """Merges one rank's stats.
 
         Args:
-            steps: the content of its stats file; it is not changed, and kept only if it is the first.
+            steps: the content of its stats file; it is neither changed nor kept.
 
         Raises:
             StatsMergeError: its steps are not those of the ranks before, or it is damaged; nothing was merged.
         """
-        read = [_read_step(step, index) for index, step in enumerate(steps)]
-        if self._first is None:
-            self._first, self._steps = list(steps), [_started(step) for step in read]
+        read = _read_steps(steps)
+        if self._count == 0:
+            self._first, self._steps = deepcopy(list(steps)), read
         else:
-            self._check_names([step.name for step in read])
-            for ours, theirs in zip(self._steps, read, strict=True):
-                ours.time_stats.merge(theirs.time_stats)
-                for name, metric in theirs.stats.items():
-                    ours.stats[name].merge(metric)
+            self._steps = _sum_of_steps(self._steps, read)
         self._count += 1
 
-    def _check_names(self, names: list[str]) -> None:
-        before = [step.name for step in self._steps]
-        if names != before:
-            raise StatsMergeError(
-                f"stats of other steps can't be merged: {names} with those of earlier ranks, {before}"
-            )
-
     def result(self) -> PipelineStats:
-        """The merged stats; those of a single rank are as they were."""
-        if self._count == 1 and self._first is not None:
-            return PipelineStats(self._first)
-        return PipelineStats([step.to_dict() for step in self._steps])
+        """The merged stats; the metrics of a single rank are as its file has them."""
+        stats = _merged(self._steps)
+        if self._count == 1:
+            for step, plain in zip(stats.to_list(), self._first, strict=True):
+                step["stats"] = deepcopy(plain["stats"])
+        return stats
 
 
-def _read_step(step: Any, index: int) -> StepStats:
+def _sum_of_steps(ours: Sequence[StepStats], theirs: Sequence[StepStats]) -> list[StepStats]:
+    _check_same_names([step.name for step in ours], [step.name for step in theirs])
     try:
-        stats = StepStats(str(step["name"]))
-        stats.time_stats = Timing.from_dict(step["time_stats"])
-        for name, metric in step["stats"].items():
-            stats.stats[name] = Metric.from_dict(metric)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StatsMergeError(f"entry {index} is no step's stats: {type(error).__name__}: {error}") from error
-    return stats
+        return [_sum_of_step(*pair) for pair in zip(ours, theirs, strict=True)]
+    except ArithmeticError as error:
+        raise StatsMergeError(f"stats hold numbers that are too large to be added: {error}") from error
 
 
-def _started(step: StepStats) -> StepStats:
-    """A copy merged into empty metrics, as every later one is."""
-    started = StepStats(step.name)
-    started.time_stats = step.time_stats
-    for name, metric in step.stats.items():
-        started.stats[name].merge(metric)
-    return started
+def _sum_of_step(ours: StepStats, theirs: StepStats) -> StepStats:
+    # Each sum starts from nothing, which rounds the mean once more, since datatrove's sums do.
+    nothing = Metric()
+    metrics = defaultdict(Metric, {name: nothing + metric for name, metric in ours.stats.items()})
+    for name, metric in theirs.stats.items():
+        metrics[name] = metrics.get(name, nothing) + metric
+    return StepStats(ours.name, ours.time_stats + theirs.time_stats, metrics)
+
+
+def _check_same_names(before: list[str], names: list[str]) -> None:
+    if names == before:
+        return
+    pairs = enumerate(zip(before, names, strict=False))
+    found = (f"step {index} is {new!r} and was {old!r}" for index, (old, new) in pairs if old != new)
+    difference = next(found, f"{len(names)} steps and {len(before)} before")
+    raise StatsMergeError(f"stats of other steps can't be merged: {difference} ({names} after {before})")
+
+
+def _read_steps(plain: Any) -> list[StepStats]:
+    if not isinstance(plain, list | tuple):
+        raise StatsMergeError(f"stats are a list of steps, not a {type(plain).__name__}")
+    return [_read_step(step, index) for index, step in enumerate(plain)]
+
+
+def _read_step(plain: Any, index: int) -> StepStats:
+    if not isinstance(plain, dict):
+        raise StatsMergeError(f"step {index} of the stats is {plain!r} and should be a dict")
+    for key, kind in (("name", str), ("stats", dict)):
+        if not isinstance(plain.get(key), kind):
+            raise StatsMergeError(f"step {index} of the stats has no {key!r} that is a {kind.__name__}")
+    metrics: defaultdict[str, Metric] = defaultdict(Metric)
+    place = "time_stats"
+    try:
+        time_stats = Timing.from_dict(plain.get("time_stats"))
+        for place, metric in plain["stats"].items():
+            metrics[place] = Metric.from_dict(metric)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise StatsMergeError(f"step {index} of the stats, {plain['name']!r}, {place!r}: {error}") from error
+    return StepStats(plain["name"], time_stats, metrics)
 
 
 def parse_stats(text: str | bytes, source: str) -> PipelineStats:
@@ -366,16 +238,9 @@ def parse_stats(text: str | bytes, source: str) -> PipelineStats:
         StatsMergeError: it is damaged; the message names `source`.
     """
     try:
-        plain = json.loads(text)
-    except ValueError as error:
-        raise StatsMergeError(
-            f"{source} is not JSON ({error}); remove it and the rank's marker to run it again"
-        ) from None
-    if not isinstance(plain, list):
-        raise StatsMergeError(f"{source} is not a list of steps; remove it and the rank's marker to run it again")
-    try:
-        for index, step in enumerate(plain):
-            _read_step(step, index)
+        return PipelineStats.from_list(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        problem = f"it is not JSON: {error}"
     except StatsMergeError as error:
-        raise StatsMergeError(f"{source}: {error}; remove it and the rank's marker to run it again") from error
-    return PipelineStats(plain)
+        problem = str(error)
+    raise StatsMergeError(f"{source} is damaged, so its rank has to run again: {problem}")

@@ -188,6 +188,7 @@ def test_wrong_value_in_a_retry_policy_is_named(name: str, value: Any) -> None:
         ("max_failed_ranks", 7.0),
         ("max_ranks_per_worker", None),
         ("ray_remote_kwargs", {}),
+        ("ray_remote_kwargs", {"resources": None}),
         ("ray_remote_kwargs", {"runtime_env": {"pip": ["x"]}, "label_selector": {"disk": "fast"}}),
     ],
 )

@@ -66,12 +66,15 @@ class FlowProcess:
         return psutil.Process(int(pid.read_text()))
 
     def assert_ended_in_order(self, rank: psutil.Process) -> None:
-        """The rank is gone, the folder is free and tells what happened, and nothing was started after it."""
+        """The rank is gone, and the folder is free and tells what happened."""
         assert psutil.wait_procs([rank], timeout=60)[1] == []
         run_folder = self.folder / "endless"
         wait_until(lambda: not (run_folder / "run.lock").exists())
         result = json.loads((run_folder / "result.json").read_text())
         assert (result["cancelled"], result["completed"]) == (True, 0)
+
+    def assert_nothing_followed(self) -> None:
+        """When the flow's process has ended: of what should have run after the endless executor, nothing did."""
         assert not (self.folder / "last").exists()
         assert len(list(self.folder.glob("sibling-*"))) <= 1
 
@@ -116,6 +119,7 @@ def test_ranks_end_when_a_served_flow_run_is_cancelled(start: Any, client: SyncP
     served.assert_ended_in_order(rank)
     wait_until(lambda: records.state.is_cancelled())
     assert psutil.wait_procs([runner_child], timeout=60)[1] == []
+    served.assert_nothing_followed()
 
 
 def test_ranks_end_when_the_flow_run_of_a_script_is_cancelled(start: Any, client: SyncPrefectClient) -> None:
@@ -126,6 +130,7 @@ def test_ranks_end_when_the_flow_run_of_a_script_is_cancelled(start: Any, client
 
     script.assert_ended_in_order(rank)
     assert script.process.wait(60) == 1
+    script.assert_nothing_followed()
     assert records.state.is_cancelled()
 
 
@@ -137,4 +142,5 @@ def test_ranks_end_when_the_script_of_a_built_flow_gets_ctrl_c(start: Any) -> No
 
     script.assert_ended_in_order(rank)
     assert script.process.wait(60) == -signal.SIGINT
+    script.assert_nothing_followed()
     assert records.state.is_crashed()
