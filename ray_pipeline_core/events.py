@@ -94,12 +94,11 @@ class ObserverGroup(RunObserver):
 
     def _notify(self, event: str, *args: object) -> None:
         for observer in self._observers:
-            # An observer may be any object that has some of the methods.
-            method = getattr(observer, event, None)
-            if method is None:
-                continue
             try:
-                method(*args)
+                # An observer may be any object that has some of the methods.
+                method = getattr(observer, event, None)
+                if method is not None:
+                    method(*args)
             except Exception:  # noqa: BLE001 - an observer's fault must not become the run's
                 self._complain(observer, event)
 

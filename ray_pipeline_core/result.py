@@ -155,7 +155,12 @@ class RunPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        return asdict(self) | {"done": self.done, "pending": self.pending}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return plain | {
+            "groups": [list(group) for group in self.groups],
+            "done": self.done,
+            "pending": self.pending,
+        }
 
     def __str__(self) -> str:
         room = "unknown" if self.cluster_slots is None else f"{self.cluster_slots} group(s) at once"

@@ -54,14 +54,18 @@ class InProcessBackend:
         self._work.append((slot, group))
 
     def poll(self, timeout_s: float) -> list[BackendEvent]:
-        """Runs the next group, whatever it takes."""
+        """Runs the next group, whatever it takes; waits when there is none."""
         if not self._work:
+            self._run.stop.wait(timeout_s)
             return []
         slot, group = self._work.popleft()
         if group is None:
             return [SlotStarted(slot)]
         number = self._run.attempt_number
-        attempts = [RankAttempt(rank, number(rank, group.attempt), group.attempt > 1) for rank in group.ranks]
+        attempts = [
+            RankAttempt(rank, number(rank, group.attempt), group.attempt > 1, is_first=position == 0)
+            for position, rank in enumerate(group.ranks)
+        ]
         outcomes = (run_rank(self._run.packed_pipeline, self._settings, attempt) for attempt in attempts)
         return [GroupEnded(slot, tuple(outcomes))]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import random
@@ -89,11 +88,11 @@ def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttemp
     Returns:
         The outcome; whatever a step raises is in it as a value.
     """
-    if attempt.may_be_completed and settings.folder.is_completed(attempt.rank):
-        return _completed_before(settings, attempt)
     started_at = time.perf_counter()
     steps: list[Step] = []
     try:
+        if attempt.may_be_completed and settings.folder.is_completed(attempt.rank):
+            return RankOutcome(attempt.rank, 0.0, node=attempt.node)  # its stats are stored, so the driver finds them
         log = _open_log(settings, attempt)
     except Exception as error:  # noqa: BLE001 - an outcome like any other
         return _failed(settings, attempt, error, steps, started_at)
@@ -102,9 +101,9 @@ def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttemp
             failure, stats = _run_steps(packed_pipeline, settings, attempt, log, steps)
         if failure is None:
             _store(settings, attempt, stats, log, started_at)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - SystemExit is an outcome like any other
         failure = error
-        log.exception(f"rank {attempt.rank} failed", error)
+        _log_failure(log, attempt, error)
     with contextlib.suppress(Exception):  # the failure itself says more
         log.close()
     if failure is not None:
@@ -124,11 +123,16 @@ def _run_steps(
         steps.extend(unpack_pipeline(packed_pipeline))
         log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
         stats = run_pipeline(steps, attempt.rank, settings.world_size)
-    except BaseException as error:
-        log.exception(f"rank {attempt.rank} failed", error)
+    except BaseException as error:  # noqa: BLE001 - SystemExit is an outcome like any other
+        _log_failure(log, attempt, error)
         return error, None
     log.info(f"Processing done for rank={attempt.rank}\n{stats.summary()}")
     return None, stats
+
+
+def _log_failure(log: RankLog, attempt: RankAttempt, error: BaseException) -> None:
+    with contextlib.suppress(Exception):  # a log that can't be written must not hide the failure
+        log.exception(f"rank {attempt.rank} failed", error)
 
 
 def _store(
@@ -169,12 +173,6 @@ def log_path(settings: RankSettings, attempt: RankAttempt) -> str:
     return settings.folder.log(attempt.rank)
 
 
-def _completed_before(settings: RankSettings, attempt: RankAttempt) -> RankOutcome:
-    stored = settings.folder.read_rank_stats([attempt.rank])[attempt.rank]
-    stats = json.loads(stored) if isinstance(stored, bytes) else None
-    return RankOutcome(attempt.rank, 0.0, None, stats, attempt.node)
-
-
 def _failed(
     settings: RankSettings, attempt: RankAttempt, error: BaseException, steps: list[Step], started_at: float
 ) -> RankOutcome:
@@ -193,9 +191,11 @@ def _failed(
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)[:_LONGEST_MESSAGE]
+        text = str(error)[:_LONGEST_MESSAGE]
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return "(its message can't be shown)"
+    # What came from a file name may not be valid text, and could be stored nowhere.
+    return text.encode(errors="backslashreplace").decode() or "(it has no message)"
 
 
 def _names(error_type: type[BaseException]) -> frozenset[str]:
