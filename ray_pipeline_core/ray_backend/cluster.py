@@ -61,7 +61,8 @@ class Cluster:
         """Disconnects, and ends the cluster if it was started here."""
         if self._is_ours:
             self._is_ours = False
-            ray.shutdown()
+            with _sigterm_handler_kept():
+                ray.shutdown()
 
     def __enter__(self) -> Cluster:
         return self
@@ -83,7 +84,10 @@ def _check_connected_to(address: str | None) -> None:
 
 @contextlib.contextmanager
 def _sigterm_handler_kept() -> Iterator[None]:
-    """Puts back, below Python, what Ray's C++ side does to SIGTERM: it would abort the process 3 s after one.
+    """Puts back, below Python, the handler of SIGTERM that Ray's C++ side takes away.
+
+    A connection begins with a handler that aborts the process 3 s after the signal, and ends with the default, which
+    ends it on the spot: the next run of this process could no longer end in order.
 
     `signal.signal` does that as well, but on the main thread alone, and this is usually another one.
     """

@@ -43,6 +43,9 @@ RAY_ALREADY_THERE = """
 import ray
 ray.init(address="local", num_cpus=2, include_dashboard=False)
 """
+ANOTHER_RUN_BEFORE = """
+RayPipelineExecutor([steps.do_nothing], mem_per_cpu_gb=0.1, logging_dir=sys.argv[1] + "-before").run()
+"""
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
@@ -59,8 +62,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
         ("", signal.SIGINT, "handler: 0"),
         (OWN_HANDLER, signal.SIGTERM, "mine was called"),
         (RAY_ALREADY_THERE, signal.SIGTERM, "handler: <function"),
+        (OWN_HANDLER + ANOTHER_RUN_BEFORE, signal.SIGTERM, "mine was called"),
     ],
-    ids=["sigterm", "ctrl-c", "own-handler", "after-ray-init"],
+    ids=["sigterm", "ctrl-c", "own-handler", "after-ray-init", "own-handler-after-another-run"],
 )
 def test_signal_stops_an_embedded_run_in_order(tmp_path: Path, before: str, number: int, says: str) -> None:
     run_folder, reports = tmp_path / "run", tmp_path / "reports"
