@@ -19,7 +19,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
 	@echo "make test         run every test (PYTEST_ARGS=... goes to pytest)"
-	@echo "make chaos        kill workers, nodes and drivers under running pipelines"
+	@echo "make chaos        only those tests that kill workers, nodes and drivers under running pipelines"
 	@echo "make soak         kill workers and nodes at random, with ten seeds (SOAK_ARGS='--seeds 1 2' takes others)"
 	@echo "make check        lint, format, types, import contracts"
 	@echo "make bench        compare with datatrove's executor and bare Ray"
@@ -63,9 +63,8 @@ format: setup
 	$(BIN)/python -m ruff check --fix $(SOURCES)
 	$(BIN)/python -m ruff format $(SOURCES)
 
-# The faults of tests/chaos kill nodes and drivers and take longer: they have a target of their own.
 test: setup
-	$(BIN)/python -m pytest --ignore=tests/chaos $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 chaos: setup
 	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)

@@ -14,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
+pytest_plugins = ["tests.storage"]
+
 _HOME = Path(tempfile.mkdtemp(prefix="ray-pipeline-tests-"))
 
 _PINNED = {

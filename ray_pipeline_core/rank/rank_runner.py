@@ -22,6 +22,10 @@ LEASE_TRUST_S = 5.0
 _LONGEST_MESSAGE = 2000
 
 
+class WorkerTerminated(SystemExit):
+    """The worker's process is told to end in the middle of a rank, which is no fault of the rank's."""
+
+
 @dataclass(frozen=True)
 class RankSettings:
     """What is the same for all ranks of a run; sent to each worker once.
@@ -87,6 +91,9 @@ def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttemp
 
     Returns:
         The outcome; whatever a step raises is in it as a value.
+
+    Raises:
+        WorkerTerminated: what this process got in the middle of the rank; the log is stored.
     """
     started_at = time.perf_counter()
     steps: list[Step] = []
@@ -106,6 +113,8 @@ def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttemp
         _log_failure(log, attempt, error)
     with contextlib.suppress(Exception):  # the failure itself says more
         log.close()
+    if isinstance(failure, WorkerTerminated):
+        raise failure
     if failure is not None:
         return _failed(settings, attempt, failure, steps, started_at)
     return RankOutcome(

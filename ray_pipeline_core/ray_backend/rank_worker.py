@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 
 import ray
 import ray.util
@@ -15,7 +17,7 @@ from ray_pipeline_core.pipeline import unpack_pipeline
 from ray_pipeline_core.rank.process_reaper import start_reaper
 from ray_pipeline_core.rank.rank_log import silence_loguru_console
 from ray_pipeline_core.rank.rank_processes import RankProcesses
-from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, run_rank
+from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, WorkerTerminated, run_rank
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 
 
@@ -44,6 +46,11 @@ def _end_with_main_thread() -> None:
     threading.main_thread().join()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         os._exit(0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Handles SIGTERM, which Ray sends when it takes the worker's resources away, and a machine when it shuts down."""
+    raise WorkerTerminated("the worker's process was told to end (SIGTERM)")
 
 
 def _node_ip() -> str:
@@ -75,6 +82,7 @@ class RankWorker:
             return f"{error} (on node {_node_ip()})"
         silence_loguru_console()
         start_reaper()
+        signal.signal(signal.SIGTERM, _terminate)
         threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
         self._packed_pipeline, self._settings = packed_pipeline, settings
         node_id = ray.get_runtime_context().get_node_id()

@@ -33,6 +33,12 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def cluster_address(ray_cluster: Any) -> str:
+    """Where the shared cluster is."""
+    return str(ray_cluster.address)
+
+
+@pytest.fixture
 def make_executor(ray_cluster: object, run_folder: Path) -> ExecutorFactory:
     """Makes executors that fit the shared cluster and don't wait long before they try again."""
 

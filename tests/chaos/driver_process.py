@@ -47,8 +47,14 @@ PIPELINES = {"hang": make_pipeline, "hold": make_held_pipeline}
 
 def make_executor(folder: Path, pipeline: str, **parameters: Any) -> RayPipelineExecutor:
     """An executor that keeps everything below `folder`."""
-    defaults: dict[str, Any] = {"tasks": 4, "workers": 2, "mem_per_cpu_gb": 0.1, "retry": RetryPolicy(backoff_s=0.1)}
-    return RayPipelineExecutor(PIPELINES[pipeline](folder), logging_dir=str(folder / "run"), **defaults | parameters)
+    defaults: dict[str, Any] = {
+        "tasks": 4,
+        "workers": 2,
+        "mem_per_cpu_gb": 0.1,
+        "logging_dir": str(folder / "run"),
+        "retry": RetryPolicy(backoff_s=0.1),
+    }
+    return RayPipelineExecutor(PIPELINES[pipeline](folder), **defaults | parameters)
 
 
 class DriverProcess:
@@ -118,7 +124,10 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     if options["short_lease"]:
         shorten_lease()
-    executor = make_executor(Path(options["folder"]), options["pipeline"], **options["parameters"])
+    parameters = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options["parameters"].items()
+    }
+    executor = make_executor(Path(options["folder"]), options["pipeline"], **parameters)
     if options["start"] is not None:
         Path(f"{options['start']}.{os.getpid()}").touch()
         wait_for(Path(options["start"]).exists, "the start")

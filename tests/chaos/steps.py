@@ -83,6 +83,16 @@ def take_a_moment(data: Any, rank: int, world_size: int) -> Any:
     return data
 
 
+def _say(text: str, data: Any, rank: int, world_size: int) -> Any:
+    print(text)
+    return data
+
+
+def say(text: str) -> Step:
+    """A step that prints."""
+    return functools.partial(_say, text)
+
+
 def count_to_ten(data: Any, rank: int, world_size: int) -> Iterator[int]:
     """Yields ten numbers of this rank's own."""
     yield from range(rank * 10, rank * 10 + 10)
@@ -177,6 +187,18 @@ _MISDEEDS = {
     "exit": _exit,
     "eat memory": _eat_memory,
 }
+
+
+def _fill_disk(path: str, ranks: tuple[int, ...], data: Any, rank: int, world_size: int) -> Any:
+    if rank in ranks:
+        with Path(path).open("wb") as file:
+            file.write(bytes(16 * 1024**2))
+    return data
+
+
+def fill_disk(path: Path, *ranks: int) -> Step:
+    """A step of which these ranks write 16 MiB to a file."""
+    return functools.partial(_fill_disk, str(path), ranks)
 
 
 def _break_halfway(folder: str, data: Any, rank: int, world_size: int) -> Iterator[Any]:
@@ -287,6 +309,7 @@ def _leave_all(folder: str, then: str, data: Any, rank: int, world_size: int) ->
             time.sleep(0.05)
         if then:
             _MISDEEDS[then]()
+    Path(folder).mkdir(parents=True, exist_ok=True)
     survivors = [kind for kind, pid in pids_left(Path(folder)).items() if is_running(pid)]
     (Path(folder) / f"survivors-{rank}.json").write_text(json.dumps(survivors))
     return data

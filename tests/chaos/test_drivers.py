@@ -7,21 +7,13 @@ import signal
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pytest
 
 from tests.chaos import steps
 from tests.chaos.driver_process import SHORT_STALE_S, DriverProcess, make_executor
 from tests.chaos.leftovers import living_actors
 from tests.chaos.waiting import wait_for, wait_until_none
-
-
-@pytest.fixture
-def address(ray_cluster: Any) -> str:
-    """The shared cluster's address."""
-    return str(ray_cluster.address)
 
 
 def started(folder: Path) -> set[int]:
@@ -40,8 +32,10 @@ def running(pids: Collection[int]) -> list[int]:
     return [pid for pid in pids if steps.is_running(pid)]
 
 
-def test_killed_driver_leaves_nothing_on_the_cluster_and_a_folder_to_resume(address: str, tmp_path: Path) -> None:
-    with DriverProcess(tmp_path, "hang", address=address) as driver:
+def test_killed_driver_leaves_nothing_on_the_cluster_and_a_folder_to_resume(
+    cluster_address: str, tmp_path: Path
+) -> None:
+    with DriverProcess(tmp_path, "hang", address=cluster_address) as driver:
         wait_for(lambda: {0, 1, 2} <= started(tmp_path), "the start of ranks 0, 1 and 2")
         wait_for(lambda: list((tmp_path / "tried").glob("*")), "the hang of rank 2")
         driver.send(signal.SIGKILL)
@@ -62,13 +56,15 @@ def test_killed_driver_leaves_nothing_on_the_cluster_and_a_folder_to_resume(addr
     assert sorted(int(path.stem) for path in (tmp_path / "out").iterdir()) == [0, 1, 2, 3]
 
 
-def test_driver_that_was_suspended_past_its_lease_stops_without_writing_anything(address: str, tmp_path: Path) -> None:
+def test_driver_that_was_suspended_past_its_lease_stops_without_writing_anything(
+    cluster_address: str, tmp_path: Path
+) -> None:
     run_folder = tmp_path / "run"
-    with DriverProcess(tmp_path, "hold", short_lease=True, address=address, workers=1) as suspended:
+    with DriverProcess(tmp_path, "hold", short_lease=True, address=cluster_address, workers=1) as suspended:
         wait_for(lambda: 1 in started(tmp_path), "the start of rank 1")
         suspended.send(signal.SIGSTOP)
         wait_for(lambda: lease_age_s(run_folder) > SHORT_STALE_S + 1, "the lease to become stale")
-        with DriverProcess(tmp_path, "hold", short_lease=True, address=address, workers=1) as successor:
+        with DriverProcess(tmp_path, "hold", short_lease=True, address=cluster_address, workers=1) as successor:
             wait_for(lambda: len(steps.read_reports(tmp_path / "reports")) == 3, "the second start of rank 1")
             (tmp_path / "gate").touch()
             assert successor.outcome() == "ok"
@@ -105,11 +101,11 @@ def content(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def test_of_two_drivers_started_at_the_same_moment_one_runs(address: str, tmp_path: Path) -> None:
+def test_of_two_drivers_started_at_the_same_moment_one_runs(cluster_address: str, tmp_path: Path) -> None:
     start = tmp_path / "start"
     with (
-        DriverProcess(tmp_path, "hold", start=start, address=address) as one,
-        DriverProcess(tmp_path, "hold", start=start, address=address) as other,
+        DriverProcess(tmp_path, "hold", start=start, address=cluster_address) as one,
+        DriverProcess(tmp_path, "hold", start=start, address=cluster_address) as other,
     ):
         wait_for(lambda: len(list(tmp_path.glob("start.*"))) == 2, "both drivers to be ready")
         start.touch()

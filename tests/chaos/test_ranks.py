@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from ray_pipeline_core import RankFailure, RayPipelineExecutor, RunIncompleteError, RunResult
 from tests.chaos import steps
+from tests.chaos.background_run import BackgroundRun
 from tests.chaos.conftest import ExecutorFactory
+from tests.chaos.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -58,6 +62,22 @@ def test_exception_of_any_sort_fails_that_rank_alone(
     assert error in (run_folder / "logs" / "task_00001.log").read_text(errors="surrogateescape")
     assert json.loads((run_folder / "result.json").read_text())["failed"][0]["rank"] == 1
     assert result.retries == 0
+
+
+def test_worker_that_is_told_to_end_is_lost_and_its_rank_is_tried_again(
+    make_executor: ExecutorFactory, run_folder: Path, tmp_path: Path
+) -> None:
+    reports, gate = tmp_path / "reports", tmp_path / "gate"
+    pipeline = [steps.report_to(reports), steps.say("a line to be found"), steps.hold(gate, 0)]
+    with BackgroundRun(make_executor(pipeline, tasks=2, workers=1)) as run:
+        wait_for(lambda: steps.read_reports(reports), "the start of rank 0")
+        os.kill(steps.read_reports(reports)[0]["pid"], signal.SIGTERM)  # as a machine does that shuts down
+        wait_for(lambda: len(steps.read_reports(reports)) == 3, "rank 1 and the second attempt of rank 0")
+        gate.touch()
+        result = run.result()
+
+    assert (result.completed, result.retries) == (2, 1)
+    assert "a line to be found" in (run_folder / "attempts" / "00000" / "1.log").read_text()
 
 
 def test_generator_that_raises_halfway_leaves_no_marker_and_is_run_again_by_the_next_run(

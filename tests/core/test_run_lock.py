@@ -24,7 +24,7 @@ from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
 from ray_pipeline_core.storage.lease import Holder, Lease
 from ray_pipeline_core.storage.lease_file import LeaseFile
 from ray_pipeline_core.storage.run_lock import RunLock
-from tests.core.faulty_proxy import FaultyProxy
+from tests.faulty_proxy import FaultyProxy
 
 NEVER_S = 3600.0
 RACERS = 8
