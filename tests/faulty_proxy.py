@@ -41,6 +41,7 @@ class FaultyProxy:
         always: what happens to every request; None = it is passed on.
         delay_s: seconds that every request waits first.
         refuse_methods: HTTP methods that are denied.
+        refuse_uploads: uploads to paths that contain this are denied; None = none are.
         hang: while set to an event, requests wait for it.
     """
 
@@ -61,6 +62,7 @@ class FaultyProxy:
         self.always: Fault | None = None
         self.delay_s = 0.0
         self.refuse_methods: set[str] = set()
+        self.refuse_uploads: str | None = None
         self.hang: threading.Event | None = None
         self._next: deque[Fault] = deque()
 
@@ -72,13 +74,16 @@ class FaultyProxy:
         """The next `count` requests meet this fault."""
         self._next.extend([fault] * count)
 
-    def take_fault(self, method: str) -> Fault | None:
-        if method in self.refuse_methods:
+    def take_fault(self, method: str, path: str) -> Fault | None:
+        if method in self.refuse_methods or self._is_refused_upload(method, path):
             return "access_denied"
         try:
             return self._next.popleft()
         except IndexError:
             return self.always
+
+    def _is_refused_upload(self, method: str, path: str) -> bool:
+        return method == "PUT" and self.refuse_uploads is not None and self.refuse_uploads in path
 
     def pass_on(
         self, method: str, path: str, body: bytes, headers: dict[str, str]
@@ -119,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         self.owner.requests.append(f"{self.command} {self.path}")
-        fault = self.owner.take_fault(self.command)
+        fault = self.owner.take_fault(self.command, self.path)
         time.sleep(self.owner.delay_s)
         if self.owner.hang is not None:
             self.owner.hang.wait(60)

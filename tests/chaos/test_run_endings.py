@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ray_pipeline_core import RunIncompleteError
+from ray_pipeline_core import RunCancelledError, RunIncompleteError
 from tests.chaos import steps
+from tests.chaos.background_run import BackgroundRun
 from tests.chaos.conftest import ExecutorFactory
+from tests.chaos.leftovers import living_actors
+from tests.chaos.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -34,6 +37,17 @@ def test_time_limit_of_the_run_ends_it_with_the_remaining_ranks(
     again = make_executor(pipeline, tasks=4).run()
 
     assert (again.completed, again.skipped) == (4, len(done))
+
+
+def test_run_that_waits_for_resources_can_be_stopped(make_executor: ExecutorFactory, run_folder: Path) -> None:
+    executor = make_executor([steps.count_to_ten], tasks=40, workers=-1, ray_remote_kwargs={"resources": {"moon": 1}})
+    with BackgroundRun(executor) as run:
+        wait_for(lambda: len(living_actors()) > 10, "enough demand for an autoscaler to see")
+        executor.stop()
+        with pytest.raises(RunCancelledError, match="0/40 ranks completed"):
+            run.result()
+
+    assert json.loads((run_folder / "result.json").read_text())["cancelled"]
 
 
 @pytest.mark.parametrize("damage", ["", "[{", '{"no": "list"}', "\x00\x00"], ids=["empty", "cut", "other", "zeros"])

@@ -252,3 +252,25 @@ def test_every_page_of_a_folder_is_linked_from_its_index(folder: str) -> None:
     index = (ROOT / folder / "README.md").read_text()
     pages = sorted(path.name for path in (ROOT / folder).glob("*.md") if path.name != "README.md")
     assert re.findall(r"\]\((\S+\.md)\)", index) == pages
+
+
+def test_tests_that_documents_name_exist() -> None:
+    named = re.findall(r"`((?:\w+/)?test_\w+\.py)::(test_\w+)`", FAILURES.read_text())
+    assert len(named) > 50
+    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in where(file).read_text()]
+    assert missing == []
+
+
+def test_every_test_of_a_fault_is_in_the_table() -> None:
+    """Nobody should have to read the tests to learn what a fault does."""
+    tests = {
+        test
+        for file in (ROOT / "tests/chaos").glob("test_*.py")
+        for test in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    assert {test for test in tests if f"::{test}`" not in FAILURES.read_text()} == set()
+
+
+def where(name: str) -> Path:
+    """Where the documents mean."""
+    return ROOT / "tests" / (name if "/" in name else f"chaos/{name}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,3 +221,13 @@ def test_every_rank_starts_from_a_fresh_copy(make: Make, tmp_path: Path) -> None
     assert ranks[0] != []
     assert {rank[0]["stats"]["numbers"]["total"] for rank in ranks} == {103}, "only what was packed comes along"
     assert result.completed == 3
+
+
+def test_time_limits_do_not_go_by_the_wall_clock(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = itertools.count()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86400 * next(days))
+
+    result = run_in_process(make("run", tasks=5, time=60, run_timeout=60))
+
+    assert (result.completed, result.retries) == (5, 0)

@@ -37,6 +37,19 @@ def _assigned(context: Any) -> Any:
     return context.get_assigned_resources() if context else None
 
 
+def _note_inherited(folder: str, data: Any, rank: int, world_size: int) -> None:
+    note = {
+        "has_ray": "ray" in sys.modules,
+        "is_program": b"ray_pipeline_core.rank.rank_process" in Path("/proc/self/cmdline").read_bytes(),
+    }
+    (Path(folder) / f"inherited-{rank}.json").write_text(json.dumps(note))
+
+
+def note_inherited(folder: Path) -> Step:
+    """A step that writes what its process is."""
+    return functools.partial(_note_inherited, str(folder))
+
+
 def _report(folder: str, data: Any, rank: int, world_size: int) -> None:
     import ray
 

@@ -239,6 +239,25 @@ def test_tasks_per_job_runs_ranks_side_by_side_in_processes_of_one_worker(
     assert len({report["pid"] for report in reports}) == 3, "processes are kept for the next group"
 
 
+def test_processes_of_ranks_are_no_forks_of_a_worker_with_threads(
+    make_executor: ExecutorFactory, tmp_path: Path
+) -> None:
+    make_executor([steps.note_inherited(tmp_path)], tasks=8, tasks_per_job=4, workers=1).run()
+
+    notes = [json.loads(path.read_text()) for path in tmp_path.glob("inherited-*.json")]
+    assert len(notes) == 8
+    # A fork would hold Ray's modules, and locks of threads that it has not got.
+    assert {(note["has_ray"], note["is_program"]) for note in notes} == {(False, True)}
+
+
+def test_workers_are_warm_and_one_runs_many_ranks(make_executor: ExecutorFactory, tmp_path: Path) -> None:
+    make_executor([steps.report_to(tmp_path)], tasks=50, workers=2).run()
+
+    reports = steps.read_reports(tmp_path)
+    assert len(reports) == 50
+    assert len({report["pid"] for report in reports}) <= 2
+
+
 def test_time_does_not_count_waiting_for_resources(make_executor: ExecutorFactory) -> None:
     executor = make_executor([steps.sleep_a_little], tasks=6, workers=1, time=3)
 
