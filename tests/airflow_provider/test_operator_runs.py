@@ -256,6 +256,7 @@ def test_progress_and_failed_ranks_are_in_the_task_log(
         make(out, pipeline=f"{STEPS}:fail_once", pipeline_kwargs={"folder": str(out), "failing": [1]}, tasks=2)
     run_dag(dag)
     assert "clean: 2 of 2 ranks to run" in caplog.text
-    assert caplog.text.count("WARNING  ray_pipeline_core.observers.progress_log") == 1
+    warnings = [record.name for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings.count("ray_pipeline_core.observers.progress_log") == 1
     assert "rank 1: error after 1 attempt(s)" in caplog.text
     assert "clean: 1/2 ranks completed" in caplog.text
