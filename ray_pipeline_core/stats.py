@@ -153,21 +153,40 @@ class StatsAccumulator:
         self._first: list[dict[str, Any]] = []
         self._steps: list[StepStats] = []
 
-    def add(self, steps: Sequence[dict[str, Any]]) -> None:
+    @property
+    def names(self) -> list[str] | None:
+        """The names of the steps; None as long as nothing was merged."""
+        return [step.name for step in self._steps] if self._count else None
+
+    def add(self, steps: Sequence[dict[str, Any]], names: list[str] | None = None) -> None:
         """Merges one rank's stats.
 
         Args:
             steps: the content of its stats file; it is neither changed nor kept.
+            names: the names that its steps must have, if that is known before anything was merged.
 
         Raises:
             StatsMergeError: its steps are not those of the ranks before, or it is damaged; nothing was merged.
         """
         read = _read_steps(steps)
         if self._count == 0:
+            _check_same_names([step.name for step in read] if names is None else names, [step.name for step in read])
             self._first, self._steps = deepcopy(list(steps)), read
         else:
             self._steps = _sum_of_steps(self._steps, read)
         self._count += 1
+
+    def merge(self, other: StatsAccumulator) -> None:
+        """Adds all that another one has merged.
+
+        Raises:
+            StatsMergeError: its steps are others.
+        """
+        if self._count and other._count:
+            self._steps = _sum_of_steps(self._steps, other._steps)
+        elif other._count:
+            self._first, self._steps = other._first, other._steps
+        self._count += other._count
 
     def result(self) -> PipelineStats:
         """The merged stats; the metrics of a single rank are as its file has them."""
@@ -176,6 +195,37 @@ class StatsAccumulator:
             for step, plain in zip(stats.to_list(), self._first, strict=True):
                 step["stats"] = deepcopy(plain["stats"])
         return stats
+
+    def to_dict(self) -> dict[str, Any]:
+        """The exact sums as plain JSON; the stats files' own form keeps less."""
+        steps = [
+            {
+                "name": step.name,
+                "time_stats": vars(step.time_stats),
+                "stats": {k: vars(v) for k, v in step.stats.items()},
+            }
+            for step in self._steps
+        ]
+        return {"count": self._count, "first": self._first if self._count == 1 else [], "steps": steps}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> StatsAccumulator:
+        """Reads what `to_dict` returned.
+
+        Raises:
+            TypeError, LookupError: it is something else.
+        """
+        merged = cls()
+        merged._count, merged._first = plain["count"], plain["first"]
+        merged._steps = [
+            StepStats(
+                step["name"],
+                Timing(**step["time_stats"]),
+                defaultdict(Metric, {name: Metric(**metric) for name, metric in step["stats"].items()}),
+            )
+            for step in plain["steps"]
+        ]
+        return merged
 
 
 def _sum_of_steps(ours: Sequence[StepStats], theirs: Sequence[StepStats]) -> list[StepStats]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ray_pipeline_core.driver.pipeline_run import PipelineRun
 from ray_pipeline_core.executor import RayPipelineExecutor
 from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, run_rank
 from ray_pipeline_core.result import RunResult
-from ray_pipeline_core.scheduling.outcomes import BackendEvent, GroupEnded, SlotStarted, WorkerBackend
+from ray_pipeline_core.scheduling.outcomes import BackendEvent, SlotStarted, WorkEnded, WorkerBackend
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 
 __all__ = ["InProcessBackend", "run_in_process"]
@@ -43,31 +44,32 @@ class InProcessBackend:
     def __init__(self, run: PipelineRun) -> None:
         self._run = run
         self._settings: RankSettings = replace(run.rank_settings(), nodes=1)
-        self._work: deque[tuple[int, TaskGroup | None]] = deque()
+        self._work: deque[tuple[int, Sequence[TaskGroup] | None]] = deque()
 
     def start(self, slot: int, memory_factor: float) -> None:
         """The slot is there at once."""
         self._work.append((slot, None))
 
-    def submit(self, slot: int, group: TaskGroup) -> None:
-        """Keeps the group for the next `poll`."""
-        self._work.append((slot, group))
+    def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
+        """Keeps the groups for the next `poll`."""
+        self._work.append((slot, groups))
 
     def poll(self, timeout_s: float) -> list[BackendEvent]:
-        """Runs the next group, whatever it takes; waits when there is none."""
+        """Runs the next groups, whatever it takes; waits when there are none."""
         if not self._work:
             self._run.stop.wait(timeout_s)
             return []
-        slot, group = self._work.popleft()
-        if group is None:
+        slot, groups = self._work.popleft()
+        if groups is None:
             return [SlotStarted(slot)]
         number = self._run.attempt_number
         attempts = [
             RankAttempt(rank, number(rank, group.attempt), group.attempt > 1, is_first=position == 0)
+            for group in groups
             for position, rank in enumerate(group.ranks)
         ]
         outcomes = (run_rank(self._run.packed_pipeline, self._settings, attempt) for attempt in attempts)
-        return [GroupEnded(slot, tuple(outcomes))]
+        return [WorkEnded(slot, tuple(outcomes))]
 
     def kill(self, slot: int) -> None:
         """Nothing can be killed in this process."""

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime, timezone
 from typing import Any
 
+from ray_pipeline_core.driver.stats_book import StatsBook, ranks_in_cache
 from ray_pipeline_core.errors import StatsMergeError
 from ray_pipeline_core.events import ObserverGroup, Progress
 from ray_pipeline_core.result import RankFailure
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.scheduling.retry import Retry
-from ray_pipeline_core.stats import PipelineStats, StatsAccumulator, parse_stats
+from ray_pipeline_core.stats import PipelineStats, parse_stats
 from ray_pipeline_core.storage.attempt_history import AttemptHistory
 from ray_pipeline_core.storage.run_folder import RunFolder
 
 PROGRESS_INTERVAL_S = 0.25
 """How often observers are told of progress at most, in seconds."""
-HISTORY_INTERVAL_S = 30.0
-"""How often the history is stored where it can't be appended to, in seconds."""
+STORE_INTERVAL_S = 30.0
+"""How often the stats merged so far are stored, and the history where it can't be appended to, in seconds."""
+CACHED_FROM = 100
+"""Ranks from which on their merged stats are stored: the files of fewer are read as quickly."""
 
 
 class RunLedger:
@@ -55,7 +59,7 @@ class RunLedger:
         self._folder = folder
         self._world_size = world_size
         self._stats_to_read: list[int] = []
-        self._stats = StatsAccumulator()
+        self._stats = StatsBook()
         self._history = history
         self._attempt_number = attempt_number
         self._records: list[dict[str, Any]] = []
@@ -71,9 +75,27 @@ class RunLedger:
         Returns:
             Those whose stats are damaged; they are not counted, and should run again.
         """
-        damaged = self.merge_stored(completed_before)
+        known = self._take_cached(completed_before)
+        damaged = self.merge_stored([rank for rank in completed_before if rank not in known])
         self.completed = self.skipped = len(completed_before) - len(damaged)
         return damaged
+
+    def _take_cached(self, completed: Collection[int]) -> set[int]:
+        """Takes over what an earlier run has merged already, and returns the ranks that are in it.
+
+        A cache that says more than is still so is removed before anything runs: it must never vouch for a rank that
+        is about to run again.
+        """
+        cache = self._folder.read_stats_cache()
+        if cache is None:
+            return set()
+        taken: set[int] = set()
+        with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError, StatsMergeError):
+            taken = self._stats.take_over(cache, completed, self._folder.stats_sizes(self._world_size))
+            if taken == set(ranks_in_cache(cache)):
+                return taken
+        self._folder.remove_stats_cache()
+        return taken
 
     def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
         """Counts a rank whose marker stands, and merges its stats."""
@@ -81,7 +103,7 @@ class RunLedger:
         if outcome.stats is None:
             self._stats_to_read.append(outcome.rank)
         else:
-            self._merge(outcome.stats, outcome.rank)
+            self._merge(outcome.rank, outcome.stats, outcome.stats_bytes)
         self._note(outcome, attempt)
         self._observers.on_rank_finished(outcome.rank, outcome.seconds)
 
@@ -108,9 +130,10 @@ class RunLedger:
             return
         self._told_s = now
         self.write_history()
-        if now - self._stored_s > HISTORY_INTERVAL_S:
+        if now - self._stored_s > STORE_INTERVAL_S:
             self._stored_s = now
             self._history.flush()
+            self.store_stats_cache()
         self._observers.on_progress(self.progress(running, workers, starting))
 
     def progress(self, running: int = 0, workers: int = 0, starting: int = 0) -> Progress:
@@ -149,14 +172,16 @@ class RunLedger:
         """
         damaged = []
         for rank, content in self._folder.read_rank_stats(sorted(ranks)).items():
+            if isinstance(content, Exception):
+                self.warnings.append(f"{self._folder.stats(rank)} could not be read: {content}")
+                continue
             try:
-                if isinstance(content, Exception):
-                    raise StatsMergeError(f"{self._folder.stats(rank)} could not be read: {content}")
-                self._stats.add(parse_stats(content, self._folder.stats(rank)).to_list())
+                stats = parse_stats(content, self._folder.stats(rank))
             except StatsMergeError as error:
                 self.warnings.append(str(error))
-                if not isinstance(content, Exception):
-                    damaged.append(rank)
+                damaged.append(rank)
+            else:
+                self._merge(rank, stats.to_list(), len(content))
         return damaged
 
     def merged_stats(self) -> PipelineStats:
@@ -165,9 +190,14 @@ class RunLedger:
         self._stats_to_read = []
         return self._stats.result()
 
-    def _merge(self, stats: list[dict[str, Any]], rank: int) -> None:
+    def store_stats_cache(self) -> None:
+        """Stores what was merged so far, so that no later run has to read it rank by rank."""
+        if len(self._stats) >= CACHED_FROM:
+            self._folder.write_stats_cache(self._stats.to_cache())
+
+    def _merge(self, rank: int, stats: list[dict[str, Any]], size_bytes: int) -> None:
         try:
-            self._stats.add(stats)
+            self._stats.add(rank, stats, size_bytes)
         except StatsMergeError as error:
             self.warnings.append(f"stats of rank {rank} are not in stats.json: {error}")
 

@@ -27,6 +27,7 @@ from ray_pipeline_core.observers.progress_file import ProgressFile
 from ray_pipeline_core.pipeline import Step
 from ray_pipeline_core.rank.rank_runner import RankSettings
 from ray_pipeline_core.result import FailureKind, RunPlan, RunResult
+from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, WorkerBackend
 from ray_pipeline_core.scheduling.rank_groups import make_groups
 from ray_pipeline_core.storage.attempt_history import AttemptHistory
@@ -181,7 +182,15 @@ class PipelineRun:
             raise RunStopped
         groups = make_groups(pending, self.config.tasks_per_job)
         backend = make_backend(self)
-        manager = RayTaskManager(backend, self.config, groups, ledger, self.stop, check_lease=self._check_lease)
+        manager = RayTaskManager(
+            backend,
+            self.config,
+            groups,
+            ledger,
+            self.stop,
+            max_batch=MAX_BATCH if self._can_batch() else 1,
+            check_lease=self._check_lease,
+        )
         ended = AttemptFailure("cancelled", RunCancelledError.__name__, "the run ended while this rank was running")
         try:
             manager.run()
@@ -190,21 +199,19 @@ class PipelineRun:
             raise
         finally:
             backend.close()
-            self._settle_stopped(manager, ledger, ended)
+            manager.give_up_running(ended)
+
+    def _can_batch(self) -> bool:
+        """Whether a worker may be given several groups at once.
+
+        When it is lost, the first one without a marker is taken for the one that was at work. That is so only where
+        markers are written at once; and the nodes of a gang could not agree on where to cut a batch that takes long.
+        """
+        return self.config.nodes_per_task == 1 and self.folder.folder.is_local()
 
     def _over_time(self) -> AttemptFailure:
         message = f"the run's time limit of {self.config.run_timeout} s was over before this rank had completed"
         return AttemptFailure("timeout", "TimeoutError", message)
-
-    def _settle_stopped(self, manager: RayTaskManager, ledger: RunLedger, failure: AttemptFailure) -> None:
-        """Counts the ranks whose worker was killed at work; some may have set their marker just before."""
-        for group in manager.running_groups():
-            completed = ledger.recover(group.ranks)
-            for rank in group.ranks:
-                if rank in completed:
-                    ledger.rank_completed(RankOutcome(rank, 0.0), group.attempt)
-                else:
-                    ledger.rank_failed(RankOutcome(rank, 0.0, failure), group.attempt, None)
 
     # --- after ---
 
@@ -244,6 +251,7 @@ class PipelineRun:
         self.history.flush()
         stats = ledger.merged_stats()
         self.folder.write_stats(stats.to_json())
+        ledger.store_stats_cache()
         result = RunResult(
             name=self.name,
             world_size=self.config.tasks,

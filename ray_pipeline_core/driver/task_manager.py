@@ -7,20 +7,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from ray_pipeline_core.config import RunConfig
+from ray_pipeline_core.driver.slot import Slot
 from ray_pipeline_core.errors import ClusterError, PipelineLoadError, ResourcesUnavailableError
+from ray_pipeline_core.scheduling.batching import MAX_BATCH, batch_size
 from ray_pipeline_core.scheduling.group_queue import GroupQueue
 from ray_pipeline_core.scheduling.outcomes import (
     AttemptFailure,
     BackendEvent,
-    GroupEnded,
     RankOutcome,
     SlotDraining,
     SlotLost,
     SlotStarted,
+    WorkEnded,
     WorkerBackend,
 )
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
@@ -59,17 +60,6 @@ class RunTimedOut(Exception):
     """The run's time limit was over before all ranks had ended."""
 
 
-@dataclass
-class _Slot:
-    memory_factor: float
-    started: bool = False
-    group: TaskGroup | None = None
-    submitted_s: float = 0.0
-    ranks_run: int = 0
-    verdict: AttemptFailure | None = None  # why we killed it; no new group after that
-    draining: bool = False
-
-
 class RayTaskManager:
     """Runs rank groups on the slots that a backend grants.
 
@@ -84,6 +74,7 @@ class RayTaskManager:
         stop: ends the run when set.
         clock: tells the time in seconds.
         jitter: gives random numbers in [0, 1).
+        max_batch: groups that a slot may get at once, if they are short.
         check_lease: raises when the run folder is another run's by now. It is asked whenever the loop may have been
             suspended meanwhile, before it acts on what it hears.
     """
@@ -97,6 +88,7 @@ class RayTaskManager:
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        max_batch: int = MAX_BATCH,
         check_lease: Callable[[], None] = lambda: None,
     ) -> None:
         self._backend = backend
@@ -106,10 +98,11 @@ class RayTaskManager:
         self._stop = stop
         self._clock = clock
         self._jitter = jitter
+        self._max_batch = max_batch
         self._check_lease = check_lease
         limit_s = None if config.time is None else config.time + TIMEOUT_GRACE_S
         self._timeouts = TimeoutManager(limit_s, clock)
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, Slot] = {}
         self._idle: set[int] = set()
         self._idle_by_memory: Counter[float] = Counter()
         self._starting: Counter[float] = Counter()
@@ -151,7 +144,20 @@ class RayTaskManager:
 
     def running_groups(self) -> list[TaskGroup]:
         """The groups that are at work; after `run` has raised, those whose end was not awaited."""
-        return [slot.group for slot in self._slots.values() if slot.group is not None]
+        return list(dict.fromkeys(group for slot in self._slots.values() for group in slot.at_work.values()))
+
+    def give_up_running(self, failure: AttemptFailure) -> None:
+        """Settles for good what was at work when `run` raised, once the workers are gone.
+
+        Some ranks may have set their marker just before; others were handed over and not begun, and are left out.
+        """
+        for slot in self._slots.values():
+            for outcome in self._outcomes_when_lost(slot, failure):
+                group = slot.at_work.pop(outcome.rank)
+                if outcome.failure is None:
+                    self._ledger.rank_completed(outcome, group.attempt)
+                else:
+                    self._ledger.rank_failed(outcome, group.attempt, None)
 
     # --- slots ---
 
@@ -172,7 +178,7 @@ class RayTaskManager:
 
     def _start_slot(self, memory_factor: float) -> None:
         slot, self._next_slot = self._next_slot, self._next_slot + 1
-        self._slots[slot] = _Slot(memory_factor)
+        self._slots[slot] = Slot(memory_factor)
         self._starting[memory_factor] += 1
         self._backend.start(slot, memory_factor)
 
@@ -184,18 +190,38 @@ class RayTaskManager:
 
     def _feed(self, slot_id: int) -> None:
         slot = self._slots[slot_id]
-        group = self._queue.take(slot.memory_factor)
-        if group is not None:
+        groups = self._next_batch(slot)
+        if groups or slot.at_work:
             self._set_idle(slot_id, False)
-            slot.group, slot.submitted_s = group, self._clock()
-            self._running_ranks += len(group.ranks)
-            self._timeouts.add_task(slot_id)
-            self._backend.submit(slot_id, group)
+            self._submit(slot_id, slot, groups)
         elif self._is_needed(slot_id, slot.memory_factor):
             self._set_idle(slot_id, True)
         else:
             # Nothing here for this slot, now or soon: give its resources back, also for slots of another size.
             self._retire(slot_id)
+
+    def _next_batch(self, slot: Slot) -> list[TaskGroup]:
+        if self._is_spent(slot):
+            return []
+        fair = batch_size(slot.pace_s, slot.batch_size, self._queue.ready, len(self._slots))
+        size = min(fair, self._max_batch)
+        limit = self._config.max_ranks_per_worker
+        if limit is not None:
+            size = min(size, -(-(limit - slot.ranks_run - len(slot.at_work)) // self._config.tasks_per_job))
+        groups = (self._queue.take(slot.memory_factor) for _ in range(size))
+        return [group for group in groups if group is not None]
+
+    def _is_spent(self, slot: Slot) -> bool:
+        limit = self._config.max_ranks_per_worker
+        return slot.draining or (limit is not None and slot.ranks_run + len(slot.at_work) >= limit)
+
+    def _submit(self, slot_id: int, slot: Slot, groups: list[TaskGroup]) -> None:
+        """Hands over `groups`; with none, asks for the outcomes that the slot still owes."""
+        slot.hand_over(groups, self._clock())
+        self._running_ranks += sum(len(group.ranks) for group in groups)
+        if groups:
+            self._timeouts.add_task(slot_id)
+        self._backend.submit(slot_id, groups)
 
     def _is_needed(self, slot_id: int, memory_factor: float) -> bool:
         """Whether a slot without a group should wait for one whose pause is not over."""
@@ -217,8 +243,8 @@ class RayTaskManager:
     def _handle(self, event: BackendEvent) -> None:
         if isinstance(event, SlotStarted):
             self._on_started(event.slot)
-        elif isinstance(event, GroupEnded):
-            self._on_group_ended(event)
+        elif isinstance(event, WorkEnded):
+            self._on_work_ended(event)
         elif isinstance(event, SlotDraining):
             self._on_draining(event.slot)
         else:
@@ -234,16 +260,24 @@ class RayTaskManager:
         else:
             self._feed(slot_id)
 
-    def _on_group_ended(self, event: GroupEnded) -> None:
+    def _on_work_ended(self, event: WorkEnded) -> None:
         slot = self._slots[event.slot]
-        self._end_group(event.slot, slot, event.outcomes)
+        self._timeouts.remove_task(event.slot)
+        handed_back = self._take_back(slot, event.not_begun)
+        slot.answered(self._clock(), len(handed_back))
+        self._settle(slot, event.outcomes)
         if slot.verdict is not None:
             return
-        limit = self._config.max_ranks_per_worker
-        if slot.draining or (limit is not None and slot.ranks_run >= limit):
+        if self._is_spent(slot) and not slot.at_work:
             self._retire(event.slot)
         else:
             self._feed(event.slot)
+
+    def _take_back(self, slot: Slot, ranks: Iterable[int]) -> list[TaskGroup]:
+        groups = slot.take_back(ranks)
+        self._queue.put_back(groups)
+        self._running_ranks -= sum(len(group.ranks) for group in groups)
+        return groups
 
     def _on_draining(self, slot_id: int) -> None:
         slot = self._slots.get(slot_id)
@@ -263,17 +297,14 @@ class RayTaskManager:
         if not slot.started:
             self._starting[slot.memory_factor] -= 1
             self._on_failed_start(failure)
-        elif slot.group is not None:
-            known = {outcome.rank for outcome in event.outcomes}
-            unknown = tuple(rank for rank in slot.group.ranks if rank not in known)
-            self._end_group(event.slot, slot, event.outcomes + self._outcomes_of_lost(unknown, failure, slot))
+            return
+        self._timeouts.remove_task(event.slot)
+        self._settle(slot, event.outcomes)
+        self._settle(slot, self._outcomes_when_lost(slot, event.failure))
+        self._take_back(slot, list(slot.at_work))
 
-    def _outcomes_of_lost(
-        self, ranks: tuple[int, ...], failure: AttemptFailure, slot: _Slot
-    ) -> tuple[RankOutcome, ...]:
-        completed = self._ledger.recover(ranks)
-        seconds = self._clock() - slot.submitted_s
-        return tuple(RankOutcome(rank, seconds, None if rank in completed else failure) for rank in ranks)
+    def _outcomes_when_lost(self, slot: Slot, failure: AttemptFailure) -> tuple[RankOutcome, ...]:
+        return slot.outcomes_when_lost(self._ledger.recover(tuple(slot.at_work)), failure, self._clock())
 
     def _raise_fatal(self, failure: AttemptFailure) -> NoReturn:
         if failure.kind == "unschedulable":
@@ -296,23 +327,21 @@ class RayTaskManager:
 
     # --- groups ---
 
-    def _end_group(self, slot_id: int, slot: _Slot, outcomes: tuple[RankOutcome, ...]) -> None:
-        group, slot.group = slot.group, None
-        assert group is not None, f"slot {slot_id} has no group to end"
-        self._timeouts.remove_task(slot_id)
-        self._running_ranks -= len(group.ranks)
-        slot.ranks_run += len(group.ranks)
-        jitter = self._jitter()  # one for all ranks, so that those that failed alike stay together
-        again: dict[Retry, list[int]] = {}
+    def _settle(self, slot: Slot, outcomes: Iterable[RankOutcome]) -> None:
+        jitter = self._jitter()  # one for all ranks, so that those of a group that failed alike stay together
+        again: dict[tuple[TaskGroup, Retry], list[int]] = {}
         for outcome in outcomes:
-            retry = self._settle(group, outcome, jitter)
+            group = slot.at_work.pop(outcome.rank)
+            self._running_ranks -= 1
+            slot.ranks_run += 1
+            retry = self._settle_rank(group, outcome, jitter)
             if retry is not None:
-                again.setdefault(retry, []).append(outcome.rank)
-        for retry, ranks in again.items():
+                again.setdefault((group, retry), []).append(outcome.rank)
+        for (group, retry), ranks in again.items():
             next_attempt = group.again(ranks, retry.spent, retry.memory_factor)
             self._queue.add_later(next_attempt, self._clock() + retry.delay_s)
 
-    def _settle(self, group: TaskGroup, outcome: RankOutcome, jitter: float) -> Retry | None:
+    def _settle_rank(self, group: TaskGroup, outcome: RankOutcome, jitter: float) -> Retry | None:
         if outcome.failure is None:
             self._ledger.rank_completed(outcome, group.attempt)
             return None

@@ -83,6 +83,44 @@ class RankAttempt:
         return self.node_ips[self.node_index] if self.node_ips else None
 
 
+@dataclass
+class WorkedRank:
+    """A rank whose steps have ended well, and whose files are still to be stored.
+
+    Attributes:
+        settings: of the run.
+        attempt: which attempt it was.
+        log: its log, still open.
+        stats: what its steps counted.
+        started_at: when the attempt began, in seconds of `perf_counter`.
+        worked_s: what the steps took, in seconds.
+    """
+
+    settings: RankSettings
+    attempt: RankAttempt
+    log: RankLog
+    stats: PipelineStats
+    started_at: float
+    worked_s: float
+
+    def store(self) -> RankOutcome:
+        """Stores stats and log, then the marker, and returns the outcome; what can't be stored fails the rank."""
+        failure = None
+        text = self.stats.to_json()
+        try:
+            _store(self, text)
+        except BaseException as error:  # noqa: BLE001 - an outcome like any other
+            failure = error
+            _log_failure(self.log, self.attempt, error)
+        _close_log(self.log)
+        if isinstance(failure, WorkerTerminated):
+            raise failure
+        if failure is not None:
+            return _failed(self.settings, self.attempt, failure, [], self.started_at)
+        seconds = time.perf_counter() - self.started_at
+        return RankOutcome(self.attempt.rank, seconds, None, self.stats.to_list(), self.attempt.node, len(text))
+
+
 def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttempt) -> RankOutcome:
     """Runs one attempt to its end.
 
@@ -91,6 +129,19 @@ def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttemp
 
     Returns:
         The outcome; whatever a step raises is in it as a value.
+
+    Raises:
+        WorkerTerminated: what this process got in the middle of the rank; the log is stored.
+    """
+    worked = work_rank(packed_pipeline, settings, attempt)
+    return worked.store() if isinstance(worked, WorkedRank) else worked
+
+
+def work_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttempt) -> WorkedRank | RankOutcome:
+    """Runs the steps of one attempt.
+
+    Returns:
+        What is to be stored, or the outcome if there is nothing more to do.
 
     Raises:
         WorkerTerminated: what this process got in the middle of the rank; the log is stored.
@@ -105,38 +156,32 @@ def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttemp
         return _failed(settings, attempt, error, steps, started_at)
     try:
         with _environment(settings, attempt), captured(log):
-            failure, stats = _run_steps(packed_pipeline, settings, attempt, log, steps)
-        if failure is None:
-            _store(settings, attempt, stats, log, started_at)
-    except BaseException as error:  # noqa: BLE001 - SystemExit is an outcome like any other
-        failure = error
+            stats = _run_steps(packed_pipeline, settings, attempt, log, steps)
+    except BaseException as error:
         _log_failure(log, attempt, error)
+        _close_log(log)
+        if isinstance(error, WorkerTerminated):
+            raise
+        return _failed(settings, attempt, error, steps, started_at)
+    return WorkedRank(settings, attempt, log, stats, started_at, time.perf_counter() - started_at)
+
+
+def _close_log(log: RankLog) -> None:
     with contextlib.suppress(Exception):  # the failure itself says more
         log.close()
-    if isinstance(failure, WorkerTerminated):
-        raise failure
-    if failure is not None:
-        return _failed(settings, attempt, failure, steps, started_at)
-    return RankOutcome(
-        attempt.rank, time.perf_counter() - started_at, None, stats.to_list() if stats else None, attempt.node
-    )
 
 
 def _run_steps(
     packed_pipeline: bytes, settings: RankSettings, attempt: RankAttempt, log: RankLog, steps: list[Step]
-) -> tuple[BaseException | None, PipelineStats | None]:
+) -> PipelineStats:
     log.info(f"Launching pipeline for rank={attempt.rank} (attempt {attempt.attempt})")
-    try:
-        if settings.randomize_start_duration:
-            time.sleep(random.uniform(0, settings.randomize_start_duration))
-        steps.extend(unpack_pipeline(packed_pipeline))
-        log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
-        stats = run_pipeline(steps, attempt.rank, settings.world_size)
-    except BaseException as error:  # noqa: BLE001 - SystemExit is an outcome like any other
-        _log_failure(log, attempt, error)
-        return error, None
+    if settings.randomize_start_duration:
+        time.sleep(random.uniform(0, settings.randomize_start_duration))
+    steps.extend(unpack_pipeline(packed_pipeline))
+    log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
+    stats = run_pipeline(steps, attempt.rank, settings.world_size)
     log.info(f"Processing done for rank={attempt.rank}\n{stats.summary()}")
-    return None, stats
+    return stats
 
 
 def _log_failure(log: RankLog, attempt: RankAttempt, error: BaseException) -> None:
@@ -144,15 +189,14 @@ def _log_failure(log: RankLog, attempt: RankAttempt, error: BaseException) -> No
         log.exception(f"rank {attempt.rank} failed", error)
 
 
-def _store(
-    settings: RankSettings, attempt: RankAttempt, stats: PipelineStats | None, log: RankLog, started_at: float
-) -> None:
-    if settings.lease_id and time.perf_counter() - started_at > LEASE_TRUST_S:
+def _store(worked: WorkedRank, stats: str) -> None:
+    settings, attempt = worked.settings, worked.attempt
+    if settings.lease_id and time.perf_counter() - worked.started_at > LEASE_TRUST_S:
         settings.folder.check_lease(settings.lease_id)
     # The marker comes last: it promises that all else is stored.
-    if stats is not None and attempt.node_index == 0:
-        settings.folder.write_rank_stats(attempt.rank, stats.to_json())
-    log.close()
+    if attempt.node_index == 0:
+        settings.folder.write_rank_stats(attempt.rank, stats)
+    worked.log.close()
     if settings.nodes == 1:
         settings.folder.mark_completed(attempt.rank)
 

@@ -7,18 +7,18 @@ import signal
 import socket
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 import ray
 import ray.util
 
 from ray_pipeline_core.pipeline import unpack_pipeline
+from ray_pipeline_core.rank.group_runner import GroupRunner, WorkReport
 from ray_pipeline_core.rank.process_reaper import start_reaper
 from ray_pipeline_core.rank.rank_log import silence_loguru_console
-from ray_pipeline_core.rank.rank_processes import RankProcesses
-from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, WorkerTerminated, run_rank
-from ray_pipeline_core.scheduling.outcomes import RankOutcome
+from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, WorkerTerminated
+from ray_pipeline_core.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,8 @@ class RankWorker:
     """
 
     def __init__(self) -> None:
-        self._packed_pipeline = b""
-        self._settings: RankSettings | None = None
-        self._processes: RankProcesses | None = None
+        self._folder: RunFolder | None = None
+        self._runner: GroupRunner | None = None
 
     def prepare(self, packed_pipeline: bytes, settings: RankSettings) -> WorkerPlace | str:
         """Takes the pipeline, and imports what it needs before the first group's time starts to count.
@@ -84,29 +83,27 @@ class RankWorker:
         start_reaper()
         signal.signal(signal.SIGTERM, _terminate)
         threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
-        self._packed_pipeline, self._settings = packed_pipeline, settings
+        self._folder, self._runner = settings.folder, GroupRunner(packed_pipeline, settings)
         node_id = ray.get_runtime_context().get_node_id()
         return WorkerPlace(node_id, _node_ip(), socket.gethostname(), os.getpid())
 
-    def run_group(self, attempts: Sequence[RankAttempt]) -> list[RankOutcome]:
-        """Runs the ranks of one group, side by side if there are several."""
-        assert self._settings is not None, "prepare() comes first"
-        if len(attempts) == 1 and self._processes is None:
-            return [run_rank(self._packed_pipeline, self._settings, attempts[0])]
-        if self._processes is None:
-            self._processes = RankProcesses(self._packed_pipeline, self._settings)
-        return self._processes.run(attempts)
+    def run_groups(self, groups: Sequence[Sequence[RankAttempt]], commit: Sequence[int] = ()) -> WorkReport:
+        """Runs groups, one after another.
 
-    def mark_completed(self, ranks: Sequence[int]) -> str | None:
-        """Writes the markers of ranks that every node of the gang has completed.
-
-        Returns:
-            What went wrong, if anything did.
+        Args:
+            groups: with none, the worker waits until nothing of those before is left to store.
+            commit: ranks that every node of the gang has completed; their markers are set first.
         """
-        assert self._settings is not None, "prepare() comes first"
+        assert self._runner is not None, "prepare() comes first"
+        error = self._mark_completed(commit)
+        report = self._runner.run(groups)
+        return report if error is None else replace(report, commit_error=error)
+
+    def _mark_completed(self, ranks: Sequence[int]) -> str | None:
+        assert self._folder is not None, "prepare() comes first"
         try:
             for rank in ranks:
-                self._settings.folder.mark_completed(rank)
+                self._folder.mark_completed(rank)
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
             return str(error)
         return None

@@ -7,7 +7,7 @@ import os
 import queue
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import PipelineLoadError
+from ray_pipeline_core.rank.group_runner import SETTLED_LATER_BELOW_S, WorkReport
 from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings
 from ray_pipeline_core.ray_backend.cluster import Cluster, DrainingNodes, alive_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.failures import classify
@@ -25,11 +26,11 @@ from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
 from ray_pipeline_core.scheduling.outcomes import (
     AttemptFailure,
     BackendEvent,
-    GroupEnded,
     RankOutcome,
     SlotDraining,
     SlotLost,
     SlotStarted,
+    WorkEnded,
 )
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.timeouts import TimeoutManager
@@ -50,17 +51,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Slot:
-    """A worker or gang. `waiting` counts the calls whose answer has not come."""
+    """A worker or gang.
+
+    Attributes:
+        number: what the loop calls it.
+        placement_group: what holds the gang together.
+        actors: its workers.
+        places: where they are, once they have started.
+        submitted_s: when it got the newest call.
+        reports: what its workers have answered to that.
+        uncommitted: ranks of a gang whose markers the next call sets, since every node has completed them.
+        settled: outcomes that are still to be told.
+        waiting: calls whose answer has not come.
+        lost: why it is gone.
+    """
 
     number: int
     placement_group: PlacementGroup | None
     actors: list[Any]
     places: dict[int, WorkerPlace] = field(default_factory=dict)
-    group: TaskGroup | None = None
-    answers: dict[int, list[RankOutcome]] = field(default_factory=dict)
-    committing: tuple[RankOutcome, ...] | None = None
+    submitted_s: float = 0.0
+    reports: dict[int, WorkReport] = field(default_factory=dict)
+    uncommitted: tuple[RankOutcome, ...] = ()
+    settled: tuple[RankOutcome, ...] = ()
     waiting: int = 0
     lost: AttemptFailure | None = None
+
+    @property
+    def is_started(self) -> bool:
+        return self.submitted_s > 0
 
     @property
     def node_ips(self) -> tuple[str, ...]:
@@ -116,12 +135,14 @@ class RayWorkerPool:
         for index, actor in enumerate(actors):
             self._call(record, index, actor.prepare.remote(self._pipeline_ref, self._settings_ref))
 
-    def submit(self, slot: int, group: TaskGroup) -> None:
-        """Hands a group to every member of the slot."""
+    def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
+        """Hands groups to every member of the slot."""
         record = self._slots[slot]
-        record.group, record.answers, record.committing = group, {}, None
-        for index, actor in enumerate(record.actors):
-            self._call(record, index, actor.run_group.remote(self._attempts(group, index, record.node_ips)))
+        record.submitted_s, record.reports = time.monotonic(), {}
+        commit = [outcome.rank for outcome in record.uncommitted]
+        for index, actor in enumerate(record.actors if groups else record.actors[:1]):
+            attempts = [self._attempts(group, index, record.node_ips) for group in groups]
+            self._call(record, index, actor.run_groups.remote(attempts, [] if index else commit))
 
     def _attempts(self, group: TaskGroup, node_index: int, node_ips: tuple[str, ...]) -> list[RankAttempt]:
         return [
@@ -203,10 +224,8 @@ class RayWorkerPool:
             slot.places[index] = value
         elif place is None:
             self._lose(slot, AttemptFailure("error", PipelineLoadError.__name__, str(value), fatal=True))
-        elif slot.committing is not None:
-            slot.committing = _with_commit_error(slot.committing, value)
         else:
-            self._on_outcomes(slot, index, value)
+            self._on_report(slot, index, value)
 
     def _classify(self, error: BaseException, place: WorkerPlace | None) -> AttemptFailure:
         if place is None:
@@ -222,9 +241,9 @@ class RayWorkerPool:
             if slot.lost is None and any(place.node_id in new for place in slot.places.values()):
                 yield SlotDraining(slot.number)
 
-    def _on_outcomes(self, slot: _Slot, index: int, outcomes: list[RankOutcome]) -> None:
-        slot.answers[index] = outcomes
-        if slot.waiting and any(outcome.failure for outcome in outcomes):
+    def _on_report(self, slot: _Slot, index: int, report: WorkReport) -> None:
+        slot.reports[index] = report
+        if slot.waiting and any(outcome.failure for outcome in report.outcomes):
             self._gang_grace.add_task(slot.number)
 
     def _progress(self, slot: _Slot) -> Iterable[BackendEvent]:
@@ -234,13 +253,7 @@ class RayWorkerPool:
         if slot.lost is not None:
             self._dying[slot.number] = time.monotonic() + FENCE_TIMEOUT_S
             return self._bury_dead()
-        if slot.group is None:
-            return self._started(slot)
-        if len(slot.actors) > 1 and slot.committing is None:
-            return self._commit_gang(slot)
-        outcomes = tuple(slot.answers[0]) if slot.committing is None else slot.committing
-        slot.group = None
-        return [GroupEnded(slot.number, outcomes)]
+        return self._work_ended(slot) if slot.is_started else self._started(slot)
 
     def _bury_dead(self) -> list[BackendEvent]:
         """Tells of lost slots once their processes are gone: Ray may call a worker dead some moments before it is."""
@@ -259,20 +272,26 @@ class RayWorkerPool:
             yield SlotDraining(slot.number)  # that was announced before anybody knew where it would start
         yield SlotStarted(slot.number)
 
-    def _commit_gang(self, slot: _Slot) -> Iterable[BackendEvent]:
-        """Writes the markers that waited for every node of the gang."""
-        slot.committing = _merge_members(slot.answers)
-        done = [outcome.rank for outcome in slot.committing if outcome.failure is None]
-        if not done:
-            return self._progress(slot)
-        self._call(slot, 0, slot.actors[0].mark_completed.remote(done))
-        return []
+    def _work_ended(self, slot: _Slot) -> Iterable[BackendEvent]:
+        """Every member has answered. What a gang has completed is committed with its next call, or at once."""
+        report = slot.reports[0]
+        outcomes = report.outcomes if len(slot.actors) == 1 else _merge_members(slot.reports)
+        slot.settled += _with_commit_error(slot.uncommitted, report.commit_error)
+        slot.uncommitted = ()
+        if len(slot.actors) > 1:
+            slot.uncommitted = tuple(outcome for outcome in outcomes if outcome.failure is None)
+            outcomes = tuple(outcome for outcome in outcomes if outcome.failure is not None)
+        slot.settled += outcomes
+        if slot.uncommitted and time.monotonic() - slot.submitted_s > SETTLED_LATER_BELOW_S:
+            self.submit(slot.number, ())
+            return []
+        settled, slot.settled = slot.settled, ()
+        return [WorkEnded(slot.number, settled, report.not_begun)]
 
     def _known_outcomes(self, slot: _Slot) -> tuple[RankOutcome, ...]:
-        """Failures that members reported before the slot was lost; successes count only with all members."""
-        if slot.group is None or not slot.answers:
-            return ()
-        return tuple(outcome for outcome in _merge_members(slot.answers) if outcome.failure is not None)
+        """What was settled before the slot was lost: of a gang, successes count only with all members."""
+        failed = (outcome for outcome in _merge_members(slot.reports) if outcome.failure is not None)
+        return (*slot.settled, *failed)
 
     def _lose(self, slot: _Slot, failure: AttemptFailure) -> None:
         if slot.lost is None:
@@ -321,11 +340,11 @@ def _local_pids(slot: _Slot) -> list[int]:
     return [place.pid for place in slot.places.values() if place.host == host]
 
 
-def _merge_members(answers: dict[int, list[RankOutcome]]) -> tuple[RankOutcome, ...]:
+def _merge_members(reports: dict[int, WorkReport]) -> tuple[RankOutcome, ...]:
     """One outcome per rank: the master's, unless another member failed it."""
     merged: dict[int, RankOutcome] = {}
-    for index in sorted(answers):
-        for outcome in answers[index]:
+    for index in sorted(reports):
+        for outcome in reports[index].outcomes:
             known = merged.get(outcome.rank)
             if known is None or (known.failure is None and outcome.failure is not None):
                 merged[outcome.rank] = outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 
@@ -42,6 +42,13 @@ class GroupQueue:
     def _make_ready(self, group: TaskGroup) -> None:
         self._ready.setdefault(group.memory_factor, deque()).append(group)
         self._ready_count += 1
+
+    def put_back(self, groups: Sequence[TaskGroup]) -> None:
+        """Puts groups that were taken, and not begun, before all others again, in their order."""
+        for group in reversed(groups):
+            self._by_memory[group.memory_factor] += 1
+            self._ready.setdefault(group.memory_factor, deque()).appendleft(group)
+            self._ready_count += 1
 
     def add_later(self, group: TaskGroup, at_s: float) -> None:
         """Holds a group back until the clock shows `at_s`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -46,6 +47,7 @@ class RankOutcome:
         failure: None when the rank completed.
         stats: the rank's stats, in the form of its stats file; None on failure and on a gang's other nodes.
         node: where it ran.
+        stats_bytes: the size of the rank's stats file.
     """
 
     rank: int
@@ -53,6 +55,7 @@ class RankOutcome:
     failure: AttemptFailure | None = None
     stats: list[dict[str, Any]] | None = field(default=None, repr=False)
     node: str | None = None
+    stats_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,18 @@ class SlotStarted:
 
 
 @dataclass(frozen=True)
-class GroupEnded:
-    """A group's work is over on a slot that is ready for the next one."""
+class WorkEnded:
+    """A slot has done what it got, and is ready for more.
+
+    Attributes:
+        slot: the slot.
+        outcomes: ranks that are settled. A rank whose files are still being stored comes with a later event.
+        not_begun: ranks that the slot hands back, since those before them took longer than was expected.
+    """
 
     slot: int
-    outcomes: tuple[RankOutcome, ...]
+    outcomes: tuple[RankOutcome, ...] = ()
+    not_begun: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class SlotLost:
     Attributes:
         slot: the slot.
         failure: why.
-        outcomes: ranks of its group whose outcome had come back before.
+        outcomes: ranks of its groups whose outcome had come back before.
     """
 
     slot: int
@@ -87,12 +97,12 @@ class SlotLost:
 
 @dataclass(frozen=True)
 class SlotDraining:
-    """A slot will be taken away soon: its group may go on, but it should get no other."""
+    """A slot will be taken away soon: its groups may go on, but it should get no others."""
 
     slot: int
 
 
-BackendEvent: TypeAlias = SlotStarted | GroupEnded | SlotLost | SlotDraining
+BackendEvent: TypeAlias = SlotStarted | WorkEnded | SlotLost | SlotDraining
 
 
 class WorkerBackend(Protocol):
@@ -105,8 +115,11 @@ class WorkerBackend(Protocol):
     def start(self, slot: int, memory_factor: float) -> None:
         """Asks for a slot; `SlotStarted` or `SlotLost` follows."""
 
-    def submit(self, slot: int, group: TaskGroup) -> None:
-        """Hands a group to a slot that is ready; `GroupEnded` or `SlotLost` follows."""
+    def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
+        """Hands groups to a slot that is ready, to be run in that order; `WorkEnded` or `SlotLost` follows.
+
+        None at all asks for the outcomes that are still owed: the event comes when they are settled.
+        """
 
     def kill(self, slot: int) -> None:
         """Ends a slot that is starting or busy; `SlotLost` follows once it is gone."""

@@ -135,12 +135,20 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
             found = self._listing(subdirectory, lambda: self.glob(pattern, **options))
         return sorted(name for name, info in found.items() if include_directories or info["type"] != "directory")
 
-    def list_names(self, subdirectory: str) -> list[str]:
-        """Returns the base names of the files right in `subdirectory`, in any order, with one listing.
+    def list_names(self, subdirectory: str, prefixes: Sequence[str] = ()) -> list[str]:
+        """Returns the base names of the files right in `subdirectory`, in any order, as they are now.
 
         There are none when it is missing.
+
+        Args:
+            subdirectory: where to look.
+            prefixes: the beginnings of all names that matter, where there are very many: others may be left out.
         """
-        return self._files.names(self._join(subdirectory))
+        return self._files.names(self._join(subdirectory), prefixes)
+
+    def list_sizes(self, subdirectory: str, prefixes: Sequence[str] = ()) -> dict[str, int]:
+        """Returns the same names, each with the size of its file in bytes."""
+        return self._files.sizes(self._join(subdirectory), prefixes)
 
     def isfile(self, path: str) -> bool:
         """Tells whether a file stands there; trouble with the storage raises instead of meaning no."""

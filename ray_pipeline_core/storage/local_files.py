@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ray_pipeline_core.storage.access_errors import StorageErrors
 
@@ -119,7 +119,7 @@ class LocalFiles:
         with StorageErrors("move", source):
             _with_parents(target, lambda: os.replace(source, target))
 
-    def names(self, directory: str) -> list[str]:
+    def names(self, directory: str, prefixes: Sequence[str] = ()) -> list[str]:
         """Returns the base names of the files right in `directory`; none when it is missing."""
         with StorageErrors("list", directory):
             try:
@@ -127,6 +127,15 @@ class LocalFiles:
                     return [entry.name for entry in entries if not entry.is_dir()]
             except FileNotFoundError:
                 return []
+
+    def sizes(self, directory: str, prefixes: Sequence[str] = ()) -> dict[str, int]:
+        """Returns the files right in `directory` by base name, with their sizes in bytes; none when it is missing."""
+        with StorageErrors("list", directory):
+            try:
+                with os.scandir(directory) as entries:
+                    return {entry.name: entry.stat().st_size for entry in entries if not entry.is_dir()}
+            except FileNotFoundError:  # also when a file is removed meanwhile
+                return {}
 
     def is_file(self, path: str) -> bool:
         """Tells whether a file stands there."""

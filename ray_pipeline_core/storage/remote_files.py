@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from glob import has_magic
@@ -24,6 +24,7 @@ _WITHOUT_DIRECTORIES = frozenset(
 _READ_BATCH = 1000
 _REMOVED_ONE_BY_ONE = 8
 _REMOVING_THREADS = 16
+_LISTING_THREADS = 16
 
 
 def protocols(filesystem: AbstractFileSystem) -> tuple[str, ...]:
@@ -60,6 +61,7 @@ class RemoteFiles:
         self._bound = bound
         self._has_directories = has_directories(filesystem)
         self._read_options = _read_options(filesystem)
+        self._lists_by_prefix = "prefix" in inspect.signature(getattr(filesystem, "_find", filesystem.find)).parameters
         self._made: set[str] = set()
 
     def call(self, action: str, path: str, call: Callable[[], T]) -> T:
@@ -112,18 +114,42 @@ class RemoteFiles:
         self.call("move", source, lambda: self._copy(source, target))
         self._remove_one(source)
 
-    def names(self, directory: str) -> list[str]:
+    def names(self, directory: str, prefixes: Sequence[str] = ()) -> list[str]:
         """Returns the base names of the files right in `directory`; none when it is missing."""
+        return list(self.sizes(directory, prefixes))
+
+    def sizes(self, directory: str, prefixes: Sequence[str] = ()) -> dict[str, int]:
+        """Returns the files right in `directory` by base name, with their sizes in bytes; none when it is missing.
+
+        Args:
+            directory: where to look.
+            prefixes: what names begin with, where the rest does not matter. A store tells a thousand names at a time,
+                each page only after the one before; with prefixes many are asked for at once.
+        """
         self._fs.invalidate_cache(directory)
-        prefix = directory.rstrip("/") + "/"
+        prefixed = [prefix for prefix in prefixes if self._lists_by_prefix]
         try:
-            entries = self.call("list", directory, lambda: self._fs.ls(directory, detail=True))
+            with ThreadPoolExecutor(_LISTING_THREADS) as threads:
+                found = (
+                    [self._list(directory)] if not prefixed else threads.map(partial(self._list, directory), prefixed)
+                )
+                entries = [entry for part in found for entry in part]
         except FileNotFoundError:
-            return []
+            return {}
         finally:
             self._fs.invalidate_cache(directory)
-        files = (entry["name"] for entry in entries if entry["type"] != "directory")
-        return [name[len(prefix) :] for name in files if name.startswith(prefix) and name != prefix]
+        start = directory.rstrip("/") + "/"
+        files = ((entry["name"], entry["size"]) for entry in entries if entry["type"] != "directory")
+        return {name[len(start) :]: size for name, size in files if name.startswith(start) and name != start}
+
+    def _list(self, directory: str, prefix: str | None = None) -> Collection[dict[str, Any]]:
+        if prefix is None:
+            entries: list[dict[str, Any]] = self.call("list", directory, lambda: self._fs.ls(directory, detail=True))
+            return entries
+        found: dict[str, dict[str, Any]] = self.call(
+            "list", directory, lambda: self._fs.find(directory, prefix=prefix, detail=True)
+        )
+        return found.values()
 
     def is_file(self, path: str) -> bool:
         """Tells whether a file stands there; unlike fsspec's own, does not take trouble for absence."""
@@ -184,7 +210,7 @@ class RemoteFiles:
     def _which_exist(self, paths: Sequence[str]) -> list[str]:
         there: set[str] = set()
         for directory in {self._fs._parent(path) for path in paths}:
-            there.update(f"{directory}/{name}" for name in self.names(directory))
+            there.update(f"{directory}/{name}" for name in self.sizes(directory))
         return [path for path in paths if path in there]
 
     def _remove_batch(self, paths: Sequence[str]) -> None:

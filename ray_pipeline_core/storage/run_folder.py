@@ -18,11 +18,13 @@ ATTEMPTS = "attempts"
 ATTEMPT_HISTORY = f"{ATTEMPTS}/history.jsonl"
 EXECUTOR_FILE = "executor.json"
 STATS_FILE = "stats.json"
+STATS_CACHE_FILE = "stats.cache.json"
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.json"
 LOCK_FILE = "run.lock"
 
 _LEFTOVER_AGE_S = 3600.0
+_LISTED_TOGETHER = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -93,9 +95,18 @@ class RunFolder:
             world_size: names that are no rank below it are ignored.
             marker_names: what `marker_names` returned, when it is known already.
         """
-        names = self.marker_names() if marker_names is None else marker_names
+        names = (
+            self.folder.list_names(COMPLETIONS, _name_prefixes(world_size)) if marker_names is None else marker_names
+        )
         ranks = (rank_of_marker(name) for name in names)
         return {rank for rank in ranks if rank is not None and rank < world_size}
+
+    def stats_sizes(self, world_size: int) -> dict[int, int]:
+        """Returns the sizes in bytes of the stats files that are there, by rank."""
+        prefixes = _name_prefixes(world_size)
+        sizes = self.folder.list_sizes(STATS, prefixes)
+        ranks = ((rank_of_marker(name.removesuffix(".json")), size) for name, size in sizes.items())
+        return {rank: size for rank, size in ranks if rank is not None}
 
     def is_completed(self, rank: int) -> bool:
         """Tells whether the rank's marker stands."""
@@ -121,6 +132,21 @@ class RunFolder:
     def write_stats(self, text: str) -> None:
         """Writes the merged stats, JSON text."""
         self.folder.write_bytes(STATS_FILE, text.encode())
+
+    def write_stats_cache(self, cache: Mapping[str, Any]) -> None:
+        """Writes what a later run need not merge again, which must be plain JSON."""
+        self.folder.write_bytes(STATS_CACHE_FILE, json.dumps(cache).encode())
+
+    def read_stats_cache(self) -> Any:
+        """Returns what `write_stats_cache` wrote; None when there is no such file, or none that can be read."""
+        try:
+            return json.loads(self.folder.read_bytes(STATS_CACHE_FILE))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def remove_stats_cache(self) -> None:
+        """Removes it; it is no error when there is none."""
+        self.folder.remove_many([STATS_CACHE_FILE])
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes the run's result, which must be plain JSON."""
@@ -165,6 +191,13 @@ class RunFolder:
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:
         self.folder.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _name_prefixes(world_size: int) -> list[str]:
+    """Returns what the names of ranks begin with; none where one page of a listing holds them all."""
+    if world_size <= _LISTED_TOGETHER:
+        return []
+    return sorted({f"{rank:05d}"[:2] for rank in range(0, world_size, _LISTED_TOGETHER)})
 
 
 def rank_of_marker(name: str) -> int | None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ray_pipeline_core.driver.task_manager import MAX_STARTING
+from ray_pipeline_core.scheduling.batching import CUT_S
 from ray_pipeline_core.scheduling.outcomes import (
     AttemptFailure,
     BackendEvent,
-    GroupEnded,
     RankOutcome,
     SlotDraining,
     SlotLost,
     SlotStarted,
+    WorkEnded,
 )
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.retry import Retry
@@ -83,7 +84,8 @@ class Work:
 class _Slot:
     memory_factor: float
     state: Literal["starting", "idle", "busy", "dying"] = "starting"
-    group: TaskGroup | None = None
+    groups: tuple[TaskGroup, ...] = ()
+    schedule: list[tuple[float, TaskGroup, Work]] = field(default_factory=list)
     groups_run: int = 0
     draining: bool = False
 
@@ -118,6 +120,7 @@ class FakeBackend:
         self.most_slots = 0
         self.most_starting = 0
         self.markers: set[int] = set()
+        self.handed_over: set[int] = set()
         self.polls = 0
         self._start = start
         self._work = work
@@ -145,29 +148,47 @@ class FakeBackend:
                 self._later(start.after_s, SlotDraining(slot))
             self._later(start.after_s, SlotStarted(slot))
 
-    def submit(self, slot: int, group: TaskGroup) -> None:
+    def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
         record = self._slots[slot]
+        assert groups, "nothing is ever owed here"
         assert record.state == "idle", f"slot {slot} is {record.state}"
-        assert record.memory_factor == group.memory_factor
-        assert group.ranks, "a group has ranks"
-        at_work = {rank for other in self._slots.values() if other.group for rank in other.group.ranks}
-        assert not at_work & set(group.ranks), "a rank runs twice at the same time"
-        record.state, record.group, record.groups_run = "busy", group, record.groups_run + 1
-        self.submitted.append((self.clock(), slot, group))
-        work = self._work(group)
-        self.markers |= work.marked
-        if work.draining_after_s is not None:
-            self._later(work.draining_after_s, SlotDraining(slot))
-        told = work.told if work.lost is not None else frozenset(group.ranks)
-        outcomes = tuple(
-            RankOutcome(rank, work.after_s, work.failures.get(rank)) for rank in group.ranks if rank in told
-        )
-        ended = GroupEnded(slot, outcomes) if work.lost is None else SlotLost(slot, work.lost, outcomes)
-        self._later(work.after_s, ended)
+        record.state, record.schedule, record.groups_run = "busy", [], record.groups_run + len(groups)
+        self._check_groups(record, groups)
+        record.groups = tuple(groups)
+        self.handed_over.update(rank for group in groups for rank in group.ranks)
+        self._begin_next(slot, record, self.clock(), list(groups))
+
+    def _check_groups(self, record: _Slot, groups: Sequence[TaskGroup]) -> None:
+        at_work = {rank for other in self._slots.values() for group in other.groups for rank in group.ranks}
+        for group in groups:
+            assert record.memory_factor == group.memory_factor
+            assert group.ranks, "a group has ranks"
+            assert not at_work & set(group.ranks), "a rank runs twice at the same time"
+            at_work.update(group.ranks)
+
+    def _begin_next(self, slot: int, record: _Slot, begin_s: float, groups: list[TaskGroup]) -> None:
+        """Begins one group after another, until one fails, or takes long enough to hand back the rest."""
+        outcomes: list[RankOutcome] = []
+        started_s = begin_s
+        while groups and begin_s <= started_s + CUT_S and not any(outcome.failure for outcome in outcomes):
+            group = groups.pop(0)
+            work = self._work(group)
+            self.submitted.append((begin_s, slot, group))
+            if work.draining_after_s is not None:
+                self._at(begin_s + work.draining_after_s, SlotDraining(slot))
+            record.schedule.append((begin_s, group, work))
+            begin_s += work.after_s
+            outcomes += [RankOutcome(rank, work.after_s, work.failures.get(rank)) for rank in group.ranks]
+            if work.lost is not None:
+                told = tuple(outcome for outcome in outcomes[-len(group.ranks) :] if outcome.rank in work.told)
+                self._at(begin_s, SlotLost(slot, work.lost, told))
+                return
+        self._at(begin_s, WorkEnded(slot, tuple(outcomes), tuple(rank for group in groups for rank in group.ranks)))
 
     def kill(self, slot: int) -> None:
         assert self._slots[slot].state in ("starting", "busy")
         self._slots[slot].state = "dying"
+        self.submitted = [entry for entry in self.submitted if entry[1] != slot or entry[0] <= self.clock()]
         self.killed.append((self.clock(), slot))
         self._events = [entry for entry in self._events if entry[2].slot != slot]
         heapq.heapify(self._events)
@@ -221,19 +242,31 @@ class FakeBackend:
         return Counter(rank for ranks in self.groups() for rank in ranks)
 
     def _later(self, after_s: float, event: BackendEvent) -> None:
-        if after_s != NEVER:
-            heapq.heappush(self._events, (self.clock() + after_s, next(self._sequence), event))
+        self._at(self.clock() + after_s, event)
+
+    def _at(self, at_s: float, event: BackendEvent) -> None:
+        if at_s != NEVER:
+            heapq.heappush(self._events, (at_s, next(self._sequence), event))
 
     def _apply(self, event: BackendEvent) -> None:
         slot = self._slots[event.slot]
         if isinstance(event, SlotLost):
+            self._set_markers(slot)
             del self._slots[event.slot]
             self._events = [entry for entry in self._events if entry[2].slot != event.slot]
             heapq.heapify(self._events)
         elif isinstance(event, SlotDraining):
             slot.draining = True
         else:
-            slot.state, slot.group = "idle", None
+            slot.state, slot.groups = "idle", ()
+
+    def _set_markers(self, slot: _Slot) -> None:
+        """Those of groups that were over before the slot was lost, and of the last begun as far as its work says so."""
+        for begun_s, group, work in slot.schedule:
+            if begun_s + work.after_s < self.clock() and not work.failures and work.lost is None:
+                self.markers |= set(group.ranks)
+            elif begun_s <= self.clock() and group == slot.groups[-1]:  # else the next one would have been begun
+                self.markers |= work.marked
 
     def _count_slots(self) -> None:
         starting = sum(slot.state == "starting" for slot in self._slots.values())

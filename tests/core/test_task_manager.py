@@ -653,7 +653,7 @@ def test_every_rank_is_settled_or_at_work_or_untouched_when_stopped(
     except (RunStopped, ClusterError):
         running = {rank for group in loop.manager.running_groups() for rank in group.ranks}
         assert not running & loop.ledger.settled
-        assert running <= loop.backend.attempts().keys()
+        assert running <= loop.backend.handed_over
     _assert_books_are_right(loop, parameters["ranks"], parameters["retry"])
 
 

@@ -1,0 +1,97 @@
+"""The merged stats of a run folder's ranks, which a later run need not read again.
+
+Ranks are merged in chunks of a thousand. `stats.cache.json` keeps each chunk's exact sums, with the size of every stats
+file that is in them. The next run takes over those chunks whose files are still there, in the same sizes, and reads the
+files of the others. So what the cache says is never more than what the files say, and it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_pipeline_core.stats import PipelineStats, StatsAccumulator
+
+CHUNK_RANKS = 1000
+"""Ranks that are taken over together, or not at all."""
+_VERSION = 1
+
+
+@dataclass
+class _Chunk:
+    merged: StatsAccumulator = field(default_factory=StatsAccumulator)
+    sizes: dict[int, int] = field(default_factory=dict)
+
+
+class StatsBook:
+    """Merges the stats of ranks one after another, in memory that does not grow with what they hold."""
+
+    def __init__(self) -> None:
+        self._chunks: defaultdict[int, _Chunk] = defaultdict(_Chunk)
+        self._names: list[str] | None = None
+
+    def __len__(self) -> int:
+        return sum(len(chunk.sizes) for chunk in self._chunks.values())
+
+    def add(self, rank: int, steps: Sequence[dict[str, Any]], size_bytes: int) -> None:
+        """Merges one rank's stats.
+
+        Args:
+            rank: the rank.
+            steps: the content of its stats file; it is neither changed nor kept.
+            size_bytes: the size of that file.
+
+        Raises:
+            StatsMergeError: its steps are not those of the ranks before, or it is damaged; nothing was merged.
+        """
+        chunk = self._chunks[rank // CHUNK_RANKS]
+        chunk.merged.add(steps, self._names)
+        chunk.sizes[rank] = size_bytes
+        self._names = chunk.merged.names
+
+    def result(self) -> PipelineStats:
+        """The merged stats; the metrics of a single rank are as its file has them."""
+        total = StatsAccumulator()
+        for number in sorted(self._chunks):
+            total.merge(self._chunks[number].merged)
+        return total.result()
+
+    def to_cache(self) -> dict[str, Any]:
+        """All chunks as plain JSON."""
+        chunks = (
+            {"sizes": {str(rank): size for rank, size in chunk.sizes.items()}, "merged": chunk.merged.to_dict()}
+            for chunk in self._chunks.values()
+            if chunk.sizes
+        )
+        return {"version": _VERSION, "chunks": list(chunks)}
+
+    def take_over(self, cache: Mapping[str, Any], completed: Collection[int], sizes: Mapping[int, int]) -> set[int]:
+        """Takes the chunks of a cache of which every rank is completed and its stats file unchanged.
+
+        Args:
+            cache: what `to_cache` returned; another version is left alone.
+            completed: the ranks whose marker stands.
+            sizes: the sizes of the stats files that are there, by rank.
+
+        Returns:
+            The ranks whose stats need not be read.
+
+        Raises:
+            TypeError, ValueError, LookupError, AttributeError, StatsMergeError: the cache is damaged.
+        """
+        taken: set[int] = set()
+        for plain in cache["chunks"] if cache["version"] == _VERSION else ():
+            before = {int(rank): size for rank, size in plain["sizes"].items()}
+            if all(rank in completed and sizes.get(rank) == size for rank, size in before.items()):
+                merged = StatsAccumulator.from_dict(plain["merged"])
+                self._chunks[next(iter(before)) // CHUNK_RANKS] = _Chunk(merged, before)
+                self._names = merged.names
+                taken.update(before)
+        return taken
+
+
+def ranks_in_cache(cache: Mapping[str, Any]) -> Iterable[int]:
+    """The ranks that a cache covers."""
+    return (int(rank) for chunk in cache["chunks"] for rank in chunk["sizes"])
