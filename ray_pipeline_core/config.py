@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ _RESERVED_RAY_OPTIONS = {
     "max_concurrency": "tasks_per_job",
     "concurrency_groups": "tasks_per_job",
     "lifetime": "nothing: workers end with their run",
+    "name": "nothing: a run has several workers, which can't share a name",
     "placement_group": "nodes_per_task and placement_strategy",
     "placement_group_bundle_index": "nodes_per_task and placement_strategy",
 }
@@ -95,7 +96,7 @@ class RetryPolicy:
     def _check_retry_on(self) -> None:
         allowed = "must be a sequence of exception types or their names"
         entries: Any = self.retry_on
-        ok = isinstance(entries, Sequence) and not isinstance(entries, str) and all(map(_names_exception, entries))
+        ok = isinstance(entries, Collection) and not isinstance(entries, str) and all(map(_names_exception, entries))
         require(ok, "RetryPolicy.retry_on", entries, allowed)
         object.__setattr__(self, "retry_on", tuple(entries))
 
@@ -223,6 +224,11 @@ class RunConfig:
         if option in _RESERVED_RAY_OPTIONS:
             raise ConfigError(
                 f"ray_remote_kwargs[{option!r}]={value!r}: not allowed here; use {_RESERVED_RAY_OPTIONS[option]}"
+            )
+        if option == "scheduling_strategy" and self.nodes_per_task > 1:
+            raise ConfigError(
+                f"ray_remote_kwargs[{option!r}]={value!r}: not allowed with nodes_per_task above 1; "
+                "use placement_strategy"
             )
         if option == "resources" and value is not None:
             _check_custom_resources(value)

@@ -99,7 +99,7 @@ class ObserverGroup(RunObserver):
                 method = getattr(observer, event, None)
                 if method is not None:
                     method(*args)
-            except Exception:  # noqa: BLE001 - an observer's fault must not become the run's
+            except (Exception, SystemExit):  # noqa: BLE001 - an observer's fault must not become the run's
                 self._complain(observer, event)
 
     def _complain(self, observer: object, event: str) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray_pipeline_core.driver.chain import run_in_order
 from ray_pipeline_core.driver.driver_thread import DriverThread
 from ray_pipeline_core.driver.pipeline_run import PipelineRun
 from ray_pipeline_core.driver.session import BackendSource, RaySession
+from ray_pipeline_core.errors import RunFolderMismatchError
 from ray_pipeline_core.events import ObserverGroup, RunObserver
 from ray_pipeline_core.observers import default_observers
 from ray_pipeline_core.pipeline import PipelineSpec, check_pipeline, load_pipeline, pack_pipeline, step_name
@@ -153,7 +155,8 @@ class RayPipelineExecutor:
         runs = {id(link): link._make_run(stop) for link in order}
 
         def run_one(link: RayPipelineExecutor) -> RunResult:
-            link._result = runs[id(link)].execute(backends.backend_for, link._plan)
+            run = runs[id(link)]
+            link._result = run.execute(backends.backend_for, partial(link._plan, steps=run.steps))
             return link._result
 
         return run_in_order(order, run_one)
@@ -186,14 +189,19 @@ class RayPipelineExecutor:
     def plan(self) -> RunPlan:
         """What `run()` would do with this executor, without running anything.
 
+        Where `run()` would refuse the run folder, the plan's warnings say so.
+
         Raises:
-            PipelineLoadError: the pipeline can't be imported, called or pickled.
+            PipelineLoadError: a pipeline of the chain can't be imported, called or pickled.
         """
-        steps = load_pipeline(self.pipeline, self.pipeline_kwargs)
-        pack_pipeline(steps)
+        *_, run = [link._make_run(self._stop) for link in topological_order(self)]
         pending = self.get_incomplete_ranks()
         completed = sorted(set(range(self.world_size)).difference(pending))
-        return self._plan(completed, pending, steps, self._cluster_slots())
+        try:
+            _, warnings = run.look()
+        except RunFolderMismatchError as error:
+            warnings = [str(error)]
+        return self._plan(completed, pending, run.steps, self._cluster_slots(), warnings)
 
     def _plan(
         self,
@@ -201,6 +209,7 @@ class RayPipelineExecutor:
         pending: Sequence[int],
         steps: Sequence[Any] = (),
         cluster_slots: int | None = None,
+        warnings: Sequence[str] = (),
     ) -> RunPlan:
         groups = make_groups(pending, self.config.tasks_per_job)
         workers = len(groups) if self.config.workers == -1 else min(self.config.workers, len(groups))
@@ -220,6 +229,7 @@ class RayPipelineExecutor:
             cluster_slots=cluster_slots,
             dependency_order=tuple(link.name for link in topological_order(self)),
             logging_dir=self.logging_dir.url,
+            warnings=tuple(warnings),
         )
 
     def _cluster_slots(self) -> int | None:
@@ -240,20 +250,11 @@ class RayPipelineExecutor:
         """Number of ranks."""
         return self.config.tasks
 
-    @property
-    def tasks(self) -> int:
-        """Number of ranks."""
-        return self.config.tasks
-
-    @property
-    def workers(self) -> int:
-        """Rank groups that run at the same time; -1 = as many as the cluster grants."""
-        return self.config.workers
-
-    @property
-    def skip_completed(self) -> bool:
-        """Whether ranks whose marker exists are skipped."""
-        return self.config.skip_completed
+    def __getattr__(self, name: str) -> Any:
+        # The parameters that steer a run are attributes by their own names, as in datatrove.
+        if name in RunConfig.__dataclass_fields__ and "config" in self.__dict__:
+            return getattr(self.config, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def get_incomplete_ranks(self, ranks: Iterable[int] | None = None, skip_completed: bool | None = None) -> list[int]:
         """The ranks that have no marker yet, or all of them where completed ranks are not skipped.

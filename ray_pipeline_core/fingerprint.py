@@ -13,18 +13,18 @@ from ray_pipeline_core.pipeline import Step, step_name
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+|object at |<locals>.<lambda>")
 _SECRET_WORDS = (
-    r"passw|passphrase|pwd|secret|token(?!iz)|credential|api_?key|access_?key|account_?key|connection_?str|private|"
-    r"auth(?!ors?(?:_|\b))|signature"
+    r"passw|passphrase|pwd|secret|token(?!iz)|credential|(?:api|access|account)[_-]?key|connection_?str|private|"
+    r"auth(?!ors?(?:_|\b))|signature|cookie|bearer|(?:^|(?<![a-z]))(?:pass|pw|sig|sas)(?![a-z])"
 )
 _SECRET = re.compile(_SECRET_WORDS, re.IGNORECASE)
 _SECRET_NUMBER = re.compile(r"passw|pwd|secret", re.IGNORECASE)
 # What follows such a name in a text: quoted, or up to the next thing that ends a value.
 _SECRET_IN_TEXT = re.compile(
-    rf"""(\b\w{{0,60}}?(?:{_SECRET_WORDS})\w{{0,60}}['"]?\s*[=:]\s*)"""
+    rf"""(\b[\w-]{{0,60}}?(?:{_SECRET_WORDS})\w{{0,60}}['"]?\s*[=:]\s*)"""
     r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?:(?:bearer|basic)\s+)?[^\s,;&(){}\[\]'"]+)""",
     re.IGNORECASE,
 )
-_URL_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")
+_URL_PASSWORD = re.compile(r"(://[^/@:\s]*:|https?://)[^/@\s]+@")
 _LONGEST_TEXT = 500
 _MAIN = "__main__"
 HIDDEN = "***"

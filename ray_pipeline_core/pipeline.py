@@ -131,8 +131,8 @@ def load_pipeline(pipeline: PipelineSpec, pipeline_kwargs: Mapping[str, Any] | N
         steps = factory(**(pipeline_kwargs or {}))
     except (Exception, SystemExit) as error:
         raise PipelineLoadError(
-            f"pipeline={pipeline!r}: calling the factory with {dict(pipeline_kwargs or {})!r} raised "
-            f"{type(error).__name__}: {error}"
+            f"pipeline={pipeline!r}: calling the factory with {', '.join(pipeline_kwargs or ()) or 'no arguments'} "
+            f"raised {type(error).__name__}: {error}"
         ) from error
     try:
         _check_steps(steps)
@@ -241,14 +241,14 @@ def run_pipeline(steps: Sequence[Step], rank: int, world_size: int) -> PipelineS
         if not callable(step):
             data = step
             continue
-        if hasattr(step, "stats"):
+        if hasattr(getattr(step, "stats", None), "time_stats"):
             stats_owners.append(step)
             data = step(data, rank, world_size)
         else:
             tracked = _TrackedFunction(step, clock)
             stats_owners.append(tracked)
             data = tracked(data, rank, world_size)
-    if data is not None and isinstance(data, Iterable):
+    if isinstance(data, Iterable):
         deque(data, maxlen=0)
     return PipelineStats.from_steps(stats_owners)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -50,6 +51,7 @@ class RunLedger:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.failures: dict[int, RankFailure] = {}
+        self._retried: dict[int, RankFailure] = {}
         self.retries = 0
         self.preemptions = 0
         self.completed = 0
@@ -112,10 +114,10 @@ class RunLedger:
         failure = self._describe(outcome, attempt)
         if retry is None:
             self.failures[outcome.rank] = failure
-        elif retry.budget == "preemptions":
-            self.preemptions += 1
         else:
-            self.retries += 1
+            self._retried[outcome.rank] = failure
+            self.preemptions += retry.budget == "preemptions"
+            self.retries += retry.budget != "preemptions"
         self._note(outcome, attempt)
         self._observers.on_rank_failed(failure, retry is not None)
 
@@ -153,9 +155,15 @@ class RunLedger:
         )
 
     def give_up(self, ranks: Collection[int], failure: RankOutcome) -> None:
-        """Counts ranks that no worker will run any more."""
+        """Counts ranks that no worker will run any more; those that failed before keep their attempts and log."""
         for rank in ranks:
-            self.failures.setdefault(rank, self._describe(failure, 0, rank))
+            if rank in self.failures:
+                continue
+            described, before = self._describe(failure, 0, rank), self._retried.get(rank)
+            if before is not None:
+                described = replace(described, attempts=before.attempts, node=before.node, log=before.log)
+            self.failures[rank] = described
+            self._observers.on_rank_failed(described, False)
 
     def write_history(self) -> None:
         """Stores what was noted since the last time."""

@@ -97,7 +97,9 @@ class PipelineRun:
         self.folder.check_access()
         self._lock = RunLock(self.folder.folder, on_lost=self.stop.set)
         with self._lock:
-            completed = self._completed_ranks()
+            completed, self._warnings = self.look()
+            for warning in self._warnings:
+                logger.warning(warning)
             ledger = self._open_ledger()
             damaged = ledger.take_over(completed)
             completed.difference_update(damaged)
@@ -136,19 +138,23 @@ class PipelineRun:
 
     # --- before ---
 
-    def _completed_ranks(self) -> set[int]:
+    def look(self) -> tuple[set[int], list[str]]:
+        """Looks what the folder holds, and changes nothing.
+
+        Returns:
+            The ranks that need not run, and what a person should know.
+
+        Raises:
+            RunFolderMismatchError: they were completed by another pipeline.
+        """
         if not self.config.skip_completed:
-            return set()
+            return set(), []
         stored = self.folder.read_executor() or {}
         # A folder that datatrove left tells its world size alone.
         earlier = stored.get("fingerprint") or {key: stored[key] for key in ("world_size",) if key in stored}
         completed = self.folder.completed_ranks(self.config.tasks)
         self._check_fingerprint(earlier)
-        if completed:
-            self._warnings.extend(self._fingerprint.changed_parameters(earlier))
-        for warning in self._warnings:
-            logger.warning(warning)
-        return completed
+        return completed, self._fingerprint.changed_parameters(earlier) if completed else []
 
     def _check_fingerprint(self, earlier: Mapping[str, Any]) -> None:
         differences = self._fingerprint.differences(earlier) if earlier else []
@@ -163,10 +169,18 @@ class PipelineRun:
     def _claim_folder(self, pending: Sequence[int]) -> None:
         if not self.config.skip_completed:
             # Before anything runs, so that no marker ever vouches for an older run.
-            self.folder.unmark(pending)
+            self.folder.clear_ranks()
         self.folder.write_executor({**self.description, "fingerprint": self._fingerprint.to_dict()})
         if pending:
-            self._earlier_attempts = self.history.earlier_attempts()
+            self._earlier_attempts = self._count_earlier_attempts(pending)
+
+    def _count_earlier_attempts(self, pending: Sequence[int]) -> dict[int, int]:
+        attempts = self.history.earlier_attempts()
+        if self._lock is not None and self._lock.was_taken_over:
+            # The run that was killed could not note what was at work then. Its logs are kept all the same.
+            logged = self.folder.logged_ranks(self.config.tasks)
+            attempts.update((rank, attempts.get(rank, 0) + 1) for rank in pending if rank in logged)
+        return attempts
 
     def _open_ledger(self) -> RunLedger:
         ledger = RunLedger(self.name, self.folder, self.config.tasks, self.history, self.attempt_number, self.observers)
@@ -176,10 +190,10 @@ class PipelineRun:
     # --- during ---
 
     def _run_ranks(self, pending: Sequence[int], ledger: RunLedger, make_backend: BackendFactory) -> None:
-        if not pending:
-            return
         if self.stop.is_set():
             raise RunStopped
+        if not pending:
+            return
         groups = make_groups(pending, self.config.tasks_per_job)
         backend = make_backend(self)
         manager = RayTaskManager(
@@ -269,8 +283,10 @@ class PipelineRun:
             max_failed_ranks=self.config.allowed_failures,
         )
         self.folder.write_result(result.to_dict())
+        progress = ledger.progress()
+        self.observers.on_progress(progress)
         self.observers.on_run_finished(result)
-        self.folder.write_progress(ledger.progress().to_dict())
+        self.folder.write_progress(progress.to_dict())
         return result
 
     def _cancelled_error(self, result: RunResult) -> RunCancelledError:

@@ -23,6 +23,7 @@ from ray_pipeline_core.scheduling.outcomes import (
     SlotStarted,
     WorkEnded,
     WorkerBackend,
+    over_time,
 )
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.retry import Retry, backoff_s, decide_retry
@@ -356,9 +357,7 @@ class RayTaskManager:
             assert isinstance(key, int)
             self._timeouts.remove_task(key)
             slot = self._slots[key]
-            slot.verdict = AttemptFailure(
-                "timeout", "TimeoutError", f"ran over its time limit of {self._config.time} s and was killed"
-            )
+            slot.verdict = over_time(self._config.time)
             self._backend.kill(key)
 
     def _check_startup(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ray_pipeline_core.config import qualified_name
 from ray_pipeline_core.pipeline import Step, find_raising_step, run_pipeline, step_name, unpack_pipeline
 from ray_pipeline_core.rank.rank_log import FLUSH_INTERVAL_S, LogSettings, RankLog, captured
-from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, over_time
 from ray_pipeline_core.stats import PipelineStats
 from ray_pipeline_core.storage.run_folder import RunFolder
 
@@ -163,7 +163,22 @@ def work_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttem
         if isinstance(error, WorkerTerminated):
             raise
         return _failed(settings, attempt, error, steps, started_at)
-    return WorkedRank(settings, attempt, log, stats, started_at, time.perf_counter() - started_at)
+    worked = WorkedRank(settings, attempt, log, stats, started_at, time.perf_counter() - started_at)
+    return _over_time(worked) or worked
+
+
+def _over_time(worked: WorkedRank) -> RankOutcome | None:
+    """The failure of a rank that ended just after its time was over, before its worker was killed for that."""
+    limit_s = worked.settings.time_limit_s
+    if limit_s is None or worked.worked_s <= limit_s:
+        return None
+    _close_log(worked.log)
+    failure = over_time(limit_s, worked.attempt.node, _log_url(worked.settings, worked.attempt))
+    return RankOutcome(worked.attempt.rank, worked.worked_s, failure, None, worked.attempt.node)
+
+
+def _log_url(settings: RankSettings, attempt: RankAttempt) -> str:
+    return settings.folder.folder.url_of(log_path(settings, attempt))
 
 
 def _close_log(log: RankLog) -> None:
@@ -237,7 +252,7 @@ def _failed(
         message=where + _text(error),
         error_names=_names(type(error)),
         node=attempt.node,
-        log=settings.folder.folder.url_of(log_path(settings, attempt)),
+        log=_log_url(settings, attempt),
     )
     return RankOutcome(attempt.rank, time.perf_counter() - started_at, failure, None, attempt.node)
 

@@ -7,12 +7,14 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import ray
+import ray.util
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ClusterError, ClusterUnreachableError
@@ -75,11 +77,20 @@ class Cluster:
 
 def _check_connected_to(address: str | None) -> None:
     connected = ray.get_runtime_context().gcs_address
-    if address not in (None, "auto", "local", connected):
+    if address not in (None, "auto", "local") and _resolved(str(address)) != _resolved(connected):
         raise ClusterError(
             f"address={address!r}: this process is connected to the Ray cluster at {connected!r} already; "
             "leave the address out to use that one, or call ray.shutdown() first"
         )
+
+
+def _resolved(address: str) -> tuple[str, str]:
+    """Host and port of an address; this machine is one host, whichever of its names is used."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError):
+        host = socket.gethostbyname(host)
+    own = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    return ("localhost" if host.startswith("127.") or host == own else host), port
 
 
 @contextlib.contextmanager
@@ -116,7 +127,7 @@ def reachable_slots(resources: RankResources, address: str | None) -> int | None
     try:
         with Cluster(address):
             return count_fitting(alive_nodes(), resources)
-    except ClusterUnreachableError:
+    except ClusterError:
         return None
 
 

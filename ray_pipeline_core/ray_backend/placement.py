@@ -37,10 +37,14 @@ def start_workers(resources: RankResources) -> tuple[PlacementGroup | None, list
         return None, [worker.options(**options).remote()]
     group = _placement_group(resources)
     options.pop("label_selector", None)  # the bundles have it
-    actors = []
-    for index in range(resources.nodes):
-        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-        actors.append(worker.options(**options, scheduling_strategy=strategy).remote())
+    actors: list[Any] = []
+    try:
+        for index in range(resources.nodes):
+            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+            actors.append(worker.options(**options | {"scheduling_strategy": strategy}).remote())
+    except BaseException:
+        release_workers(group, actors)
+        raise
     return group, actors
 
 
@@ -50,7 +54,7 @@ def check_options(resources: RankResources) -> None:
         ray.remote(RankWorker).options(**_actor_options(resources))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"ray_remote_kwargs={dict(resources.ray_options)!r}: Ray refuses these actor options: {error}"
+            f"ray_remote_kwargs with {', '.join(resources.ray_options)}: Ray refuses these actor options: {error}"
         ) from error
 
 

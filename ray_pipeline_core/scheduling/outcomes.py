@@ -37,6 +37,11 @@ class AttemptFailure:
     log: str | None = None
 
 
+def over_time(limit_s: float | None, node: str | None = None, log: str | None = None) -> AttemptFailure:
+    """Why a rank failed whose group ran for longer than `limit_s` seconds."""
+    return AttemptFailure("timeout", "TimeoutError", f"ran over its time limit of {limit_s} s", node=node, log=log)
+
+
 @dataclass(frozen=True)
 class RankOutcome:
     """How one rank's attempt ended on a worker.

@@ -33,7 +33,9 @@ class AttemptHistory:
 
         A record tells its `attempt` (from 1) and its `rank`, or the `ranks` of its group.
         """
-        lines = b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode(
+            errors="backslashreplace"
+        )
         if lines and not self._folder.append_lines(ATTEMPT_HISTORY, lines):
             self._waiting.append(lines)
 

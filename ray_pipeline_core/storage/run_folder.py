@@ -108,6 +108,12 @@ class RunFolder:
         ranks = ((rank_of_marker(name.removesuffix(".json")), size) for name, size in sizes.items())
         return {rank: size for rank, size in ranks if rank is not None}
 
+    def logged_ranks(self, world_size: int) -> set[int]:
+        """Returns the ranks that have a log."""
+        names = self.folder.list_names(LOGS, [f"task_{prefix}" for prefix in _name_prefixes(world_size)])
+        ranks = (rank_of_marker(name.removeprefix("task_").removesuffix(".log")) for name in names)
+        return {rank for rank in ranks if rank is not None}
+
     def is_completed(self, rank: int) -> bool:
         """Tells whether the rank's marker stands."""
         return self.folder.isfile(self.marker(rank))
@@ -119,6 +125,11 @@ class RunFolder:
     def unmark(self, ranks: Iterable[int]) -> None:
         """Removes the ranks' markers; it is no error when there are none."""
         self.folder.remove_many([self.marker(rank) for rank in ranks])
+
+    def clear_ranks(self) -> None:
+        """Removes every marker and every rank's stats, also those of ranks that a smaller run has no more."""
+        for directory in (COMPLETIONS, STATS):
+            self.folder.remove_many([f"{directory}/{name}" for name in self.folder.list_names(directory)])
 
     def write_rank_stats(self, rank: int, text: str) -> None:
         """Writes the rank's stats, JSON text."""
@@ -190,7 +201,9 @@ class RunFolder:
             )
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:
-        self.folder.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        # A lone surrogate, as from a file name that is no text, becomes what JSON escapes it with.
+        self.folder.write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def _name_prefixes(world_size: int) -> list[str]:

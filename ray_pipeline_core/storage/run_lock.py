@@ -75,6 +75,11 @@ class RunLock:
         """What tells this lease apart from any other; empty when none was taken."""
         return self._lease.id if self._lease is not None else ""
 
+    @property
+    def was_taken_over(self) -> bool:
+        """Whether the lease was another run's, which did not give it back."""
+        return self._lease is not None and bool(self._lease.supersedes)
+
     def acquire(self) -> None:
         """Takes the lease, at once or not at all.
 

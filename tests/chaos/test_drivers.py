@@ -47,12 +47,14 @@ def test_killed_driver_leaves_nothing_on_the_cluster_and_a_folder_to_resume(
     wait_until_none(lambda: running(left), "processes of the killed driver's ranks")
     before = markers(tmp_path)
     assert before == ["00000"]
+    log_of_killed = (tmp_path / "run/logs/task_00002.log").read_text()
     assert (tmp_path / "run" / "run.lock").exists()
 
     (tmp_path / "gate").touch()
     result = make_executor(tmp_path, "hang").run()
 
     assert (result.completed, result.skipped) == (4, len(before))
+    assert (tmp_path / "run/attempts/00002/1.log").read_text() == log_of_killed != ""
     assert sorted(int(path.stem) for path in (tmp_path / "out").iterdir()) == [0, 1, 2, 3]
 
 

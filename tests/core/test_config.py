@@ -125,6 +125,7 @@ def test_wrong_resource_in_ray_options_is_named(option: str, value: Any) -> None
         "max_concurrency",
         "concurrency_groups",
         "lifetime",
+        "name",
         "placement_group",
         "placement_group_bundle_index",
     ],
@@ -214,6 +215,13 @@ def test_qualified_name_leaves_out_the_module_of_builtins() -> None:
 def test_resources_default_to_one_cpu_with_two_gib() -> None:
     assert RunConfig().resources == RankResources(cpus=1, memory_bytes=2 * GIB, gpus=0)
     assert RunConfig().resources.bundle() == {"CPU": 1, "memory": 2 * GIB}
+
+
+def test_strategy_of_single_workers_is_refused_for_gangs() -> None:
+    options = {"scheduling_strategy": "SPREAD"}
+    assert RunConfig(ray_remote_kwargs=options).resources.ray_options == options
+    with pytest.raises(ConfigError, match=r"'scheduling_strategy'.*nodes_per_task above 1; use placement_strategy"):
+        RunConfig(ray_remote_kwargs=options, nodes_per_task=2)
 
 
 def test_memory_is_reserved_per_cpu() -> None:

@@ -37,7 +37,7 @@ class Listener:
 class Broken:
     """Raises in every method."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self.error = error
         self.calls = 0
 
@@ -144,14 +144,18 @@ def test_each_observer_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -
     assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["first", "second"]
 
 
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
-def test_interruption_is_not_taken_for_the_fault_of_an_observer(interruption: type[BaseException]) -> None:
+def test_interruption_is_not_taken_for_the_fault_of_an_observer() -> None:
     class Interrupted:
         def on_progress(self, progress: Any) -> None:
-            raise interruption
+            raise KeyboardInterrupt
 
-    with pytest.raises(interruption):
+    with pytest.raises(KeyboardInterrupt):
         ObserverGroup([Interrupted()]).on_progress(progress())
+
+
+def test_observer_that_exits_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    tell_all(ObserverGroup([Broken(SystemExit(3))]))
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [SystemExit]
 
 
 # --- progress -------------------------------------------------------------------------------------------------------

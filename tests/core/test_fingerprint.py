@@ -268,6 +268,11 @@ def test_folder_has_its_path_as_text(tmp_path: Path) -> None:
         "passphrase",
         "pwd",
         "client_secret",
+        "X-Api-Key",
+        "pass",
+        "db_pw",
+        "session_cookie",
+        "sas",
         "token",
         "hf_token",
         "accessToken",
@@ -348,6 +353,8 @@ def test_what_is_not_secret_stays_when_a_secret_is_hidden() -> None:
         "n": [1, {"token": HIDDEN}],
     }
     assert without_secrets(f"postgres://anna:{SECRET}@db/flights") == "postgres://anna:***@db/flights"
+    assert without_secrets(f"https://{SECRET}@github.com/a/b") == "https://***@github.com/a/b"
+    assert without_secrets(f"https://store/c?sv=1&sig={SECRET}&se=2") == "https://store/c?sv=1&sig=***&se=2"
     assert stable_text(Named(f"Client(api_key='{SECRET}', n=3)")) == "Client(api_key=***, n=3)"
     assert without_secrets(Settings({"en"})) == {
         "languages": ["'en'"],

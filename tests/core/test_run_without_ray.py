@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -231,3 +232,85 @@ def test_time_limits_do_not_go_by_the_wall_clock(make: Make, monkeypatch: pytest
     result = run_in_process(make("run", tasks=5, time=60, run_timeout=60))
 
     assert (result.completed, result.retries) == (5, 0)
+
+
+def test_rank_that_ends_after_its_time_is_over_fails(make: Make) -> None:
+    def sleep_in_rank_1(data: Any, rank: int, world_size: int) -> None:
+        threading.Event().wait(0.3 if rank == 1 else 0)
+
+    with pytest.raises(RunIncompleteError) as caught:
+        run_in_process(make("run", sleep_in_rank_1, time=0.25))
+
+    assert caught.value.result is not None
+    (failure,) = caught.value.result.failed
+    assert (failure.rank, failure.kind) == (1, "timeout")
+    assert failure.message == "ran over its time limit of 0.25 s"
+    assert failure.log
+
+
+def test_run_anew_with_fewer_ranks_leaves_nothing_of_the_others(make: Make, tmp_path: Path) -> None:
+    run_in_process(make("run", tasks=5))
+    run_in_process(make("run", tasks=2, skip_completed=False))
+
+    left = [name for name in files_of(tmp_path / "run") if name.startswith(("completions/", "stats/"))]
+    assert sorted(left) == ["completions/00000", "completions/00001", "stats/00000.json", "stats/00001.json"]
+
+
+def test_stats_of_other_steps_are_a_warning_and_their_ranks_stay_complete(make: Make, tmp_path: Path) -> None:
+    run_in_process(make("run"))
+    path = tmp_path / "run/stats/00001.json"
+    path.write_text(path.read_text().replace("Function: count", "Function: another"))
+
+    for _ in range(2):
+        result = run_in_process(make("run"))
+        assert (result.completed, result.skipped) == (3, 3)
+        assert "stats of rank 1 are not in stats.json" in result.warnings[0]
+
+
+def test_observers_hear_of_the_plan_and_of_the_last_progress(make: Make) -> None:
+    heard: list[Any] = []
+
+    class Listener(RunObserver):
+        def on_run_started(self, plan: Any) -> None:
+            heard.append(plan.steps)
+
+        def on_progress(self, progress: Any) -> None:
+            heard.append(progress.completed)
+
+    run_in_process(make("run", observers=[Listener()]))
+    assert heard[0] == ("Reader: numbers", "Function: count")
+    assert heard[-1] == 3
+
+
+def test_plan_says_that_the_run_would_be_refused(make: Make) -> None:
+    run_in_process(make("run"))
+    plan = make("run", count, tasks=5).plan()
+    assert (plan.done, plan.pending) == (3, 2)
+    assert "completed by another pipeline" in plan.warnings[0]
+    assert make("run").plan().warnings == ()
+
+
+def test_plan_finds_the_mistake_in_a_parent(make: Make) -> None:
+    parent = make("parent")
+    parent.pipeline = "no_such_module:factory"
+    with pytest.raises(PipelineLoadError, match="no_such_module"):
+        make("run", depends=parent).plan()
+
+
+def test_text_that_is_none_is_stored_all_the_same(make: Make, tmp_path: Path) -> None:
+    def raise_with_odd_text(data: Any, rank: int, world_size: int) -> None:
+        raise ValueError("odd \udc80 name")
+
+    step = Numbers()
+    step.password = "x"
+    step.odd = "caf\udce9"  # type: ignore[attr-defined]
+    with pytest.raises(RunIncompleteError):
+        run_in_process(make("run", step, raise_with_odd_text))
+    assert json.loads((tmp_path / "run/executor.json").read_text())["pipeline"][0]["odd"] == "caf\udce9"
+
+
+def test_parameters_are_attributes_of_the_executor(make: Make) -> None:
+    executor = make("run", cpus_per_task=2, time=5, log_first=True)
+    assert (executor.cpus_per_task, executor.time, executor.log_first, executor.tasks) == (2, 5, True, 3)
+    with pytest.raises(AttributeError, match="'RayPipelineExecutor' object has no attribute 'cpus'"):
+        executor.cpus  # noqa: B018
