@@ -26,6 +26,7 @@ _SECRET_IN_TEXT = re.compile(
 )
 _URL_PASSWORD = re.compile(r"(://[^/@:\s]*:|https?://)[^/@\s]+@")
 _LONGEST_TEXT = 500
+_LARGE = 10_000
 _MAIN = "__main__"
 HIDDEN = "***"
 
@@ -150,6 +151,8 @@ def is_secret(name: str, value: object) -> bool:
 
 def without_secrets(value: object) -> Any:
     """A copy of nested containers in which no secret is left, and sets have an order."""
+    if _is_large(value):
+        return f"<{type(value).__qualname__} of {len(value)}>"  # type: ignore[arg-type]
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name, None) for field in fields(value)}
     elif isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -163,17 +166,25 @@ def without_secrets(value: object) -> Any:
     return _redacted(value) if isinstance(value, str) else value
 
 
+def _is_large(value: object) -> bool:
+    """Whether a value is data rather than a parameter: nobody reads its text, and looking through it takes long."""
+    return isinstance(value, str | bytes | bytearray | list | tuple | set | frozenset | dict) and len(value) > _LARGE
+
+
 def _redacted(text: str) -> str:
     return _SECRET_IN_TEXT.sub(rf"\1{HIDDEN}", _URL_PASSWORD.sub(rf"\1{HIDDEN}@", text))
 
 
 def stable_text(value: object) -> str | None:
     """The value's text, without secrets, if it is the same in every process; else None."""
+    if _is_large(value):
+        return None
     try:
-        text = _redacted(repr(without_secrets(_path_of_folder(value))))
+        text = repr(without_secrets(_path_of_folder(value)))
+        text = "" if len(text) > _LARGE else _redacted(text)
     except Exception:  # noqa: BLE001 - a repr may raise anything, and then there is no text
         return None
-    return None if _ADDRESS.search(text) or len(text) > _LONGEST_TEXT else text
+    return None if not text or _ADDRESS.search(text) or len(text) > _LONGEST_TEXT else text
 
 
 def _path_of_folder(value: Any) -> Any:

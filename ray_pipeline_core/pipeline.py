@@ -189,7 +189,7 @@ def _first_unpicklable(steps: Sequence[Step]) -> tuple[int, Exception] | None:
     return None
 
 
-def unpack_pipeline(packed: bytes) -> list[Step]:
+def unpack_pipeline(packed: bytes | memoryview) -> list[Step]:
     """A fresh copy of the pipeline.
 
     Raises:

@@ -41,7 +41,7 @@ class GroupRunner:
         settings: what is the same for all ranks.
     """
 
-    def __init__(self, packed_pipeline: bytes, settings: RankSettings) -> None:
+    def __init__(self, packed_pipeline: bytes | memoryview, settings: RankSettings) -> None:
         self._packed_pipeline = packed_pipeline
         self._settings = settings
         self._stores_aside = settings.nodes == 1 and not settings.folder.folder.is_local()

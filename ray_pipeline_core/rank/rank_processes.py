@@ -28,8 +28,8 @@ class RankProcesses:
         settings: what is the same for all ranks.
     """
 
-    def __init__(self, packed_pipeline: bytes, settings: RankSettings) -> None:
-        self._setup = (packed_pipeline, settings)
+    def __init__(self, packed_pipeline: bytes | memoryview, settings: RankSettings) -> None:
+        self._setup = (bytes(packed_pipeline), settings)
         self._settings = settings
         self._children: list[_Child] = []
 

@@ -121,7 +121,7 @@ class WorkedRank:
         return RankOutcome(self.attempt.rank, seconds, None, self.stats.to_list(), self.attempt.node, len(text))
 
 
-def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttempt) -> RankOutcome:
+def run_rank(packed_pipeline: bytes | memoryview, settings: RankSettings, attempt: RankAttempt) -> RankOutcome:
     """Runs one attempt to its end.
 
     A completed rank has its outputs, stats and log stored before its marker is written. A rank of a gang gets no
@@ -137,7 +137,9 @@ def run_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttemp
     return worked.store() if isinstance(worked, WorkedRank) else worked
 
 
-def work_rank(packed_pipeline: bytes, settings: RankSettings, attempt: RankAttempt) -> WorkedRank | RankOutcome:
+def work_rank(
+    packed_pipeline: bytes | memoryview, settings: RankSettings, attempt: RankAttempt
+) -> WorkedRank | RankOutcome:
     """Runs the steps of one attempt.
 
     Returns:
@@ -187,7 +189,7 @@ def _close_log(log: RankLog) -> None:
 
 
 def _run_steps(
-    packed_pipeline: bytes, settings: RankSettings, attempt: RankAttempt, log: RankLog, steps: list[Step]
+    packed_pipeline: bytes | memoryview, settings: RankSettings, attempt: RankAttempt, log: RankLog, steps: list[Step]
 ) -> PipelineStats:
     log.info(f"Launching pipeline for rank={attempt.rank} (attempt {attempt.attempt})")
     if settings.randomize_start_duration:

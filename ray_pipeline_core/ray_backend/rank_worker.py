@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
+from typing import Any, SupportsIndex
 
 import ray
 import ray.util
@@ -36,6 +38,20 @@ class WorkerPlace:
     node_ip: str
     host: str
     pid: int
+
+
+class SharedBytes:
+    """Bytes that the workers of a node read from Ray's shared memory, where others would each get a copy.
+
+    Args:
+        content: the bytes; what is read from shared memory stays there as long as this object lives.
+    """
+
+    def __init__(self, content: bytes | memoryview) -> None:
+        self.content = content
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return type(self), (pickle.PickleBuffer(self.content) if int(protocol) >= 5 else bytes(self.content),)
 
 
 def _end_with_main_thread() -> None:
@@ -69,21 +85,21 @@ class RankWorker:
         self._folder: RunFolder | None = None
         self._runner: GroupRunner | None = None
 
-    def prepare(self, packed_pipeline: bytes, settings: RankSettings) -> WorkerPlace | str:
+    def prepare(self, packed_pipeline: SharedBytes, settings: RankSettings) -> WorkerPlace | str:
         """Takes the pipeline, and imports what it needs before the first group's time starts to count.
 
         Returns:
             Where the worker runs, or what is wrong with the pipeline here.
         """
         try:
-            unpack_pipeline(packed_pipeline)
+            unpack_pipeline(packed_pipeline.content)
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
             return f"{error} (on node {_node_ip()})"
         silence_loguru_console()
         start_reaper()
         signal.signal(signal.SIGTERM, _terminate)
         threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
-        self._folder, self._runner = settings.folder, GroupRunner(packed_pipeline, settings)
+        self._folder, self._runner = settings.folder, GroupRunner(packed_pipeline.content, settings)
         node_id = ray.get_runtime_context().get_node_id()
         return WorkerPlace(node_id, _node_ip(), socket.gethostname(), os.getpid())
 

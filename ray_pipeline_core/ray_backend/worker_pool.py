@@ -22,7 +22,7 @@ from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings
 from ray_pipeline_core.ray_backend.cluster import Cluster, DrainingNodes, alive_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.failures import classify
 from ray_pipeline_core.ray_backend.placement import check_options, is_removed, release_workers, start_workers
-from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
+from ray_pipeline_core.ray_backend.rank_worker import SharedBytes, WorkerPlace
 from ray_pipeline_core.scheduling.outcomes import (
     AttemptFailure,
     BackendEvent,
@@ -114,7 +114,7 @@ class RayWorkerPool:
         check_options(resources)
         self._cluster = cluster
         self._resources = resources
-        self._pipeline_ref = ray.put(packed_pipeline)
+        self._pipeline_ref = ray.put(SharedBytes(packed_pipeline))
         self._settings_ref = ray.put(settings)
         self._attempt_number = attempt_number
         self._slots: dict[int, _Slot] = {}

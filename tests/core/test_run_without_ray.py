@@ -314,3 +314,16 @@ def test_parameters_are_attributes_of_the_executor(make: Make) -> None:
     assert (executor.cpus_per_task, executor.time, executor.log_first, executor.tasks) == (2, 5, True, 3)
     with pytest.raises(AttributeError, match="'RayPipelineExecutor' object has no attribute 'cpus'"):
         executor.cpus  # noqa: B018
+
+
+def test_data_in_a_step_is_told_by_its_size_alone(make: Make, tmp_path: Path) -> None:
+    step = Numbers()
+    step.table = list(range(200_000))  # type: ignore[attr-defined]
+    step.text = "password=hunter2 " * 10_000  # type: ignore[attr-defined]
+
+    run_in_process(make("run", step))
+
+    described = json.loads((tmp_path / "run/executor.json").read_text())["pipeline"][0]
+    assert (described["table"], described["text"]) == ("<list of 200000>", "<str of 170000>")
+    step.table.append(1)  # type: ignore[attr-defined]
+    assert run_in_process(make("run", step)).warnings == ()

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ray_pipeline_core import PipelineStep
 
 Step = Any
@@ -48,6 +50,16 @@ def _note_inherited(folder: str, data: Any, rank: int, world_size: int) -> None:
 def note_inherited(folder: Path) -> Step:
     """A step that writes what its process is."""
     return functools.partial(_note_inherited, str(folder))
+
+
+def _note_memory(folder: str, blob: bytes, data: Any, rank: int, world_size: int) -> None:
+    Path(folder).mkdir(exist_ok=True)
+    (Path(folder) / f"memory-{rank}").write_text(str(psutil.Process().memory_full_info().uss))
+
+
+def note_memory(folder: Path, blob: bytes) -> Step:
+    """A step that holds `blob` and writes how many bytes of memory its process has to itself."""
+    return functools.partial(_note_memory, str(folder), blob)
 
 
 def _report(folder: str, data: Any, rank: int, world_size: int) -> None:

@@ -278,3 +278,16 @@ def test_arguments_by_position_are_those_of_datatrove(ray_cluster: object, tmp_p
     assert executor.run().completed == 2
     report = steps.read_reports(tmp_path / "out")[0]
     assert report["resources"] == {"CPU": 2.0, "memory": 0.5 * 1024**3}
+
+
+def test_pipeline_that_holds_much_data_is_shared_by_the_workers_of_a_node(
+    make_executor: ExecutorFactory, tmp_path: Path
+) -> None:
+    data = bytes(64 * 1024**2)
+    make_executor([steps.note_memory(tmp_path, data)], tasks=4, workers=2).run()
+    make_executor([steps.note_memory(tmp_path / "small", b"")], tasks=1, logging_dir=str(tmp_path / "other")).run()
+
+    used = {int(path.read_text()) for path in tmp_path.glob("memory-*")}
+    (little,) = (int(path.read_text()) for path in (tmp_path / "small").glob("memory-*"))
+    # A rank has a copy of its own; what that was made from is in memory once, and no worker's.
+    assert max(used) - little < 1.5 * len(data)
