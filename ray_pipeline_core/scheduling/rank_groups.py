@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Spent:
     """Attempts made again so far, by the budget of `RetryPolicy` that paid for them."""
 
@@ -16,7 +16,7 @@ class Spent:
     errors: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TaskGroup:
     """Ranks that one worker or gang runs together.
 
