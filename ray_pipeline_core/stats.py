@@ -213,19 +213,19 @@ class StatsAccumulator:
         """Reads what `to_dict` returned.
 
         Raises:
-            TypeError, LookupError: it is something else.
+            TypeError, ValueError, LookupError, AttributeError: it is something else.
         """
         merged = cls()
-        merged._count, merged._first = plain["count"], plain["first"]
-        merged._steps = [
-            StepStats(
-                step["name"],
-                Timing(**step["time_stats"]),
-                defaultdict(Metric, {name: Metric(**metric) for name, metric in step["stats"].items()}),
-            )
-            for step in plain["steps"]
-        ]
+        merged._count, merged._first = int(plain["count"]), list(plain["first"])
+        for step in plain["steps"]:
+            metrics = {name: Metric(**_numbers(metric)) for name, metric in step["stats"].items()}
+            time_stats = Timing(**_numbers(step["time_stats"]))
+            merged._steps.append(StepStats(str(step["name"]), time_stats, defaultdict(Metric, metrics)))
         return merged
+
+
+def _numbers(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if name == "unit" else plain_number(value) for name, value in fields.items()}
 
 
 def _sum_of_steps(ours: Sequence[StepStats], theirs: Sequence[StepStats]) -> list[StepStats]:

@@ -92,7 +92,7 @@ class RunLedger:
         if cache is None:
             return set()
         taken: set[int] = set()
-        with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError, StatsMergeError):
+        with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError):  # it is damaged
             taken = self._stats.take_over(cache, completed, self._folder.stats_sizes(self._world_size))
             if taken == set(ranks_in_cache(cache)):
                 return taken
@@ -196,7 +196,9 @@ class RunLedger:
         """The stats of every completed rank."""
         self.merge_stored(self._stats_to_read)
         self._stats_to_read = []
-        return self._stats.result()
+        stats = self._stats.result()
+        self.warnings.extend(self._stats.problems)
+        return stats
 
     def store_stats_cache(self) -> None:
         """Stores what was merged so far, so that no later run has to read it rank by rank."""

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_pipeline_core.errors import StatsMergeError
 from ray_pipeline_core.stats import PipelineStats, StatsAccumulator
 
 CHUNK_RANKS = 1000
@@ -26,9 +27,14 @@ class _Chunk:
 
 
 class StatsBook:
-    """Merges the stats of ranks one after another, in memory that does not grow with what they hold."""
+    """Merges the stats of ranks one after another, in memory that does not grow with what they hold.
+
+    Attributes:
+        problems: what the newest result lacks, and why.
+    """
 
     def __init__(self) -> None:
+        self.problems: list[str] = []
         self._chunks: defaultdict[int, _Chunk] = defaultdict(_Chunk)
         self._names: list[str] | None = None
 
@@ -54,8 +60,14 @@ class StatsBook:
     def result(self) -> PipelineStats:
         """The merged stats; the metrics of a single rank are as its file has them."""
         total = StatsAccumulator()
+        self.problems = []
         for number in sorted(self._chunks):
-            total.merge(self._chunks[number].merged)
+            try:
+                total.merge(self._chunks[number].merged)
+            except StatsMergeError as error:
+                first = number * CHUNK_RANKS
+                ranks = f"ranks {first} to {first + CHUNK_RANKS - 1}"
+                self.problems.append(f"stats of {ranks} are not in stats.json: {error}")
         return total.result()
 
     def to_cache(self) -> dict[str, Any]:
@@ -79,17 +91,22 @@ class StatsBook:
             The ranks whose stats need not be read.
 
         Raises:
-            TypeError, ValueError, LookupError, AttributeError, StatsMergeError: the cache is damaged.
+            TypeError, ValueError, LookupError, AttributeError: the cache is damaged; nothing was taken.
         """
-        taken: set[int] = set()
-        for plain in cache["chunks"] if cache["version"] == _VERSION else ():
-            before = {int(rank): size for rank, size in plain["sizes"].items()}
-            if all(rank in completed and sizes.get(rank) == size for rank, size in before.items()):
-                merged = StatsAccumulator.from_dict(plain["merged"])
-                self._chunks[next(iter(before)) // CHUNK_RANKS] = _Chunk(merged, before)
-                self._names = merged.names
-                taken.update(before)
-        return taken
+        # All of it is read before anything is taken, since a damaged cache must leave nothing behind.
+        read = [_read_chunk(plain) for plain in cache["chunks"]] if cache["version"] == _VERSION else []
+        for chunk in read:
+            if all(rank in completed and sizes.get(rank) == size for rank, size in chunk.sizes.items()):
+                self._chunks[min(chunk.sizes) // CHUNK_RANKS] = chunk
+                self._names = chunk.merged.names
+        return {rank for chunk in self._chunks.values() for rank in chunk.sizes}
+
+
+def _read_chunk(plain: Mapping[str, Any]) -> _Chunk:
+    sizes = {int(rank): size for rank, size in plain["sizes"].items()}
+    if not sizes:
+        raise ValueError("a chunk of the stats cache has no ranks")
+    return _Chunk(StatsAccumulator.from_dict(plain["merged"]), sizes)
 
 
 def ranks_in_cache(cache: Mapping[str, Any]) -> Iterable[int]:

@@ -140,7 +140,8 @@ class RemoteFiles:
             self._fs.invalidate_cache(directory)
         start = directory.rstrip("/") + "/"
         files = ((entry["name"], entry["size"]) for entry in entries if entry["type"] != "directory")
-        return {name[len(start) :]: size for name, size in files if name.startswith(start) and name != start}
+        sizes = {name[len(start) :]: size for name, size in files if name.startswith(start) and name != start}
+        return {name: size for name, size in sizes.items() if "/" not in name}  # what is found by prefix goes deeper
 
     def _list(self, directory: str, prefix: str | None = None) -> Collection[dict[str, Any]]:
         if prefix is None:

@@ -152,7 +152,7 @@ class RunFolder:
         """Returns what `write_stats_cache` wrote; None when there is no such file, or none that can be read."""
         try:
             return json.loads(self.folder.read_bytes(STATS_CACHE_FILE))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
 
     def remove_stats_cache(self) -> None:
@@ -177,7 +177,7 @@ class RunFolder:
             executor = json.loads(self.folder.read_bytes(EXECUTOR_FILE))
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, RecursionError):
             executor = None
         if isinstance(executor, dict):
             return executor

@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ray_pipeline_core.driver.task_manager import MAX_STARTING
 from ray_pipeline_core.scheduling.batching import CUT_S
@@ -113,6 +113,7 @@ class FakeBackend:
     ) -> None:
         self.clock = clock
         self.submitted: list[tuple[float, int, TaskGroup]] = []
+        self.calls: list[tuple[int, tuple[TaskGroup, ...]]] = []
         self.started: list[tuple[float, float]] = []
         self.killed: list[tuple[float, int]] = []
         self.retired: list[tuple[float, int]] = []
@@ -155,6 +156,7 @@ class FakeBackend:
         record.state, record.schedule, record.groups_run = "busy", [], record.groups_run + len(groups)
         self._check_groups(record, groups)
         record.groups = tuple(groups)
+        self.calls.append((slot, record.groups))
         self.handed_over.update(rank for group in groups for rank in group.ranks)
         self._begin_next(slot, record, self.clock(), list(groups))
 
@@ -223,6 +225,8 @@ class FakeBackend:
         return "asked for {CPU: 1}; the cluster has no node"
 
     def close(self) -> None:
+        for slot in self._slots.values():
+            self._set_markers(slot)
         self._slots.clear()
         self._events.clear()
 
@@ -236,6 +240,10 @@ class FakeBackend:
     def groups(self) -> list[tuple[int, ...]]:
         """The ranks of each group, in the order of their submission."""
         return [group.ranks for _, _, group in self.submitted]
+
+    def batches(self) -> list[tuple[int, ...]]:
+        """The ranks that were handed over with each call, in the order of the calls."""
+        return [tuple(rank for group in groups for rank in group.ranks) for _, groups in self.calls]
 
     def attempts(self) -> Counter[int]:
         """How often each rank was submitted."""
@@ -265,7 +273,7 @@ class FakeBackend:
         for begun_s, group, work in slot.schedule:
             if begun_s + work.after_s < self.clock() and not work.failures and work.lost is None:
                 self.markers |= set(group.ranks)
-            elif begun_s <= self.clock() and group == slot.groups[-1]:  # else the next one would have been begun
+            elif begun_s <= self.clock() and group in slot.groups[-1:]:  # else the next one would have been begun
                 self.markers |= work.marked
 
     def _count_slots(self) -> None:
@@ -274,6 +282,46 @@ class FakeBackend:
         self.most_starting = max(self.most_starting, starting)
         assert starting <= MAX_STARTING
         assert len(self._slots) <= min(self._max_slots or NEVER, self._slot_limit or NEVER)
+
+
+class OwingBackend(FakeBackend):
+    """Slots that tell the outcomes of a call with the answer to the next one, as workers do on remote storage.
+
+    Attributes:
+        asked: when, and which slots, were asked for what they owe.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.asked: list[tuple[float, int]] = []
+        self._owed: dict[int, tuple[RankOutcome, ...]] = {}
+
+    def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
+        if groups:
+            super().submit(slot, groups)
+            return
+        record = self._slots[slot]
+        assert record.state == "idle"
+        assert self._owed[slot], "it is asked for nothing"
+        record.state = "busy"
+        self.asked.append((self.clock(), slot))
+        self._later(1.0, WorkEnded(slot))
+
+    def poll(self, timeout_s: float) -> list[BackendEvent]:
+        return [self._one_call_late(event) for event in super().poll(timeout_s)]
+
+    def retire(self, slot: int) -> None:
+        assert not self._owed.get(slot), "outcomes would be lost"
+        super().retire(slot)
+
+    def _one_call_late(self, event: BackendEvent) -> BackendEvent:
+        if not isinstance(event, (WorkEnded, SlotLost)):
+            return event
+        owed = self._owed.pop(event.slot, ())
+        if isinstance(event, SlotLost):
+            return event
+        self._owed[event.slot] = event.outcomes
+        return WorkEnded(event.slot, owed, event.not_begun)
 
 
 class FakeLedger:

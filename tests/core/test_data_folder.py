@@ -400,6 +400,73 @@ def test_list_names_lists_files_right_in_the_directory(folder: DataFolder) -> No
     assert folder.list_names("missing") == []
 
 
+def test_list_sizes_tells_the_same_names_with_their_sizes(folder: DataFolder) -> None:
+    contents = {"a": b"", "b": b"x" * 5, "c": b"x" * 100_000}
+    for name, content in contents.items():
+        folder.write_bytes(f"stats/{name}", content)
+    folder.write_bytes("stats/deep/d", b"x")
+    assert folder.list_sizes("stats") == {name: len(content) for name, content in contents.items()}
+    folder.write_bytes("stats/b", b"now it is longer")
+    folder.remove_many(["stats/a"])
+    assert folder.list_sizes("stats") == {"b": 16, "c": 100_000}
+    assert folder.list_sizes("missing") == {}
+
+
+PREFIXES: list[list[str]] = [["0", "1"], ["00", "01", "09", "1"], ["0", "00", "01", "1"], ["0", "1", "2", "x"]]
+
+
+@pytest.mark.parametrize("prefixes", PREFIXES, ids=str)
+def test_prefixes_of_all_names_change_nothing_in_a_listing(folder: DataFolder, prefixes: list[str]) -> None:
+    names = ["00000", "00999", "01000", "09999", "10000", "123456"]
+    for name in names:
+        folder.write_bytes(f"completions/{name}", name.encode())
+        folder.write_bytes(f"completions.old/{name}", b"")
+    assert sorted(folder.list_names("completions", prefixes)) == sorted(folder.list_names("completions")) == names
+    assert folder.list_sizes("completions", prefixes) == {name: len(name) for name in names}
+
+
+def test_names_that_begin_with_a_prefix_are_listed_whatever_else_is(folder: DataFolder) -> None:
+    names = {"00000", "00001", "01000", "10000"}
+    for name in names:
+        folder.write_bytes(f"completions/{name}", b"")
+    listed = set(folder.list_names("completions", ["00", "77"]))
+    assert {"00000", "00001"} <= listed <= names
+    assert set(folder.list_names("completions", ["77"])) <= names
+
+
+def test_only_names_with_the_prefixes_are_asked_for_on_s3(faulty_folder: DataFolder, proxy: FaultyProxy) -> None:
+    for name in ("00000", "00001", "01000", "10000"):
+        faulty_folder.write_bytes(f"completions/{name}", b"")
+    proxy.requests.clear()
+    assert sorted(faulty_folder.list_names("completions", ["00", "10"])) == ["00000", "00001", "10000"]
+    assert len(proxy.requests) == 2
+
+
+def test_listing_with_prefixes_looks_into_no_directory(folder: DataFolder) -> None:
+    for path in ("logs/a1", "logs/ab/c", "logs/b"):
+        folder.write_bytes(path, b"x")
+    assert sorted(folder.list_names("logs", ["a", "b"])) == sorted(folder.list_names("logs")) == ["a1", "b"]
+
+
+@pytest.mark.parametrize("prefixes", [[], ["0"], ["0", "1"]], ids=str)
+def test_listing_a_directory_that_is_missing_gives_nothing(folder: DataFolder, prefixes: list[str]) -> None:
+    for _ in range(2):
+        assert folder.list_names("completions", prefixes) == []
+        assert folder.list_sizes("completions", prefixes) == {}
+        folder.write_bytes("completions.old/00000", b"x")
+
+
+def test_listing_with_prefixes_sees_what_others_wrote_and_removed(s3_folder: DataFolder, s3_endpoint: str) -> None:
+    s3_folder.write_bytes("completions/00000", b"")
+    other_fs = fsspec.filesystem("s3", skip_instance_cache=True, **s3_options(s3_endpoint))
+    for listing in (s3_folder.list_names, s3_folder.list_sizes):
+        assert list(listing("completions", ["0", "1"])) == ["00000"]
+        other_fs.pipe_file(f"{s3_folder.path}/completions/10001", b"")
+        assert sorted(listing("completions", ["0", "1"])) == ["00000", "10001"]
+        other_fs.rm_file(f"{s3_folder.path}/completions/10001")
+    assert s3_folder.list_names("completions", ["0", "1"]) == ["00000"]
+
+
 def test_list_names_sees_what_others_wrote_and_removed(s3_folder: DataFolder, s3_endpoint: str) -> None:
     s3_folder.write_bytes("completions/00000", b"")
     assert s3_folder.list_names("completions") == ["00000"]
@@ -486,6 +553,15 @@ def test_file_in_the_way_raises_access_error(writer: str, tmp_path: Path) -> Non
         WRITERS[writer](get_data_folder(tmp_path / "other"))
 
 
+@pytest.mark.parametrize("prefixes", [[], ["0", "1"]], ids=str)
+def test_listing_a_file_raises_access_error(tmp_path: Path, prefixes: list[str]) -> None:
+    (tmp_path / "stats").write_text("I am a file")
+    folder = get_data_folder(tmp_path)
+    for listing in (folder.list_names, folder.list_sizes):
+        with pytest.raises(RunFolderAccessError, match=f"Can't list {tmp_path}/stats: a file stands where a folder"):
+            listing("stats", prefixes)
+
+
 @pytest.mark.parametrize("writer", WRITERS)
 def test_no_permission_raises_access_error(writer: str, ordinary_user: None, forbidden_directory: Path) -> None:
     with pytest.raises(RunFolderAccessError, match="access is denied") as caught:
@@ -516,6 +592,9 @@ S3_CALLS: dict[str, Callable[[DataFolder], object]] = {
     "remove": lambda folder: folder.remove_many(["a"]),
     "remove many": lambda folder: folder.remove_many([str(number) for number in range(20)]),
     "list names": lambda folder: folder.list_names("completions"),
+    "list by prefix": lambda folder: folder.list_names("completions", ["00"]),
+    "list sizes": lambda folder: folder.list_sizes("stats"),
+    "list sizes by prefix": lambda folder: folder.list_sizes("stats", ["00"]),
     "list files": lambda folder: folder.list_files("completions"),
     "move": lambda folder: folder.move("a", "b"),
     "isfile": lambda folder: folder.isfile("a"),

@@ -61,6 +61,84 @@ def test_completed_ranks_ignores_what_is_no_rank_of_this_world(run_folder: RunFo
     assert run_folder.completed_ranks(0) == set()
 
 
+MANY_RANKS = [0, 999, 1000, 1001, 9999, 10_000, 12_345, 99_999, 100_000, 123_456, 199_999]
+
+
+@pytest.mark.parametrize("world_size", [1, 1000, 1001, 10_000, 12_346, 100_000, 100_001, 200_000])
+def test_ranks_are_found_however_many_there_are(run_folder: RunFolder, world_size: int) -> None:
+    for rank in MANY_RANKS:
+        run_folder.write_rank_stats(rank, "x" * (rank % 7))
+        run_folder.mark_completed(rank)
+        run_folder.folder.write_bytes(run_folder.log(rank), b"")
+    ranks = {rank for rank in MANY_RANKS if rank < world_size}
+    assert run_folder.completed_ranks(world_size) == ranks
+    assert run_folder.completed_ranks(world_size, run_folder.marker_names()) == ranks
+    sizes = run_folder.stats_sizes(world_size)
+    assert {rank: size for rank, size in sizes.items() if rank < world_size} == {rank: rank % 7 for rank in ranks}
+    assert {rank for rank in run_folder.logged_ranks(world_size) if rank < world_size} == ranks
+
+
+@pytest.mark.parametrize("world_size", [10, 1001, 200_000])
+def test_no_ranks_are_found_in_a_new_folder(run_folder: RunFolder, world_size: int) -> None:
+    assert run_folder.completed_ranks(world_size) == set()
+    assert run_folder.stats_sizes(world_size) == {}
+    assert run_folder.logged_ranks(world_size) == set()
+
+
+@pytest.mark.parametrize("world_size", [10, 200_000])
+def test_stats_sizes_ignores_what_is_no_stats_file(run_folder: RunFolder, world_size: int) -> None:
+    for name in ("00003.json", "00004.json", "3.json", "000005.json", "00006.json.tmp", "x.json", "summary"):
+        run_folder.folder.write_bytes(f"stats/{name}", b"12345")
+    run_folder.folder.write_bytes("stats/00/00007.json", b"12345")
+    run_folder.folder.write_bytes("stats.json", b"[]")
+    assert run_folder.stats_sizes(world_size) == {3: 5, 4: 5}
+
+
+@pytest.mark.parametrize("world_size", [1000, 1001, 200_000])
+def test_listings_of_any_world_tell_why_the_storage_refused(
+    faulty_folder: DataFolder, proxy: FaultyProxy, world_size: int
+) -> None:
+    proxy.always = "access_denied"
+    run_folder = RunFolder(faulty_folder)
+    for listing in (run_folder.completed_ranks, run_folder.stats_sizes, run_folder.logged_ranks):
+        with pytest.raises(RunFolderAccessError, match="access is denied"):
+            listing(world_size)
+
+
+# --- the cache of stats ---------------------------------------------------------------------------------------------
+
+
+def test_stats_cache_is_read_as_written_until_it_is_removed(run_folder: RunFolder) -> None:
+    cache = {"version": 1, "chunks": [{"min": float("inf"), "total": 10**30, "mean": 0.1}]}
+    assert run_folder.read_stats_cache() is None
+    run_folder.remove_stats_cache()
+    run_folder.write_stats_cache(cache)
+    assert run_folder.read_stats_cache() == cache
+    run_folder.remove_stats_cache()
+    assert run_folder.read_stats_cache() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null"])
+def test_stats_cache_that_cannot_be_read_is_none(run_folder: RunFolder, content: bytes) -> None:
+    run_folder.folder.write_bytes("stats.cache.json", content)
+    assert run_folder.read_stats_cache() is None
+
+
+def test_clear_ranks_removes_markers_and_stats_of_all_ranks_alone(run_folder: RunFolder) -> None:
+    for rank in (0, 7, 123_456):
+        run_folder.mark_completed(rank)
+        run_folder.write_rank_stats(rank, "[]")
+        run_folder.folder.write_bytes(run_folder.log(rank), b"")
+    run_folder.write_stats("[]")
+    run_folder.clear_ranks()
+    run_folder.clear_ranks()
+    logs = [run_folder.log(rank) for rank in (0, 7, 123_456)]
+    assert sorted(run_folder.folder.list_files()) == sorted([*logs, "stats.json"])
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
 @given(st.integers(min_value=0, max_value=10**7))
 def test_rank_of_marker_reads_what_marker_writes(rank: int) -> None:
     assert rank_of_marker(RunFolder.marker(rank).removeprefix("completions/")) == rank

@@ -171,6 +171,7 @@ CALLS: dict[str, Callable[[DataFolder], Any]] = {
     "read many": lambda folder: folder.read_many(["a", "b"]),
     "remove": lambda folder: folder.remove_many(["a"]),
     "list names": lambda folder: folder.list_names(""),
+    "list sizes by prefix": lambda folder: folder.list_sizes("", ["a", "b"]),
     "list files": lambda folder: folder.list_files(),
     "move": lambda folder: folder.move("a", "c"),
     "isfile": lambda folder: folder.isfile("a"),

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from ray_pipeline_core.driver.task_manager import (
     RunStopped,
     RunTimedOut,
 )
+from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
 from tests.core.fake_backend import (
@@ -39,6 +41,7 @@ from tests.core.fake_backend import (
     FakeBackend,
     FakeClock,
     FakeLedger,
+    OwingBackend,
     Start,
     Work,
 )
@@ -67,16 +70,18 @@ def make_loop(
     start: Callable[[float], Start] = lambda factor: Start(),
     work: Callable[[TaskGroup], Work] = lambda group: Work(),
     slot_limit: int | None = None,
+    max_batch: int = MAX_BATCH,
+    backend_type: type[FakeBackend] = FakeBackend,
     **parameters: Any,
 ) -> Loop:
     """A loop over some ranks; parameters are those of the run's configuration."""
     wanted = list(range(ranks)) if isinstance(ranks, int) else list(ranks)
     config = RunConfig(tasks=max(1, len(wanted)), **parameters)
     clock, stop = FakeClock(), threading.Event()
-    backend = FakeBackend(clock, start, work, config.workers if config.workers > 0 else None, slot_limit)
+    backend = backend_type(clock, start, work, config.workers if config.workers > 0 else None, slot_limit)
     ledger = FakeLedger(backend)
     groups = make_groups(wanted, config.tasks_per_job)
-    manager = RayTaskManager(backend, config, groups, ledger, stop, clock, lambda: NO_JITTER)
+    manager = RayTaskManager(backend, config, groups, ledger, stop, clock, lambda: NO_JITTER, max_batch)
     return Loop(backend, ledger, manager, clock, stop)
 
 
@@ -665,3 +670,307 @@ def test_slots_start_for_groups_and_not_in_vain(parameters: dict[str, Any], seed
         loop.run()
     # Each attempt may have asked for a slot and then been taken by another one, but not more than that.
     assert len(loop.backend.unused) <= len(loop.backend.submitted)
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+SHORT = Work(after_s=0.001)
+CANCELLED = AttemptFailure("cancelled", "RunCancelledError", "the run ended")
+FOURTH_BATCH = tuple(range(7, 15))
+AT_WORK = 9
+"""The third of the fourth batch, when each group has one rank and takes `SHORT`."""
+
+
+def short_but(rank: int, work: Work) -> Callable[[TaskGroup], Work]:
+    """All groups are short, but for the first attempt of one."""
+    return lambda group: work if rank in group.ranks and group.attempt == 1 else SHORT
+
+
+def make_batching(
+    work: Callable[[TaskGroup], Work] = lambda group: SHORT, ranks: int = 60, workers: int = 1, **parameters: Any
+) -> Loop:
+    return make_loop(ranks, work=work, workers=workers, **parameters)
+
+
+def completed_at_first(loop: Loop) -> list[int]:
+    return sorted(rank for rank, attempt in loop.ledger.completed.items() if attempt == 1)
+
+
+def all_but(rank: int, ranks: int = 60) -> list[int]:
+    return [other for other in range(ranks) if other != rank]
+
+
+def test_short_groups_are_handed_over_together() -> None:
+    loop = make_batching().run()
+    assert [len(batch) for batch in loop.backend.batches()[:5]] == [1, 2, 4, 8, 16]
+    assert loop.backend.batches()[3] == FOURTH_BATCH
+    assert loop.backend.groups() == [(rank,) for rank in range(60)]
+    assert loop.ledger.completed == dict.fromkeys(range(60), 1)
+
+
+def test_long_groups_are_handed_over_one_by_one() -> None:
+    loop = make_batching(lambda group: Work(after_s=1)).run()
+    assert loop.backend.batches() == [(rank,) for rank in range(60)]
+
+
+def test_batches_grow_to_the_largest_and_shrink_towards_the_end() -> None:
+    loop = make_batching(lambda group: Work(after_s=0), ranks=1000).run()
+    sizes = [len(batch) for batch in loop.backend.batches()]
+    assert max(sizes) == MAX_BATCH
+    assert sizes[-1] == 1
+    assert len(loop.ledger.completed) == 1000
+
+
+def test_no_slot_gets_more_than_half_of_its_share_of_what_is_left() -> None:
+    loop = make_batching(ranks=500, workers=4).run()
+    left = 500
+    for batch in loop.backend.batches():
+        assert len(batch) == 1 or len(batch) <= left / 2
+        left -= len(batch)
+    assert left == 0
+    assert max(len(batch) for batch in loop.backend.batches()) <= 500 // (2 * 4)
+
+
+def test_groups_of_several_ranks_are_handed_over_together_when_short() -> None:
+    loop = make_batching(tasks_per_job=3).run()
+    assert [len(batch) for batch in loop.backend.batches()[:4]] == [3, 6, 12, 18]
+    assert loop.ledger.completed == dict.fromkeys(range(60), 1)
+
+
+@pytest.mark.parametrize("max_batch", [1, 3])
+def test_no_more_groups_are_handed_over_together_than_allowed(max_batch: int) -> None:
+    loop = make_batching(max_batch=max_batch).run()
+    assert max(len(batch) for batch in loop.backend.batches()) == max_batch
+    assert loop.ledger.completed == dict.fromkeys(range(60), 1)
+
+
+@pytest.mark.parametrize(("tasks_per_job", "ranks_per_slot"), [(1, 10), (3, 12), (20, 20)])
+def test_slot_is_replaced_after_max_ranks_per_worker_when_it_gets_batches(
+    tasks_per_job: int, ranks_per_slot: int
+) -> None:
+    loop = make_batching(ranks=240, tasks_per_job=tasks_per_job, max_ranks_per_worker=10).run()
+    ranks_of = Counter(slot for slot, groups in loop.backend.calls for group in groups for _ in group.ranks)
+    assert ranks_of == dict.fromkeys(range(240 // ranks_per_slot), ranks_per_slot)
+    assert loop.ledger.completed == dict.fromkeys(range(240), 1)
+
+
+def test_batch_whose_first_group_takes_long_hands_back_the_rest_which_go_before_all_others() -> None:
+    def work(group: TaskGroup) -> Work:
+        if group.ranks == (0,):  # waits when the batch is handed back, and has waited longer than that
+            return Work(after_s=0.001, failures={0: LOST} if group.attempt == 1 else {})
+        return Work(after_s=5) if group.ranks == (7,) else SHORT
+
+    loop = make_batching(work, retry=RetryPolicy(backoff_s=1)).run()
+    assert FOURTH_BATCH in loop.backend.batches()
+    assert loop.backend.groups() == [(rank,) for rank in range(60)] + [(0,)]
+    assert completed_at_first(loop) == list(range(1, 60))
+    assert loop.ledger.budgets() == {(0, "retries"): 1}
+
+
+def test_ranks_handed_back_do_not_count_as_running() -> None:
+    loop = make_batching(short_but(7, Work(after_s=5))).run()
+    assert loop.ledger.ticks[-1] == (0, 0, 0)
+    after = loop.backend.batches().index(FOURTH_BATCH) + 1
+    assert loop.backend.batches()[after : after + 2] == [(8,), (9,)]  # slow of late, so one by one
+    assert (8, 1, 0) in loop.ledger.ticks  # the batch
+    assert (1, 1, 0) in loop.ledger.ticks[loop.ledger.ticks.index((8, 1, 0)) :]
+
+
+def test_ranks_handed_back_go_to_whichever_slot_is_free() -> None:
+    loop = make_batching(short_but(20, Work(after_s=5)), ranks=200, workers=2).run()
+    slot_of_20 = next(slot for _, slot, group in loop.backend.submitted if group.ranks == (20,))
+    assert loop.backend.attempts() == dict.fromkeys(range(200), 1)
+    assert {slot for _, slot, group in loop.backend.submitted if group.ranks[0] > 150} == {1 - slot_of_20}
+
+
+@pytest.mark.parametrize("lost", [LOST, PREEMPTED, OUT_OF_MEMORY], ids=["lost", "preempted", "out of memory"])
+def test_slot_lost_in_the_middle_of_a_batch_charges_the_group_at_work_alone(lost: AttemptFailure) -> None:
+    loop = make_batching(short_but(AT_WORK, Work(after_s=0.01, lost=lost))).run()
+    assert FOURTH_BATCH in loop.backend.batches()
+    assert loop.backend.markers >= {7, 8}
+    assert loop.backend.attempts() == dict.fromkeys(range(60), 1) | {AT_WORK: 2}
+    assert completed_at_first(loop) == all_but(AT_WORK)
+    assert loop.ledger.completed[AT_WORK] == 2
+    assert loop.ledger.budgets() == {(AT_WORK, "preemptions" if lost.preempted else "retries"): 1}
+
+
+def test_groups_not_begun_run_first_and_with_all_their_retries_when_their_slot_was_lost() -> None:
+    def work(group: TaskGroup) -> Work:  # each loses a slot once, and could not afford a second time
+        return Work(after_s=0.01, lost=LOST) if group.ranks[0] in range(7, 15) and group.attempt == 1 else SHORT
+
+    loop = make_batching(work, retry=RetryPolicy(max_retries=1, backoff_s=0)).run()
+    assert FOURTH_BATCH in loop.backend.batches()
+    assert loop.ledger.completed == dict.fromkeys(range(60), 1) | dict.fromkeys(FOURTH_BATCH, 2)
+    assert loop.ledger.budgets() == {(rank, "retries"): 1 for rank in FOURTH_BATCH}
+    assert [ranks for ranks in loop.backend.groups() if ranks[0] > 7][:7] == [(rank,) for rank in FOURTH_BATCH[1:]]
+
+
+def test_rank_at_work_is_given_up_alone_when_nothing_pays_for_its_lost_slot() -> None:
+    work = short_but(AT_WORK, Work(after_s=0.01, lost=LOST))
+    loop = make_batching(work, retry=RetryPolicy(max_retries=0)).run()
+    assert loop.ledger.failed == {AT_WORK: LOST}
+    assert loop.ledger.retried == []
+    assert completed_at_first(loop) == all_but(AT_WORK)
+
+
+def test_rank_with_a_marker_completes_although_another_of_its_group_was_at_work() -> None:
+    work = short_but(12, Work(after_s=0.01, lost=LOST, marked=frozenset({12})))
+    loop = make_batching(work, tasks_per_job=2).run()
+    assert tuple(range(6, 14)) in loop.backend.batches()  # (12, 13) come last
+    assert completed_at_first(loop) == all_but(13)
+    assert loop.ledger.budgets() == {(13, "retries"): 1}
+
+
+def test_nothing_is_charged_when_all_of_a_batch_had_completed_before_its_slot_was_lost() -> None:
+    work = short_but(14, Work(after_s=0.01, lost=LOST, marked=frozenset({14})))
+    loop = make_batching(work).run()
+    assert FOURTH_BATCH in loop.backend.batches()
+    assert loop.ledger.completed == dict.fromkeys(range(60), 1)
+    assert loop.ledger.retried == []
+
+
+@pytest.mark.parametrize("max_timeouts", [0, 1])
+def test_time_out_in_a_batch_hits_the_group_at_work_alone(max_timeouts: int) -> None:
+    work = short_but(AT_WORK, Work(after_s=100))
+    loop = make_batching(work, time=5, retry=RetryPolicy(max_timeouts=max_timeouts)).run()
+    assert FOURTH_BATCH in loop.backend.batches()
+    assert len(loop.backend.killed) == 1
+    assert completed_at_first(loop) == all_but(AT_WORK)
+    if max_timeouts:
+        assert loop.ledger.completed[AT_WORK] == 2
+        assert loop.ledger.budgets() == {(AT_WORK, "timeouts"): 1}
+    else:
+        assert loop.ledger.failed[AT_WORK].kind == "timeout"
+        assert loop.ledger.retried == []
+
+
+def test_batch_ends_with_its_first_failed_rank() -> None:
+    loop = make_batching(short_but(AT_WORK, Work(after_s=0.001, failures={AT_WORK: STEP_RAISED}))).run()
+    after = loop.backend.batches().index(FOURTH_BATCH) + 1
+    assert loop.backend.batches()[after][0] == AT_WORK + 1
+    assert loop.backend.groups() == [(rank,) for rank in range(60)]
+    assert loop.ledger.failed == {AT_WORK: STEP_RAISED}
+    assert loop.ledger.failed_attempt == {AT_WORK: 1}
+    assert completed_at_first(loop) == all_but(AT_WORK)
+
+
+def test_slot_on_a_draining_node_ends_its_batch_and_gets_no_other() -> None:
+    loop = make_batching(short_but(AT_WORK, Work(after_s=0.001, draining_after_s=0))).run()
+    slot_of = {group.ranks[0]: slot for _, slot, group in loop.backend.submitted}
+    assert [slot_of[rank] for rank in (*FOURTH_BATCH, 15)] == [0] * 8 + [1]
+    assert loop.ledger.completed == dict.fromkeys(range(60), 1)
+
+
+def _stop_in_a_batch(loop: Loop, stop_s: float = 3.0) -> None:
+    tick = loop.ledger.tick
+
+    def stop_in_time(running: int, workers: int, starting: int) -> None:
+        tick(running, workers, starting)
+        if loop.clock() >= stop_s:
+            loop.stop.set()
+
+    loop.ledger.tick = stop_in_time  # type: ignore[method-assign]
+    with pytest.raises(RunStopped):
+        loop.run()
+    assert loop.backend.batches()[-1] == FOURTH_BATCH
+    loop.backend.close()
+
+
+def test_only_what_had_begun_fails_when_the_run_is_stopped_in_a_batch() -> None:
+    loop = make_batching(short_but(AT_WORK, Work(after_s=100)))
+    _stop_in_a_batch(loop)
+    assert [group.ranks[0] for group in loop.manager.running_groups()] == list(FOURTH_BATCH)
+    loop.manager.give_up_running(CANCELLED)
+    assert loop.ledger.failed == {AT_WORK: CANCELLED}
+    assert loop.ledger.failed_attempt == {AT_WORK: 1}
+    assert completed_at_first(loop) == list(range(AT_WORK))
+
+
+def test_nothing_fails_when_all_of_a_batch_had_completed_before_the_run_was_stopped() -> None:
+    loop = make_batching(short_but(AT_WORK, Work(after_s=100)))
+    _stop_in_a_batch(loop)
+    loop.backend.markers.update(FOURTH_BATCH)
+    loop.manager.give_up_running(CANCELLED)
+    assert loop.ledger.failed == {}
+    assert completed_at_first(loop) == list(range(15))
+
+
+def test_run_that_ends_in_a_batch_for_its_own_time_fails_only_what_had_begun() -> None:
+    loop = make_batching(short_but(AT_WORK, Work(after_s=100)), run_timeout=10)
+    with pytest.raises(RunTimedOut):
+        loop.run()
+    loop.backend.close()
+    loop.manager.give_up_running(CANCELLED)
+    assert loop.ledger.failed == {AT_WORK: CANCELLED}
+    assert completed_at_first(loop) == list(range(AT_WORK))
+
+
+# --- what is owed ---------------------------------------------------------------------------------------------------
+
+
+def make_owing(ranks: int = 4, **parameters: Any) -> Loop:
+    """One slot that gets one group at a time, whose outcome is told with the answer to the next call."""
+    return make_loop(ranks, workers=1, max_batch=1, backend_type=OwingBackend, **parameters)
+
+
+def asked(loop: Loop) -> list[int]:
+    assert isinstance(loop.backend, OwingBackend)
+    return [slot for _, slot in loop.backend.asked]
+
+
+def test_outcomes_that_come_with_a_later_call_settle_their_ranks_once() -> None:
+    loop = make_owing().run()
+    assert loop.ledger.completed == dict.fromkeys(range(4), 1)
+    assert asked(loop) == [0], "there was nothing more to do then"
+    assert (2, 1, 0) in loop.ledger.ticks, "one at work, one owed"
+    assert loop.ledger.ticks[-1] == (0, 0, 0)
+
+
+def test_slot_is_asked_for_what_it_owes_before_it_is_replaced() -> None:
+    loop = make_owing(6, max_ranks_per_worker=2).run()
+    assert [slot for _, slot, _ in loop.backend.submitted] == [0, 0, 1, 1, 2, 2]
+    assert asked(loop) == [0, 1, 2]
+    assert loop.ledger.completed == dict.fromkeys(range(6), 1)
+
+
+def test_slot_on_a_draining_node_is_asked_for_what_it_owes() -> None:
+    loop = make_owing(work=first_attempt(Work(after_s=10, draining_after_s=5), of=[1])).run()
+    assert asked(loop) == [0, 1]
+    assert loop.ledger.completed == dict.fromkeys(range(4), 1)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_what_a_lost_slot_owed_is_lost_along_with_it_unless_its_marker_stands(marked: bool) -> None:
+    loop = make_owing(work=first_attempt(Work(after_s=2, lost=LOST), of=[1]))
+    loop.backend.markers.update([0] if marked else [])
+    loop.run()
+    assert loop.ledger.completed == {0: 1 if marked else 2, 1: 2, 2: 1, 3: 1}
+    assert loop.ledger.budgets() == {(rank, "retries"): 1 for rank in ([1] if marked else [0, 1])}
+
+
+def test_time_out_is_the_fault_of_the_rank_at_work_and_not_of_those_owed() -> None:
+    work = first_attempt(Work(after_s=100), of=[1])
+    loop = make_owing(work=work, time=20, retry=RetryPolicy(max_timeouts=1)).run()
+    assert loop.ledger.budgets() == {(0, "retries"): 1, (1, "timeouts"): 1}
+    assert loop.ledger.completed == {0: 2, 1: 2, 2: 1, 3: 1}
+
+
+def test_what_is_owed_fails_with_what_is_at_work_when_the_run_is_stopped() -> None:
+    loop = make_owing(work=first_attempt(Work(after_s=100), of=[1]), run_timeout=50)
+    with pytest.raises(RunTimedOut):
+        loop.run()
+    loop.backend.close()
+    loop.manager.give_up_running(CANCELLED)
+    assert loop.ledger.failed == {0: CANCELLED, 1: CANCELLED}
+
+
+@given(chaotic_loops, st.integers(0, 10**6), st.sampled_from([0.0, 0.1, 0.5, 0.9]))
+@settings(max_examples=100, deadline=None)
+def test_every_rank_is_settled_once_whatever_fails_when_outcomes_come_late(
+    parameters: dict[str, Any], seed: int, rate: float
+) -> None:
+    chaos = Chaos(seed, rate)
+    loop = make_loop(start=chaos.start, work=chaos.work, max_batch=1, backend_type=OwingBackend, **parameters)
+    ended = _run_to_its_end(loop)
+    assert ended == (loop.ledger.settled == set(range(parameters["ranks"])))
+    assert not ended or loop.manager.running_groups() == []

@@ -122,5 +122,9 @@ def test_stop_from_another_thread_ends_the_run_and_the_next_one_resumes(
 def test_ray_option_that_ray_refuses_is_an_error_before_anything_starts(
     make_executor: ExecutorFactory,
 ) -> None:
-    with pytest.raises(ConfigError, match=r"ray_remote_kwargs=.*no_such_option"):
-        make_executor([steps.do_nothing], ray_remote_kwargs={"no_such_option": 1}).run()
+    options = {"no_such_option": 1, "runtime_env": {"env_vars": {"PASS": "hunter2"}}}
+    with pytest.raises(
+        ConfigError, match=r"^ray_remote_kwargs with no_such_option, runtime_env: Ray refuses"
+    ) as caught:
+        make_executor([steps.do_nothing], ray_remote_kwargs=options).run()
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,352 @@
+"""The merged stats of a run folder: in chunks, and over several runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_pipeline_core.driver.stats_book import CHUNK_RANKS, StatsBook
+from ray_pipeline_core.errors import StatsMergeError
+from ray_pipeline_core.metrics import Metric, Timing
+from ray_pipeline_core.stats import PipelineStats, StatsAccumulator, StepStats
+
+Steps = list[dict[str, Any]]
+EXACT = {"total", "n", "min", "max", "unit", "total_human", "min_human", "max_human", "name"}
+DAMAGE = (TypeError, ValueError, LookupError, AttributeError)
+"""What `StatsBook.take_over` may raise."""
+
+
+def rank_stats(values: Iterable[int], eighths: int = 8, names: Iterable[str] = ("Reader: a", "Filter: b")) -> Steps:
+    """A rank's stats file: each step counts `values`, and each of them took some eighths of a second."""
+    steps = []
+    for name in names:
+        timing, metric, ones = Timing(), Metric(), Metric()
+        for value in values:
+            timing.update(eighths / 8)
+            metric.update(value)
+            ones.update(1)
+        step = StepStats(name, timing)
+        step["size"], step["documents"] = metric, ones
+        steps.append(json.loads(json.dumps(step.to_dict())))
+    return steps
+
+
+def book_of(files: Mapping[int, Steps]) -> StatsBook:
+    book = StatsBook()
+    for rank, steps in files.items():
+        book.add(rank, steps, size_of(steps))
+    return book
+
+
+def size_of(steps: Steps) -> int:
+    return len(json.dumps(steps))
+
+
+def sizes_of(files: Mapping[int, Steps]) -> dict[int, int]:
+    return {rank: size_of(steps) for rank, steps in files.items()}
+
+
+def stored(book: StatsBook) -> Any:
+    """The book's cache, as the next run reads it."""
+    return json.loads(json.dumps(book.to_cache()))
+
+
+def taken_over(book: StatsBook, files: Mapping[int, Steps]) -> StatsBook:
+    """What the next run makes of the book's cache, when nothing has changed."""
+    after = StatsBook()
+    assert after.take_over(stored(book), files.keys(), sizes_of(files)) == set(files)
+    return after
+
+
+def merged_at_once(files: Mapping[int, Steps]) -> PipelineStats:
+    merged = StatsAccumulator()
+    for steps in files.values():
+        merged.add(steps)
+    return merged.result()
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Counts are equal, and what was divided and rounded nearly so."""
+    if isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            if key in EXACT:
+                assert found[key] == value, key
+            elif not key.endswith("_human"):
+                assert_same(found[key], value)
+    else:
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-6)
+
+
+FILES = {rank: rank_stats([rank % 7, 3, rank % 5], rank % 3 + 1) for rank in (0, 1, 2, 1000, 1001, 5999)}
+
+values = st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=5)
+some_files = st.dictionaries(
+    st.integers(0, 5 * CHUNK_RANKS), st.builds(rank_stats, values, st.integers(0, 10**4)), min_size=1, max_size=12
+)
+
+
+# --- merging --------------------------------------------------------------------------------------------------------
+
+
+def test_empty_book_has_no_stats() -> None:
+    book = StatsBook()
+    assert len(book) == 0
+    assert book.result().to_list() == []
+    assert stored(book)["chunks"] == []
+    assert len(taken_over(book, {})) == 0
+
+
+def test_totals_are_those_of_all_ranks_of_all_chunks() -> None:
+    book = book_of({rank: rank_stats([rank, 1]) for rank in (5, 999, 1000, 123_456)})
+    reader, _ = book.result().to_list()
+    assert len(book) == 4
+    assert reader["stats"]["size"]["total"] == 5 + 999 + 1000 + 123_456 + 4
+    assert (reader["stats"]["size"]["min"], reader["stats"]["size"]["max"]) == (1, 123_456)
+    assert reader["stats"]["documents"]["total"] == 8
+    assert reader["time_stats"]["total"] == 8
+
+
+@given(some_files)
+def test_merging_in_chunks_gives_the_same_as_merging_all_at_once(files: dict[int, Steps]) -> None:
+    assert_same(book_of(files).result().to_list(), merged_at_once(files).to_list())
+
+
+@given(some_files, st.randoms())
+def test_merging_gives_the_same_whichever_rank_comes_first(files: dict[int, Steps], shuffled: Any) -> None:
+    order = list(files)
+    shuffled.shuffle(order)
+    assert_same(book_of({rank: files[rank] for rank in order}).result().to_list(), book_of(files).result().to_list())
+
+
+def test_result_can_be_asked_for_while_ranks_are_added() -> None:
+    book, so_far = StatsBook(), dict[int, Steps]()
+    for rank, steps in FILES.items():
+        book.add(rank, steps, 1)
+        so_far[rank] = steps
+        assert_same(book.result().to_list(), merged_at_once(so_far).to_list())
+        assert book.result() == book.result()
+
+
+def test_what_is_added_stays_as_it_was() -> None:
+    before = json.dumps(FILES)
+    book = book_of(FILES)
+    book.result()
+    taken_over(book, FILES).result()
+    assert json.dumps(FILES) == before
+
+
+@pytest.mark.parametrize("rank", [0, 999, 1000, 123_456])
+def test_metrics_of_a_single_rank_stay_as_its_file_has_them(rank: int) -> None:
+    steps = rank_stats([2, 3])
+    steps[0]["stats"] = {
+        "none": {"total": 0, "n": 5, "mean": 0.0},
+        "bare": 7,
+        "odd": {"total": 4, "n": 4, "mean": 1.0, "of another version": True},
+        "own unit": {"total": 9, "mean": 9, "unit": "byte"},
+    }
+    book = book_of({rank: steps})
+    for each in (book, taken_over(book, {rank: steps})):
+        assert [step["stats"] for step in each.result().to_list()] == [step["stats"] for step in steps]
+        each.result().to_list()[0]["stats"].clear()
+        assert each.result().to_list()[0]["stats"] == steps[0]["stats"], "nobody can change it"
+
+
+# --- steps that differ, and damage ----------------------------------------------------------------------------------
+
+OTHERS: dict[str, Callable[[], Any]] = {
+    "other names": lambda: rank_stats([1], names=("Reader: a", "Filter: c")),
+    "other order": lambda: rank_stats([1], names=("Filter: b", "Reader: a")),
+    "fewer steps": lambda: rank_stats([1], names=("Reader: a",)),
+    "more steps": lambda: rank_stats([1], names=("Reader: a", "Filter: b", "Writer: c")),
+    "no step": lambda: [],
+    "no list": lambda: {"Reader: a": 1},
+    "no dict": lambda: ["Reader: a", "Filter: b"],
+    "no total": lambda: [rank_stats([1])[0], {"name": "Filter: b", "time_stats": 0, "stats": {"size": {"n": 1}}}],
+    "no number": lambda: [rank_stats([1])[0], {"name": "Filter: b", "time_stats": 0, "stats": {"size": "many"}}],
+}
+
+
+@pytest.mark.parametrize("rank", [3, 1002, 77_000], ids=["same chunk", "another known chunk", "new chunk"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_stats_that_do_not_belong_here_are_refused_and_nothing_is_merged(other: str, rank: int) -> None:
+    for book in (book_of(FILES), taken_over(book_of(FILES), FILES)):
+        before, cache = book.result(), stored(book)
+        with pytest.raises(StatsMergeError):
+            book.add(rank, OTHERS[other](), 1)
+        assert (len(book), book.result(), stored(book)) == (len(FILES), before, cache)
+        book.add(rank, rank_stats([1]), 1)
+        assert len(book) == len(FILES) + 1
+
+
+def test_message_names_the_step_that_differs_across_chunks() -> None:
+    book = book_of({0: rank_stats([1])})
+    with pytest.raises(StatsMergeError, match=r"step 1 is 'Filter: c' and was 'Filter: b'"):
+        book.add(5000, OTHERS["other names"](), 1)
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+@given(some_files)
+def test_book_is_the_same_after_it_was_stored(files: dict[int, Steps]) -> None:
+    book = book_of(files)
+    after = taken_over(book, files)
+    assert len(after) == len(files)
+    assert after.result() == book.result()
+    assert stored(after) == stored(book)
+
+
+@given(some_files, some_files)
+def test_merging_goes_on_from_the_cache_as_if_nothing_had_been_between(
+    before: dict[int, Steps], later: dict[int, Steps]
+) -> None:
+    later = {rank: steps for rank, steps in later.items() if rank not in before}
+    book = book_of(before)
+    after = taken_over(book, before)
+    for each in (book, after):
+        for rank, steps in later.items():
+            each.add(rank, steps, size_of(steps))
+    assert after.result() == book.result()
+    assert stored(after) == stored(book)
+
+
+def test_steps_that_counted_nothing_are_stored_as_well() -> None:
+    files: dict[int, Steps] = {
+        rank: [{"name": "Function: f", "time_stats": Timing().to_dict(), "stats": {}}] for rank in (1, 2)
+    }
+    book = book_of(files)
+    assert taken_over(book, files).result() == book.result()
+    empty: dict[int, Steps] = {1: [], 2: []}
+    assert taken_over(book_of(empty), empty).result().to_list() == []
+
+
+Completed = tuple[Collection[int], dict[int, int]]
+CHANGES: dict[str, Callable[[set[int], dict[int, int]], Completed]] = {
+    "rank is no longer completed": lambda completed, sizes: (completed - {1001}, sizes),
+    "file has another size": lambda completed, sizes: (completed, sizes | {1001: sizes[1001] + 1}),
+    "file is empty": lambda completed, sizes: (completed, sizes | {1001: 0}),
+    "file is missing": lambda completed, sizes: (completed, {k: v for k, v in sizes.items() if k != 1001}),
+    "two of them": lambda completed, sizes: (completed - {1000}, sizes | {1001: 0}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_chunk_is_read_anew_alone_when_something_changed(change: str) -> None:
+    book, after = book_of(FILES), StatsBook()
+    completed, sizes = CHANGES[change](set(FILES), sizes_of(FILES))
+    assert after.take_over(stored(book), completed, sizes) == {0, 1, 2, 5999}
+    assert len(after) == 4
+    assert_same(after.result().to_list(), merged_at_once({rank: FILES[rank] for rank in (0, 1, 2, 5999)}).to_list())
+    for rank in (1000, 1001):
+        after.add(rank, FILES[rank], size_of(FILES[rank]))
+    assert after.result() == book.result()
+
+
+@pytest.mark.parametrize(("completed", "sizes"), [((), sizes_of(FILES)), (FILES.keys(), {})])
+def test_nothing_is_taken_over_when_nothing_is_left(completed: Collection[int], sizes: dict[int, int]) -> None:
+    after = StatsBook()
+    assert after.take_over(stored(book_of(FILES)), completed, sizes) == set()
+    assert len(after) == 0
+    assert after.result().to_list() == []
+
+
+def test_ranks_that_are_not_in_the_cache_are_left_to_be_read() -> None:
+    more = FILES | {3: rank_stats([9]), 2500: rank_stats([8])}
+    after = StatsBook()
+    assert after.take_over(stored(book_of(FILES)), more.keys(), sizes_of(more)) == set(FILES)
+
+
+def test_cache_of_another_version_is_left_alone() -> None:
+    after = StatsBook()
+    assert after.take_over(stored(book_of(FILES)) | {"version": 2}, FILES.keys(), sizes_of(FILES)) == set()
+    assert len(after) == 0
+
+
+def _with_chunk(**fields: Any) -> dict[str, Any]:
+    cache: dict[str, Any] = stored(book_of({0: FILES[0]}))
+    chunk = {key: value for key, value in (cache["chunks"][0] | fields).items() if value is not None}
+    return cache | {"chunks": [chunk]}
+
+
+def _with_merged(**fields: Any) -> dict[str, Any]:
+    merged = _with_chunk()["chunks"][0]["merged"] | fields
+    return _with_chunk(merged={key: value for key, value in merged.items() if value is not None})
+
+
+def _with_step(**fields: Any) -> dict[str, Any]:
+    step = _with_chunk()["chunks"][0]["merged"]["steps"][0] | fields
+    return _with_merged(steps=[{key: value for key, value in step.items() if value is not None}])
+
+
+DAMAGED: dict[str, Any] = {
+    "a list": [],
+    "a text": "cache",
+    "a number": 7,
+    "empty": {},
+    "no chunks": {"version": 1},
+    "chunks that are no list": {"version": 1, "chunks": 7},
+    "a chunk that is no dict": {"version": 1, "chunks": [7]},
+    "an empty chunk": {"version": 1, "chunks": [{}]},
+    "no sizes": _with_chunk(sizes=None),
+    "sizes that are no dict": _with_chunk(sizes=[1, 2]),
+    "a rank that is no number": _with_chunk(sizes={"x": 1}),
+    "no sums": _with_chunk(merged=None),
+    "sums that are no dict": _with_chunk(merged="x"),
+    "no count": _with_merged(count=None),
+    "no first rank": _with_merged(first=None),
+    "no steps": _with_merged(steps=None),
+    "steps that are no list": _with_merged(steps=3),
+    "a step that is no dict": _with_merged(steps=["x"]),
+    "a step without a name": _with_step(name=None),
+    "a step without times": _with_step(time_stats=None),
+    "times that are no dict": _with_step(time_stats=3),
+    "times that are something else": _with_step(time_stats={"hours": 3}),
+    "a step without metrics": _with_step(stats=None),
+    "metrics that are no dict": _with_step(stats=[1]),
+    "a metric that is no dict": _with_step(stats={"size": 3}),
+    "a metric that is something else": _with_step(stats={"size": {"sum": 3}}),
+    "a metric whose total is a text": _with_step(stats={"size": {"total": "x"}}),
+    "a count that is no number": _with_merged(count="many"),
+    "a chunk without ranks": _with_chunk(sizes={}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_cache_raises_what_is_documented(damage: str) -> None:
+    with pytest.raises(DAMAGE):
+        StatsBook().take_over(DAMAGED[damage], FILES.keys(), sizes_of(FILES))
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_cache_leaves_nothing_in_the_book(damage: str) -> None:
+    cache = stored(book_of(FILES))
+    chunks = DAMAGED[damage].get("chunks") if isinstance(DAMAGED[damage], dict) else None
+    cache["chunks"].extend(chunks if isinstance(chunks, list) else [None])
+    book = StatsBook()
+
+    with pytest.raises(DAMAGE):
+        book.take_over(cache, FILES.keys(), sizes_of(FILES))
+    assert len(book) == 0
+    assert book.result().to_list() == []
+
+
+def test_numbers_too_large_to_be_added_leave_out_a_chunk_and_say_so() -> None:
+    def one_step(total: int) -> Steps:
+        return [{"name": "a", "time_stats": 0, "stats": {"n": total}}]
+
+    book = book_of({0: one_step(10**400), CHUNK_RANKS: one_step(5), CHUNK_RANKS * 2: one_step(0)})
+    assert book.result().to_list()[0]["stats"] == {"n": 10**400}
+    assert [problem.partition(" are not in")[0] for problem in book.problems] == [
+        "stats of ranks 1000 to 1999",
+        "stats of ranks 2000 to 2999",
+    ]
