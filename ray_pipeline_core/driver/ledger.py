@@ -93,11 +93,19 @@ class RunLedger:
             return set()
         taken: set[int] = set()
         with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError):  # it is damaged
-            taken = self._stats.take_over(cache, completed, self._folder.stats_sizes(self._world_size))
+            taken = self._stats.take_over(cache, completed, self._stats_sizes())
             if taken == set(ranks_in_cache(cache)):
                 return taken
         self._folder.remove_stats_cache()
         return taken
+
+    def _stats_sizes(self) -> dict[int, int] | None:
+        """The sizes of the stats files, where they may have changed.
+
+        An object is whole or not there, while a crash of the machine may cut off a local file. So only there a listing
+        is worth its time.
+        """
+        return self._folder.stats_sizes(self._world_size) if self._folder.folder.is_local() else None
 
     def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
         """Counts a rank whose marker stands, and merges its stats."""

@@ -1,8 +1,8 @@
 """The merged stats of a run folder's ranks, which a later run need not read again.
 
 Ranks are merged in chunks of a thousand. `stats.cache.json` keeps each chunk's exact sums, with the size of every stats
-file that is in them. The next run takes over those chunks whose files are still there, in the same sizes, and reads the
-files of the others. So what the cache says is never more than what the files say, and it may be deleted at any time.
+file that is in them. The next run takes over those chunks whose ranks are all complete and, on a local disk, whose files
+are still there in the same sizes; it reads the files of the others. The cache may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _VERSION = 1
 class _Chunk:
     merged: StatsAccumulator = field(default_factory=StatsAccumulator)
     sizes: dict[int, int] = field(default_factory=dict)
+
+    def has_sizes(self, sizes: Mapping[int, int]) -> bool:
+        return all(sizes.get(rank) == size for rank, size in self.sizes.items())
 
 
 class StatsBook:
@@ -79,13 +82,15 @@ class StatsBook:
         )
         return {"version": _VERSION, "chunks": list(chunks)}
 
-    def take_over(self, cache: Mapping[str, Any], completed: Collection[int], sizes: Mapping[int, int]) -> set[int]:
+    def take_over(
+        self, cache: Mapping[str, Any], completed: Collection[int], sizes: Mapping[int, int] | None
+    ) -> set[int]:
         """Takes the chunks of a cache of which every rank is completed and its stats file unchanged.
 
         Args:
             cache: what `to_cache` returned; another version is left alone.
             completed: the ranks whose marker stands.
-            sizes: the sizes of the stats files that are there, by rank.
+            sizes: the sizes of the stats files that are there, by rank; None where they need not be looked at.
 
         Returns:
             The ranks whose stats need not be read.
@@ -96,7 +101,7 @@ class StatsBook:
         # All of it is read before anything is taken, since a damaged cache must leave nothing behind.
         read = [_read_chunk(plain) for plain in cache["chunks"]] if cache["version"] == _VERSION else []
         for chunk in read:
-            if all(rank in completed and sizes.get(rank) == size for rank, size in chunk.sizes.items()):
+            if all(rank in completed for rank in chunk.sizes) and (sizes is None or chunk.has_sizes(sizes)):
                 self._chunks[min(chunk.sizes) // CHUNK_RANKS] = chunk
                 self._names = chunk.merged.names
         return {rank for chunk in self._chunks.values() for rank in chunk.sizes}

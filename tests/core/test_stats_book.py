@@ -266,6 +266,12 @@ def test_ranks_that_are_not_in_the_cache_are_left_to_be_read() -> None:
     assert after.take_over(stored(book_of(FILES)), more.keys(), sizes_of(more)) == set(FILES)
 
 
+def test_cache_is_taken_by_its_ranks_alone_where_sizes_need_not_be_looked_at() -> None:
+    cache = stored(book_of(FILES))
+    assert StatsBook().take_over(cache, FILES.keys(), None) == set(FILES)
+    assert StatsBook().take_over(cache, FILES.keys() - {0}, None) == {rank for rank in FILES if rank >= CHUNK_RANKS}
+
+
 def test_cache_of_another_version_is_left_alone() -> None:
     after = StatsBook()
     assert after.take_over(stored(book_of(FILES)) | {"version": 2}, FILES.keys(), sizes_of(FILES)) == set()
