@@ -10,7 +10,7 @@ from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 
 
-@dataclass
+@dataclass(slots=True)
 class Slot:
     """One slot, from its start to its end.
 

@@ -1,8 +1,8 @@
 """The merged stats of a run folder's ranks, which a later run need not read again.
 
 Ranks are merged in chunks of a thousand. `stats.cache.json` keeps each chunk's exact sums, with the size of every stats
-file that is in them. The next run takes over those chunks whose ranks are all complete and, on a local disk, whose files
-are still there in the same sizes; it reads the files of the others. The cache may be deleted at any time.
+file that is in them. The next run takes over those chunks whose ranks are all complete and, on a local disk, whose
+files are still there in the same sizes; it reads the files of the others. The cache may be deleted at any time.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from ray_pipeline_core.result import FailureKind
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AttemptFailure:
     """Why an attempt failed.
 
@@ -42,7 +42,7 @@ def over_time(limit_s: float | None, node: str | None = None, log: str | None = 
     return AttemptFailure("timeout", "TimeoutError", f"ran over its time limit of {limit_s} s", node=node, log=log)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RankOutcome:
     """How one rank's attempt ended on a worker.
 
@@ -63,14 +63,14 @@ class RankOutcome:
     stats_bytes: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SlotStarted:
     """A worker or gang is ready for its first group."""
 
     slot: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WorkEnded:
     """A slot has done what it got, and is ready for more.
 
@@ -85,7 +85,7 @@ class WorkEnded:
     not_begun: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SlotLost:
     """A worker or gang is gone for certain, whatever it was doing.
 
@@ -100,7 +100,7 @@ class SlotLost:
     outcomes: tuple[RankOutcome, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SlotDraining:
     """A slot will be taken away soon: its groups may go on, but it should get no others."""
 

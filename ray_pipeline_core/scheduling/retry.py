@@ -12,7 +12,7 @@ from ray_pipeline_core.scheduling.rank_groups import Spent, TaskGroup
 Budget = Literal["retries", "preemptions", "timeouts", "errors"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Retry:
     """Try again.
 

@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.storage.access_errors import access_error, redact
 from ray_pipeline_core.storage.local_files import LocalFiles
-from ray_pipeline_core.storage.remote_files import RemoteFiles, has_directories, protocols
+from ray_pipeline_core.storage.remote_files import RemoteFiles, has_directories, protocols, with_connections
 from ray_pipeline_core.storage.retrying import RetryBound
 
 _ALLOWED = "a path, a URL, (url, storage_options), (path, fsspec filesystem) or a DataFolder"
@@ -51,7 +51,9 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         retry_bound: RetryBound | None = None,
         **storage_options: Any,
     ) -> None:
-        super().__init__(path=path, fs=fs if fs is not None else url_to_fs(path, **storage_options)[0])
+        if fs is None:
+            fs = url_to_fs(path, **with_connections(path, storage_options))[0]
+        super().__init__(path=path, fs=fs)
         self.auto_mkdir = auto_mkdir
         self.retry_bound = retry_bound or RetryBound()
         self._local = LocalFiles(self.path) if isinstance(self.fs, LocalFileSystem) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from glob import has_magic
@@ -22,6 +22,7 @@ _WITHOUT_DIRECTORIES = frozenset(
     {"abfs", "abfss", "az", "gcs", "gs", "hf", "memory", "oci", "oss", "r2", "s3", "s3a", "tos"}
 )
 _READ_BATCH = 1000
+_CONNECTIONS = 64
 _REMOVED_ONE_BY_ONE = 8
 _REMOVING_THREADS = 16
 _LISTING_THREADS = 16
@@ -36,6 +37,15 @@ def protocols(filesystem: AbstractFileSystem) -> tuple[str, ...]:
 def has_directories(filesystem: AbstractFileSystem) -> bool:
     """Tells whether a file's directory must exist before the file is written."""
     return not _WITHOUT_DIRECTORIES.intersection(protocols(filesystem))
+
+
+def with_connections(url: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options, with connections enough on S3 to ask for much at once: its client has ten unless told."""
+    options = dict(storage_options)
+    if url.startswith(("s3://", "s3a://")):
+        config = {"max_pool_connections": _CONNECTIONS} | dict(options.get("config_kwargs") or {})
+        options["config_kwargs"] = config
+    return options
 
 
 def _read_options(filesystem: AbstractFileSystem) -> dict[str, int]:
