@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test chaos soak bench constraints clean
+.PHONY: help setup demo check format test chaos soak bench bench-full constraints clean
 
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
@@ -22,7 +23,8 @@ help:
 	@echo "make chaos        only those tests that kill workers, nodes and drivers under running pipelines"
 	@echo "make soak         kill workers and nodes at random, with ten seeds (SOAK_ARGS='--seeds 1 2' takes others)"
 	@echo "make check        lint, format, types, import contracts"
-	@echo "make bench        compare with datatrove's executor and bare Ray"
+	@echo "make bench        compare with datatrove's executor and bare Ray (BENCH_ARGS='overhead' measures that alone)"
+	@echo "make bench-full   the same in full sizes, for docs/performance.md"
 	@echo "make format       put the code into the form that make check asks for"
 	@echo "make setup        only create or renew the environment in $(VENV)"
 	@echo "make constraints  pin the development environment anew (UPGRADE=--upgrade takes newer versions)"
@@ -73,7 +75,10 @@ soak: setup
 	$(BIN)/python -m tests.chaos.soak $(SOAK_ARGS)
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-full: setup
+	$(BIN)/python -m benchmarks --full --docs docs $(BENCH_ARGS)
 
 # Not after setup: that may fail exactly because the old pins no longer fit pyproject.toml.
 constraints: | $(BIN)/python

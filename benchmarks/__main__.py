@@ -1,26 +1,45 @@
-"""`python -m benchmarks`: runs the short benchmarks on an embedded cluster and prints their table."""
+"""`python -m benchmarks`: runs the benchmarks one after another and prints their table."""
 
 from __future__ import annotations
 
 import argparse
-import logging
+import sys
+import time
 from pathlib import Path
 
-import ray
+from benchmarks.fresh_process import in_fresh_process
+from benchmarks.groups import GROUPS, measure_group
+from benchmarks.pictures import fill_docs
+from benchmarks.table import Row, failed, page, save
 
-from benchmarks import overhead, recovery
-from benchmarks.table import machine, save, to_markdown
+
+def _measure_apart(name: str, full: bool) -> list[Row]:
+    """One group, in a process of its own; what goes wrong there is a row."""
+    started_s = time.monotonic()
+    try:
+        rows = in_fresh_process(measure_group, name, full)
+    except Exception as error:  # noqa: BLE001 - the other groups go on
+        rows = [failed(name, error)]
+    print(f"{name}: {time.monotonic() - started_s:.0f} s", file=sys.stderr, flush=True)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure, of {', '.join(GROUPS)}")
+    parser.add_argument("--full", action="store_true", help="in the sizes that the limits are about")
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder for the table")
-    parser.add_argument("--ranks", type=int, default=500, help="no-op ranks")
+    parser.add_argument("--docs", type=Path, help="folder of the page that shows the last full run")
     arguments = parser.parse_args()
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(address="local", num_cpus=overhead.WORKERS + 2, include_dashboard=False, log_to_driver=False)
-    rows = overhead.measure(arguments.ranks) + recovery.measure()
-    print(f"\n{machine()}\n\n{to_markdown(rows)}\n\nsaved as {save(rows, arguments.output)}")
+    if unknown := set(arguments.names) - set(GROUPS):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    rows: list[Row] = []
+    for name in arguments.names or GROUPS:
+        rows += _measure_apart(name, arguments.full)
+        saved = save(rows, arguments.output)
+    print(f"\n{page(rows)}\nsaved as {saved}")
+    if arguments.docs is not None:
+        fill_docs(rows, arguments.docs)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from typing import Any
 
 import ray
 
+from benchmarks.clusters import executor_of, local_cluster
 from benchmarks.overhead import BareWorker
 from benchmarks.table import Row
-from ray_pipeline_core import RayPipelineExecutor
 
 _DEADLINE_S = 120.0
 
@@ -45,9 +45,7 @@ def seconds_of_recovery() -> float:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         attempts = Path(folder) / "begun"
         attempts.mkdir()
-        executor = RayPipelineExecutor(
-            [functools.partial(_note_start, str(attempts))], mem_per_cpu_gb=0.1, logging_dir=f"{folder}/run"
-        )
+        executor = executor_of(functools.partial(_note_start, str(attempts)), f"{folder}/run", ranks=1)
         thread = threading.Thread(target=executor.run)
         thread.start()
         pid, _ = _wait_for(attempts / "1")
@@ -67,9 +65,11 @@ def seconds_of_actor_start() -> float:
     return seconds
 
 
-def measure(times: int = 3) -> list[Row]:
+def measure(full: bool) -> list[Row]:
     """The quickest of a few, one beside the other."""
-    pairs = [(seconds_of_recovery(), seconds_of_actor_start()) for _ in range(times)]
+    times = 5 if full else 2
+    with local_cluster():
+        pairs = [(seconds_of_recovery(), seconds_of_actor_start()) for _ in range(times)]
     recovery_s, actor_s = (min(values) for values in zip(*pairs, strict=True))
     how = f"quickest of {times}, default retry policy"
     return [

@@ -1,0 +1,74 @@
+"""How much of the time 40 workers have work, while there is some."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.clusters import executor_of, local_cluster, new_folder
+from benchmarks.table import Row
+from benchmarks.worked_ranks import Work, note_work, worked_ranks
+
+SLOTS = 40
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Ranks of one length, which come one after another.
+
+    Attributes:
+        seconds: what each takes.
+        first: the first of them.
+        count: how many they are.
+        limit: the share of slot time that must be at work, in percent.
+    """
+
+    seconds: float
+    first: int
+    count: int
+    limit: float | None = None
+
+    def __contains__(self, rank: object) -> bool:
+        return isinstance(rank, int) and self.first <= rank < self.first + self.count
+
+
+def stretches(full: bool) -> list[Stretch]:
+    """One run has them all: it takes most of the time to start the workers."""
+    short = [Stretch(0.1, 0, 40 * SLOTS), Stretch(1.0, 40 * SLOTS, 12 * SLOTS, limit=95)]
+    return [*short, Stretch(10.0, 52 * SLOTS, 5 * SLOTS)] if full else short
+
+
+def work(notes: str, parts: list[Stretch], data: Any, rank: int, world_size: int) -> None:
+    seconds = next(part.seconds for part in parts if rank in part)
+    note_work(notes, seconds, data, rank, world_size, workers=SLOTS)
+
+
+def busy_share(works: list[Work]) -> float:
+    """The share of slot time at work, from when all have begun until there is no rank left to hand out."""
+    first: dict[int, float] = {}
+    for one in works:
+        first.setdefault(one.pid, one.begun_s)
+    assert len(first) == SLOTS, f"{len(first)} workers took part instead of {SLOTS}"
+    begin_s, end_s = max(first.values()), max(one.begun_s for one in works)
+    busy_s = sum(max(0.0, min(one.ended_s, end_s) - max(one.begun_s, begin_s)) for one in works)
+    return busy_s / (SLOTS * (end_s - begin_s))
+
+
+def measure(full: bool) -> list[Row]:
+    parts = stretches(full)
+    with local_cluster(cpus=SLOTS + 2), new_folder() as folder:
+        notes = Path(folder, "notes")
+        notes.mkdir()
+        step: Any = functools.partial(work, str(notes), parts)
+        executor_of(step, folder / "run", sum(part.count for part in parts), workers=SLOTS).run()
+        works = worked_ranks(notes)
+    return [_row(part, [one for one in works if one.rank in part]) for part in parts]
+
+
+def _row(part: Stretch, works: list[Work]) -> Row:
+    on = f"{SLOTS} workers on one machine, {part.count} ranks; from when all are at work until none is left to hand out"
+    return Row(
+        f"slots at work, ranks of {part.seconds:g} s", busy_share(works) * 100, "%", part.limit, on, at_least=True
+    )

@@ -1,0 +1,102 @@
+"""Clusters to measure on, and runs on them that are watched."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+from ray_pipeline_core import RayPipelineExecutor, RunObserver
+
+WORKERS = 2
+
+
+def do_nothing(data: Any, rank: int, world_size: int) -> None:
+    """The rank that costs nothing itself."""
+
+
+@contextlib.contextmanager
+def local_cluster(cpus: int = WORKERS + 2) -> Iterator[None]:
+    """A cluster of one node that declares so many CPUs, whatever the machine has."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def cluster_of_nodes(nodes: int = 3) -> Iterator[None]:
+    """Several nodes on this machine, with two CPUs each."""
+    cluster = Cluster()
+    memory: dict[str, Any] = {"memory": 4 * 1024**3, "object_store_memory": 100 * 1024**2}
+    for _ in range(nodes):
+        cluster.add_node(num_cpus=2, include_dashboard=False, dashboard_port=None, **memory)
+    cluster.wait_for_nodes(timeout=120)
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def new_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        yield Path(folder)
+
+
+def executor_of(step: Any, folder: Any, ranks: int, **parameters: Any) -> RayPipelineExecutor:
+    """An executor of one step, or of a list of them, for workers that need little."""
+    steps = step if isinstance(step, list) else [step]
+    logging_dir = str(folder) if isinstance(folder, Path) else folder
+    defaults: dict[str, Any] = {"workers": WORKERS, "mem_per_cpu_gb": 0.1, "logging_dir": logging_dir}
+    return RayPipelineExecutor(steps, tasks=ranks, **defaults | parameters)
+
+
+def seconds_of_run(step: Any, ranks: int, **parameters: Any) -> float:
+    """What a whole run takes, in a local folder of its own."""
+    with new_folder() as folder:
+        executor = executor_of(step, folder, ranks, **parameters)
+        started_s = time.perf_counter()
+        executor.run()
+        return time.perf_counter() - started_s
+
+
+class Stopwatch(RunObserver):
+    """Notes when the first and the last rank of a run was settled.
+
+    Attributes:
+        first_s: from its making to the first one, in seconds.
+        last_s: the same to the last one.
+        ranks: how many there were.
+    """
+
+    def __init__(self) -> None:
+        self.first_s = self.last_s = 0.0
+        self.ranks = 0
+        self._started_s = time.perf_counter()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since its making, in seconds."""
+        return time.perf_counter() - self._started_s
+
+    def on_rank_finished(self, rank: int, seconds: float) -> None:
+        self.last_s = self.elapsed_s
+        self.first_s = self.first_s or self.last_s
+        self.ranks += 1
+
+    @property
+    def per_rank_s(self) -> float:
+        """From the first to the last, so without the workers' start."""
+        return (self.last_s - self.first_s) / (self.ranks - 1)

@@ -1,0 +1,42 @@
+"""What a group costs that two nodes run together, against one that a single node runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from benchmarks.clusters import Stopwatch, cluster_of_nodes, do_nothing, executor_of, new_folder
+from benchmarks.table import Row
+
+_WORK_S = 0.06  # longer than what is handed over in batches
+
+
+def work_a_little(data: Any, rank: int, world_size: int) -> None:
+    time.sleep(_WORK_S)
+
+
+def _group_ms(step: Any, nodes: int, groups: int) -> float:
+    """From the first group to the last, on one slot."""
+    with new_folder() as folder:
+        watch = Stopwatch()
+        executor_of(step, folder, groups, workers=1, nodes_per_task=nodes, observers=[watch]).run()
+        return watch.per_rank_s * 1000
+
+
+def measure(full: bool) -> list[Row]:
+    groups, turns = (200, 3) if full else (50, 1)
+    with cluster_of_nodes():
+        working = [[_group_ms(work_a_little, nodes, groups) for nodes in (1, 2)] for _ in range(turns)]
+        idle = [[_group_ms(do_nothing, nodes, groups * 5) for nodes in (1, 2)] for _ in range(turns)]
+    (single_ms, gang_ms), (idle_single_ms, idle_gang_ms) = (
+        [min(column) for column in zip(*runs, strict=True)] for runs in (working, idle)
+    )
+    on = f"one slot, {groups} groups of {_WORK_S * 1000:g} ms, quickest of {turns}"
+    no_op = f"one slot, {groups * 5} groups, quickest of {turns}; single nodes get theirs in batches"
+    return [
+        Row("a group on one node", single_ms, "ms", None, on),
+        Row("a group on a gang of two nodes", gang_ms, "ms", None, on),
+        Row("a group, gang / one node", gang_ms / single_ms, "x", 2.0, on),
+        Row("a no-op group on one node", idle_single_ms, "ms", None, no_op),
+        Row("a no-op group on a gang of two nodes", idle_gang_ms, "ms", None, no_op),
+    ]

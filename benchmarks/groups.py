@@ -1,0 +1,29 @@
+"""The groups of measurements: each is a module with `measure(full)`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from benchmarks.table import Row
+
+GROUPS = (
+    "imports",
+    "overhead",
+    "prefect_ray",
+    "slow_storage",
+    "minhash",
+    "scaling",
+    "resume",
+    "merging",
+    "busy_slots",
+    "simulation",
+    "gangs",
+    "payload",
+    "recovery",
+)
+
+
+def measure_group(name: str, full: bool) -> list[Row]:
+    """One group, in this process."""
+    rows: list[Row] = import_module(f"benchmarks.{name}").measure(full)
+    return rows

@@ -1,0 +1,80 @@
+"""Real work: the four stages of the MinHash example on real text, ours and datatrove's executors."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.clusters import WORKERS, local_cluster, new_folder
+from benchmarks.fresh_process import in_fresh_process
+from benchmarks.table import Row
+from examples.minhash_dedup import STANDARD_LIBRARY, build_executors, build_stages, write_documents
+
+_TASKS = 4
+_PART = ("asyncio", "email", "http", "importlib", "json", "logging", "multiprocessing", "unittest", "xml")
+
+
+def _run_stages(executor: Any, folder: Path, **parameters: Any) -> float:
+    """Runs the stages with one of datatrove's executors."""
+    started_s = time.perf_counter()
+    with contextlib.redirect_stderr(io.StringIO()):
+        for stage in build_stages(folder, _TASKS):
+            logs = str(folder / "runs" / stage.name)
+            executor(stage.pipeline, tasks=stage.tasks, workers=WORKERS, logging_dir=logs, **parameters).run()
+    return time.perf_counter() - started_s
+
+
+def run_local(folder: Path) -> float:
+    from datatrove.executor import LocalPipelineExecutor
+
+    return _run_stages(LocalPipelineExecutor, folder)
+
+
+def run_datatrove_on_ray(folder: Path) -> float:
+    from datatrove.executor.ray import RayPipelineExecutor as DatatroveExecutor
+
+    with local_cluster():
+        return _run_stages(DatatroveExecutor, folder, mem_per_cpu_gb=0.5)
+
+
+def run_ours(folder: Path) -> float:
+    with local_cluster():
+        executor = build_executors(folder, _TASKS, workers=WORKERS)
+        started_s = time.perf_counter()
+        executor.run()
+        return time.perf_counter() - started_s
+
+
+def _seconds(run: Any, source: Path) -> tuple[float, int]:
+    """In a process of its own: datatrove's executor forks, and that must not meet Ray's threads."""
+    with new_folder() as folder:
+        documents = write_documents(source, folder, _TASKS)
+        return in_fresh_process(run, folder), documents
+
+
+def _part_of_library(folder: Path) -> Path:
+    for package in _PART:
+        shutil.copytree(STANDARD_LIBRARY / package, folder / package)
+    return folder
+
+
+def measure(full: bool) -> list[Row]:
+    with new_folder() as part:
+        source = STANDARD_LIBRARY if full else _part_of_library(part)
+        ours_s, documents = _seconds(run_ours, source)
+        local_s, _ = _seconds(run_local, source)
+        on_ray_s = _seconds(run_datatrove_on_ray, source)[0] if full else None
+    on = f"{documents:,} documents, {WORKERS} processes"
+    rows = [
+        Row("MinHash, ours", ours_s, "s", None, f"{on}, on a cluster that is there"),
+        Row("MinHash, datatrove's local executor", local_s, "s", None, on),
+        Row("MinHash, ours / datatrove's local executor", ours_s / local_s, "x", 1.05, on),
+    ]
+    if on_ray_s is not None:
+        rows.append(Row("MinHash, datatrove's Ray executor", on_ray_s, "s", None, f"{on}, on a cluster that is there"))
+        rows.append(Row("MinHash, ours / datatrove's Ray executor", ours_s / on_ray_s, "x", None, on))
+    return rows

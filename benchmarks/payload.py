@@ -1,0 +1,82 @@
+"""A pipeline that holds much: how often it travels, and who keeps it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+from benchmarks.clusters import WORKERS, Stopwatch, executor_of, local_cluster, new_folder
+from benchmarks.fresh_process import in_fresh_process
+from benchmarks.table import Row
+
+PAYLOAD_MB = 100
+_RANKS = 20
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a run with a payload of some size took, in MB and seconds."""
+
+    per_rank_s: float
+    stored_mb: float
+    stored_objects: int
+    driver_mb: float
+    worker_mb: float
+
+
+def note_memory(folder: str, payload: bytes, data: Any, rank: int, world_size: int) -> None:
+    """Notes how much memory this process has for itself."""
+    Path(folder, str(rank)).write_text(str(psutil.Process(os.getpid()).memory_full_info().uss))
+
+
+def _stored() -> tuple[int, int]:
+    """Bytes and objects that were ever put into the cluster's object store."""
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)  # type: ignore[no-untyped-call]
+    stats = get_memory_info_reply(state).store_stats  # type: ignore[no-untyped-call]
+    return int(stats.cumulative_created_bytes), int(stats.cumulative_created_objects)
+
+
+def carry(payload_mb: int) -> Carried:
+    """In a process of its own, for the sake of the driver's memory."""
+    with local_cluster(), new_folder() as folder:
+        notes = folder / "notes"
+        notes.mkdir()
+        step: Any = functools.partial(note_memory, str(notes), os.urandom(payload_mb * 1_000_000))
+        before_bytes, before_objects = _stored()
+        watch = Stopwatch()
+        executor_of(step, folder / "run", _RANKS, observers=[watch]).run()
+        after_bytes, after_objects = _stored()
+        worker_bytes = statistics.median(int(note.read_text()) for note in notes.iterdir())
+    driver_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return Carried(
+        watch.per_rank_s * WORKERS,
+        (after_bytes - before_bytes) / 1e6,
+        after_objects - before_objects,
+        driver_mb,
+        worker_bytes / 1e6,
+    )
+
+
+def measure(full: bool) -> list[Row]:
+    without, loaded = (in_fresh_process(carry, size) for size in (0, PAYLOAD_MB))
+    on = f"a pipeline that holds {PAYLOAD_MB} MB, {_RANKS} ranks, {WORKERS} workers"
+    more = f"{on}; against one that holds nothing"
+    times = (loaded.stored_mb - without.stored_mb) / PAYLOAD_MB
+    per_rank_ms = (loaded.per_rank_s - without.per_rank_s) * 1000
+    return [
+        Row("how often the pipeline is stored", times, "times", None, f"{on}; in {loaded.stored_objects} object(s)"),
+        Row("a rank's time for the payload, which it unpickles", per_rank_ms, "ms", None, more),
+        Row(
+            "a worker's own memory for the payload", loaded.worker_mb - without.worker_mb, "MB", None, f"{more}; median"
+        ),
+        Row("driver's peak memory for the payload", loaded.driver_mb - without.driver_mb, "MB", None, more),
+    ]

@@ -1,0 +1,82 @@
+"""Whether a rank costs the same, however many there are; and what the first one waits for."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+
+from benchmarks.clusters import Stopwatch, do_nothing, executor_of, local_cluster, new_folder, seconds_of_run
+from benchmarks.fresh_process import in_fresh_process
+from benchmarks.recovery import seconds_of_actor_start
+from benchmarks.table import Row
+
+SMALLEST = 1000
+_TURNS = 3
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a run of so many ranks took.
+
+    Attributes:
+        ranks: how many.
+        per_rank_ms: from the first rank settled to the last, divided.
+        cpu_per_rank_ms: the driver's processor time for the whole run, divided.
+        peak_mib: the most memory that the driver's process had.
+        first_rank_s: from `run()` to the first rank settled.
+        actor_start_s: what a bare actor takes to start on the same cluster.
+    """
+
+    ranks: int
+    per_rank_ms: float
+    cpu_per_rank_ms: float
+    peak_mib: float
+    first_rank_s: float
+    actor_start_s: float
+
+
+def _run(ranks: int) -> tuple[float, float, float]:
+    with new_folder() as folder:
+        watch = Stopwatch()
+        cpu_s = time.process_time()
+        executor_of(do_nothing, folder, ranks, observers=[watch]).run()
+        cpu_s = time.process_time() - cpu_s
+        return watch.per_rank_s * 1000, cpu_s / ranks * 1000, watch.first_s
+
+
+def measure_size(ranks: int) -> Scale:
+    """In a process of its own, since it asks for the most memory that the process ever had."""
+    turns = _TURNS if ranks == SMALLEST else 1
+    with local_cluster():
+        seconds_of_run(do_nothing, 20)
+        starts_s = [seconds_of_actor_start() for _ in range(_TURNS)]
+        per_rank_ms, cpu_ms, first_s = (
+            min(values) for values in zip(*(_run(ranks) for _ in range(turns)), strict=True)
+        )
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Scale(ranks, per_rank_ms, cpu_ms, peak_mib, first_s, min(starts_s))
+
+
+def _rows_of_size(scale: Scale) -> list[Row]:
+    on = f"{scale.ranks:,} no-op ranks, 2 workers"
+    return [
+        Row(f"time per rank, {on}", scale.per_rank_ms, "ms", None, "from the first rank settled to the last"),
+        Row(f"driver's CPU per rank, {on}", scale.cpu_per_rank_ms, "ms", 1.0, "whole run, all threads"),
+        Row(f"driver's peak memory, {on}", scale.peak_mib, "MiB", None, "resident, Ray's library included"),
+    ]
+
+
+def measure(full: bool) -> list[Row]:
+    sizes = (SMALLEST, 10_000, 100_000) if full else (SMALLEST, 10_000)
+    small, *larger = (in_fresh_process(measure_size, ranks) for ranks in sizes)
+    most = larger[-1]
+    against = f"{most.ranks:,} ranks against {small.ranks:,}"
+    first = "quickest of 3 on a warm cluster"
+    return [
+        *(row for scale in (small, *larger) for row in _rows_of_size(scale)),
+        Row("time per rank, many / few", most.per_rank_ms / small.per_rank_ms, "x", 1.2, against),
+        Row("driver's peak memory, many - few", most.peak_mib - small.peak_mib, "MiB", 200, against),
+        Row("first rank done", small.first_rank_s, "s", None, first),
+        Row("first rank / start of a bare actor", small.first_rank_s / small.actor_start_s, "x", 1.3, first),
+    ]

@@ -1,0 +1,141 @@
+"""The driver's loop alone, on simulated slots: what an event costs with many slots and with few."""
+
+from __future__ import annotations
+
+import random
+import resource
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.fresh_process import in_fresh_process
+from benchmarks.table import Row
+from ray_pipeline_core import RunConfig
+from ray_pipeline_core.driver.task_manager import RayTaskManager
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, BackendEvent, RankOutcome
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
+from ray_pipeline_core.scheduling.retry import Retry
+from ray_pipeline_core.testing import SimulatedBackend, SimulatedClock
+
+FEW, MANY = 10, 10_000
+_LOST = AttemptFailure("worker_lost", "ActorDiedError", "the worker died")
+_RAISED = AttemptFailure("error", "ValueError", "bad row")
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a run cost.
+
+    Attributes:
+        events: how many the loop handled.
+        loop_s: the time that it took for that, without the time in the backend.
+        grown_mib: by how much the process grew meanwhile, the backend's memory included.
+        hours: what the run took by its own clock.
+    """
+
+    events: int
+    loop_s: float
+    grown_mib: float
+    hours: float
+
+
+class TimedBackend(SimulatedBackend):
+    """Counts the time that is spent in it, and the events."""
+
+    spent_s = 0.0
+    events = 0
+
+    def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        started_s = time.perf_counter()
+        try:
+            return call(*arguments)
+        finally:
+            self.spent_s += time.perf_counter() - started_s
+
+    def start(self, slot: int, memory_factor: float) -> None:
+        self._timed(super().start, slot, memory_factor)
+
+    def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
+        self._timed(super().submit, slot, groups)
+
+    def retire(self, slot: int) -> None:
+        self._timed(super().retire, slot)
+
+    def poll(self, timeout_s: float) -> list[BackendEvent]:
+        events: list[BackendEvent] = self._timed(super().poll, timeout_s)
+        self.events += len(events)
+        return events
+
+
+class Counts:
+    """A ledger that only counts."""
+
+    def __init__(self, backend: SimulatedBackend) -> None:
+        self.completed = self.failed = 0
+        self._markers = backend.markers
+
+    def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
+        self.completed += 1
+
+    def rank_failed(self, outcome: RankOutcome, attempt: int, retry: Retry | None) -> None:
+        self.failed += retry is None
+
+    def recover(self, ranks: tuple[int, ...]) -> set[int]:
+        return self._markers.intersection(ranks)
+
+    def tick(self, running: int, workers: int, starting: int) -> None:
+        """Nobody watches."""
+
+
+def _memory_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def simulate(slots: int, ranks: int) -> Simulated:
+    """Ranks of which one in a hundred attempts loses its worker and one in a hundred raises.
+
+    They take 10 to 60 seconds on many slots, and less on fewer, so that as many events come in a second.
+    """
+    chance, clock = random.Random(1), SimulatedClock()
+    scale = slots / MANY
+    backend = TimedBackend(
+        clock,
+        seconds=lambda group: scale * chance.uniform(10, 60),
+        failure=lambda group: chance.choices((None, _LOST, _RAISED), (98, 1, 1))[0],
+        slot_limit=slots,
+    )
+    ledger = Counts(backend)
+    before_mib = _memory_mib()
+    config, groups, stop = RunConfig(tasks=ranks), make_groups(range(ranks), 1), threading.Event()
+    # One group at a time, so that there are as many events.
+    manager = RayTaskManager(backend, config, groups, ledger, stop, clock, chance.random, max_batch=1)
+    started_s = time.perf_counter()
+    manager.run()
+    loop_s = time.perf_counter() - started_s - backend.spent_s
+    assert ledger.completed + ledger.failed == ranks
+    return Simulated(backend.events, loop_s, _memory_mib() - before_mib, clock() / 3600)
+
+
+def measure(full: bool) -> list[Row]:
+    ranks = 1_000_000 if full else 100_000
+    runs = [[in_fresh_process(simulate, slots, ranks) for slots in (FEW, MANY)] for _ in range(2)]
+    few, many = (min(column, key=lambda run: run.loop_s) for column in zip(*runs, strict=True))
+    few_us, many_us = (run.loop_s / run.events * 1e6 for run in (few, many))
+    on = f"{ranks:,} simulated ranks, 2 % of the attempts fail"
+    return [
+        Row(f"decisions of the loop, {MANY:,} slots", 1e6 / many_us, "/s", None, f"{on}; without the backend's time"),
+        Row(f"the loop's memory, {MANY:,} slots", many.grown_mib, "MiB", None, f"{on}; with that of the simulation"),
+        Row(
+            f"an event, {MANY:,} slots",
+            many_us,
+            "µs",
+            None,
+            f"ranks of 10 to 60 s; {many.hours:.1f} h by the run's own clock",
+        ),
+        Row(
+            f"an event, {FEW} slots", few_us, "µs", None, f"as many a second; {few.hours:.1f} h by the run's own clock"
+        ),
+        Row(f"an event, {MANY:,} slots / {FEW} slots", many_us / few_us, "x", 1.2, on),
+    ]

@@ -1,0 +1,43 @@
+"""What a rank costs on storage that is far away: the time that a worker spends between two ranks."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.clusters import WORKERS, executor_of, local_cluster, new_folder
+from benchmarks.slow_s3 import DELAY_S, slow_s3
+from benchmarks.table import Row
+from benchmarks.worked_ranks import note_work, worked_ranks
+
+_RANK_S = 0.5
+
+
+def gaps_s(folder: Path) -> list[float]:
+    """Between the end of each rank and the begin of the next one in the same process."""
+    by_process = defaultdict(list)
+    for work in worked_ranks(folder):
+        by_process[work.pid].append(work)
+    pairs = [pair for works in by_process.values() for pair in itertools.pairwise(works)]
+    return [after.begun_s - before.ended_s for before, after in pairs]
+
+
+def measure(full: bool) -> list[Row]:
+    ranks = 120 if full else 40
+    with local_cluster(), slow_s3() as server, new_folder() as notes:
+        step: Any = functools.partial(note_work, str(notes), _RANK_S)
+        started_s = time.perf_counter()
+        executor_of(step, server.folder("run"), ranks).run()
+        whole_s = time.perf_counter() - started_s
+        gaps = gaps_s(notes)
+    gap_s = sum(gaps) / len(gaps)
+    on = f"S3 with {DELAY_S * 1000:.0f} ms a call, {ranks} ranks of {_RANK_S} s, {WORKERS} workers"
+    return [
+        Row("between two ranks of a worker, on S3", gap_s * 1000, "ms", None, f"{on}; as the ranks note themselves"),
+        Row("overhead of a rank on S3", gap_s / _RANK_S * 100, "%", 5.0, "that time, as a share of the rank"),
+        Row("whole run on S3", whole_s, "s", None, f"{on}; its work alone is {ranks * _RANK_S / WORKERS:g} s"),
+    ]
