@@ -16,6 +16,7 @@ from benchmarks.clusters import WORKERS, Stopwatch, do_nothing, executor_of, loc
 from benchmarks.table import Row
 
 FEW = 20
+WHOLE = 500
 DATATROVE_RANKS = 4
 
 
@@ -93,6 +94,7 @@ def measure(full: bool) -> list[Row]:
     ranks, turns = (10_000, 5) if full else (2000, 2)
     with local_cluster():
         seconds_of_run(do_nothing, FEW)  # warms up the cluster and the imports
+        whole_s = seconds_of_run(do_nothing, WHOLE)
         few_s = min(_after_first_s(FEW) for _ in range(turns))
         figures = [
             (_after_first_s(ranks), _bare_pool_ms(ranks, write=True), _bare_pool_ms(ranks, write=False))
@@ -103,6 +105,7 @@ def measure(full: bool) -> list[Row]:
     ours_ms = (ours_s - few_s) / (ranks - FEW) * 1000  # the end of a run is the same for few ranks and for many
     on = f"{WORKERS} workers, {ranks} ranks, quickest of {turns}"
     return [
+        Row(f"{WHOLE} no-op ranks, whole run", whole_s, "s", 5.0, f"{WORKERS} workers, their start included"),
         Row("a rank, ours", ours_ms, "ms", None, f"{on}, from the first on, less a run of {FEW}"),
         Row("a rank, bare pool that writes three files", writing_ms, "ms", None, on),
         Row("a rank, bare pool", bare_ms, "ms", None, on),
