@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import RunFolderAccessError
 from ray_pipeline_core.scheduling.outcomes import WorkerBackend
 from ray_pipeline_core.storage.data_folder import DataFolder
@@ -13,13 +15,14 @@ from ray_pipeline_core.storage.data_folder import DataFolder
 if TYPE_CHECKING:
     from ray_pipeline_core.driver.pipeline_run import PipelineRun
     from ray_pipeline_core.ray_backend.cluster import Cluster
+    from ray_pipeline_core.ray_backend.worker_reserve import WorkerReserve
 
 
 class BackendSource(Protocol):
     """Where the runs of a session get their workers."""
 
-    def backend_for(self, run: PipelineRun) -> WorkerBackend:
-        """The backend for one run."""
+    def backend_for(self, run: PipelineRun, later: Sequence[RankResources]) -> WorkerBackend:
+        """The backend for one run, after which others are to come that ask for `later`."""
 
 
 class RaySession:
@@ -34,9 +37,14 @@ class RaySession:
         self.stop = stop
         self._address = address
         self._cluster: Cluster | None = None
+        self._reserve: WorkerReserve | None = None
 
-    def backend_for(self, run: PipelineRun) -> WorkerBackend:
-        """A pool of workers for one run.
+    def backend_for(self, run: PipelineRun, later: Sequence[RankResources]) -> WorkerBackend:
+        """A pool of workers for one run, which takes over those of the run before where both ask for the same.
+
+        Args:
+            run: the run.
+            later: what the runs after it will ask for.
 
         Raises:
             ClusterUnreachableError: there is no cluster.
@@ -45,12 +53,20 @@ class RaySession:
         # Ray is imported only where something runs: orchestrators import executors over and over.
         from ray_pipeline_core.ray_backend.cluster import Cluster
         from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
+        from ray_pipeline_core.ray_backend.worker_reserve import WorkerReserve
 
         _check_shared(run.folder.folder)
         if self._cluster is None:
-            self._cluster = Cluster(self._address)
+            self._cluster, self._reserve = Cluster(self._address), WorkerReserve()
+        assert self._reserve is not None, "it comes with the cluster"
+        self._reserve.begin_run(run.config.resources, later)
         return RayWorkerPool(
-            self._cluster, run.config.resources, run.packed_pipeline, run.rank_settings(), run.attempt_number
+            self._cluster,
+            run.config.resources,
+            run.packed_pipeline,
+            run.rank_settings(),
+            run.attempt_number,
+            None if run.config.max_ranks_per_worker else self._reserve,
         )
 
     def __enter__(self) -> RaySession:
@@ -59,9 +75,11 @@ class RaySession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._reserve is not None:
+            self._reserve.release()
         if self._cluster is not None:
             self._cluster.close()
-            self._cluster = None
+        self._cluster = self._reserve = None
 
 
 def _check_shared(folder: DataFolder) -> None:

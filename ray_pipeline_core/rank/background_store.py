@@ -42,3 +42,7 @@ class BackgroundStore:
         outcomes = [future.result() for future in self._storing]
         self._storing.clear()
         return outcomes
+
+    def close(self) -> None:
+        """Ends the threads, once all is stored."""
+        self._threads.shutdown()

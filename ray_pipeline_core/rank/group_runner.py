@@ -78,3 +78,9 @@ class GroupRunner:
         if self._stores_aside and worked.worked_s < SETTLED_LATER_BELOW_S:
             return self._background.add(worked.store)
         return [worked.store()]
+
+    def close(self) -> None:
+        """Ends the threads and processes that it has started."""
+        self._background.close()
+        if self._processes is not None:
+            self._processes.close()

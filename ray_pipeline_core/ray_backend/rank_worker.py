@@ -54,13 +54,27 @@ class SharedBytes:
         return type(self), (pickle.PickleBuffer(self.content) if int(protocol) >= 5 else bytes(self.content),)
 
 
+def has_children() -> bool:
+    """Whether this process has children, be they at work or ended and not waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def has_threads() -> bool:
+    """Whether there are threads that would hold up the end of this process, beside its main thread."""
+    return any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+
+
 def _end_with_main_thread() -> None:
     """Ends the process when its main thread has ended, although a step left a thread that holds it up.
 
     Ray takes a worker for dead once it leaves Ray's loop, and kills it no more.
     """
     threading.main_thread().join()
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+    if has_threads():
         os._exit(0)
 
 
@@ -74,7 +88,7 @@ def _node_ip() -> str:
 
 
 class RankWorker:
-    """A warm worker: it takes the pipeline once and then runs one rank group after another.
+    """A warm worker: it takes a pipeline once and then runs one rank group after another, perhaps of several runs.
 
     Ranks run on the actor's main thread, each with a fresh copy of the pipeline; several at once (`tasks_per_job`
     above 1) run in child processes. What a step raises comes back as a value, so any exception that reaches the
@@ -86,19 +100,26 @@ class RankWorker:
         self._runner: GroupRunner | None = None
 
     def prepare(self, packed_pipeline: SharedBytes, settings: RankSettings) -> WorkerPlace | str:
-        """Takes the pipeline, and imports what it needs before the first group's time starts to count.
+        """Takes a pipeline, and imports what it needs before the first group's time starts to count.
+
+        A worker that has had another one before ends if that has left something running.
 
         Returns:
             Where the worker runs, or what is wrong with the pipeline here.
         """
+        if self._runner is not None:
+            self._runner.close()
+            if has_children() or has_threads():
+                ray.actor.exit_actor()  # type: ignore[no-untyped-call]
         try:
             unpack_pipeline(packed_pipeline.content)
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
             return f"{error} (on node {_node_ip()})"
         silence_loguru_console()
-        start_reaper()
-        signal.signal(signal.SIGTERM, _terminate)
-        threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
+        if self._runner is None:
+            start_reaper()
+            signal.signal(signal.SIGTERM, _terminate)
+            threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
         self._folder, self._runner = settings.folder, GroupRunner(packed_pipeline.content, settings)
         node_id = ray.get_runtime_context().get_node_id()
         return WorkerPlace(node_id, _node_ip(), socket.gethostname(), os.getpid())

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import queue
-import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import ray
@@ -23,6 +19,8 @@ from ray_pipeline_core.ray_backend.cluster import Cluster, DrainingNodes, alive_
 from ray_pipeline_core.ray_backend.failures import classify
 from ray_pipeline_core.ray_backend.placement import check_options, is_removed, release_workers, start_workers
 from ray_pipeline_core.ray_backend.rank_worker import SharedBytes, WorkerPlace
+from ray_pipeline_core.ray_backend.worker_processes import is_alive, local_pids, wait_gone
+from ray_pipeline_core.ray_backend.worker_reserve import IdleWorkers, WorkerReserve
 from ray_pipeline_core.scheduling.outcomes import (
     AttemptFailure,
     BackendEvent,
@@ -35,8 +33,6 @@ from ray_pipeline_core.scheduling.outcomes import (
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 
-CLOSE_TIMEOUT_S = 10.0
-"""How long the end of a run waits for its workers to be gone, in seconds."""
 FENCE_TIMEOUT_S = 5.0
 """How long a group is held back at most until the processes of its former worker are gone, in seconds."""
 FENCE_INTERVAL_S = 0.02
@@ -45,8 +41,6 @@ GROUP_CHECK_INTERVAL_S = 3.0
 """How often gangs that start are asked whether their placement group is still there, in seconds."""
 GANG_GRACE_S = 30.0
 """What the other members of a gang get to end once one has failed a rank, in seconds."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -57,6 +51,8 @@ class _Slot:
         number: what the loop calls it.
         placement_group: what holds the gang together.
         actors: its workers.
+        earlier_places: where they were when the reserve got them, in which they may have died; none if they are new.
+        has_usual_memory: they have what a group gets that never ran out of it.
         places: where they are, once they have started.
         submitted_s: when it got the newest call.
         reports: what its workers have answered to that.
@@ -69,6 +65,8 @@ class _Slot:
     number: int
     placement_group: PlacementGroup | None
     actors: list[Any]
+    earlier_places: tuple[WorkerPlace, ...] = ()
+    has_usual_memory: bool = True
     places: dict[int, WorkerPlace] = field(default_factory=dict)
     submitted_s: float = 0.0
     reports: dict[int, WorkReport] = field(default_factory=dict)
@@ -101,6 +99,7 @@ class RayWorkerPool:
         packed_pipeline: the pipeline, put into Ray's object store once.
         settings: what is the same for all ranks.
         attempt_number: tells a rank's attempt in the life of its run folder from that in this run.
+        reserve: where idle workers come from and go to; None where a worker must not outlive its ranks.
     """
 
     def __init__(
@@ -110,6 +109,7 @@ class RayWorkerPool:
         packed_pipeline: bytes,
         settings: RankSettings,
         attempt_number: Callable[[int, int], int],
+        reserve: WorkerReserve | None = None,
     ) -> None:
         check_options(resources)
         self._cluster = cluster
@@ -117,6 +117,7 @@ class RayWorkerPool:
         self._pipeline_ref = ray.put(SharedBytes(packed_pipeline))
         self._settings_ref = ray.put(settings)
         self._attempt_number = attempt_number
+        self._reserve = reserve
         self._slots: dict[int, _Slot] = {}
         self._dying: dict[int, float] = {}
         self._released_pids: set[int] = set()
@@ -129,11 +130,21 @@ class RayWorkerPool:
     # --- what the loop asks for ---
 
     def start(self, slot: int, memory_factor: float) -> None:
-        """Asks Ray for a worker or a gang."""
-        group, actors = start_workers(self._resources.with_memory_factor(memory_factor))
-        record = self._slots[slot] = _Slot(slot, group, actors)
-        for index, actor in enumerate(actors):
-            self._call(record, index, actor.prepare.remote(self._pipeline_ref, self._settings_ref))
+        """Takes a worker or a gang from the reserve, or asks Ray for one."""
+        idle = self._reserve.take() if self._reserve is not None and memory_factor == 1 else None
+        if idle is not None:
+            self._prepare(_Slot(slot, idle.placement_group, idle.actors, idle.places))
+        else:
+            self._start_anew(slot, memory_factor)
+
+    def _start_anew(self, slot: int, memory_factor: float = 1) -> None:
+        resources = self._resources.with_memory_factor(memory_factor)
+        self._prepare(_Slot(slot, *start_workers(resources), has_usual_memory=memory_factor == 1))
+
+    def _prepare(self, slot: _Slot) -> None:
+        self._slots[slot.number] = slot
+        for index, actor in enumerate(slot.actors):
+            self._call(slot, index, actor.prepare.remote(self._pipeline_ref, self._settings_ref))
 
     def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
         """Hands groups to every member of the slot."""
@@ -166,9 +177,16 @@ class RayWorkerPool:
                 self._answers.put((slot, _NO_MEMBER, None, None))
 
     def retire(self, slot: int) -> None:
-        """Ends an idle slot."""
+        """Gives an idle slot to the reserve, or ends it."""
         record = self._slots.pop(slot)
-        self._release(record)
+        if not self._is_kept(record):
+            self._release(record)
+
+    def _is_kept(self, slot: _Slot) -> bool:
+        places = tuple(slot.places.values())
+        is_fit = slot.has_usual_memory and not slot.waiting and not any(p.node_id in self._draining for p in places)
+        idle = IdleWorkers(slot.placement_group, slot.actors, places)
+        return self._reserve is not None and is_fit and self._reserve.keep(idle)
 
     def slot_limit(self) -> int | None:
         """What an embedded cluster has room for; another may grow."""
@@ -194,6 +212,8 @@ class RayWorkerPool:
         """Waits for the next answer, and takes all others that are there."""
         self._end_overdue_gangs()
         self._end_groupless_gangs()
+        if self._reserve is not None:
+            self._reserve.release_overdue()
         events: list[BackendEvent] = [*self._check_draining(), *self._bury_dead()]
         if self._dying:
             timeout_s = min(timeout_s, FENCE_INTERVAL_S)
@@ -250,6 +270,9 @@ class RayWorkerPool:
         if slot.waiting:
             return []
         self._gang_grace.remove_task(slot.number)
+        if slot.lost is not None and slot.earlier_places and not slot.is_started and not slot.lost.fatal:
+            self._start_anew(slot.number)  # it died while nobody needed it, or won't do for another pipeline
+            return []
         if slot.lost is not None:
             self._dying[slot.number] = time.monotonic() + FENCE_TIMEOUT_S
             return self._bury_dead()
@@ -260,7 +283,7 @@ class RayWorkerPool:
         events: list[BackendEvent] = []
         for number, deadline_s in list(self._dying.items()):
             slot = self._slots[number]
-            if time.monotonic() < deadline_s and any(_is_alive(pid) for pid in _local_pids(slot)):
+            if time.monotonic() < deadline_s and any(is_alive(pid) for pid in local_pids(slot.places.values())):
                 continue
             del self._dying[number], self._slots[number]
             assert slot.lost is not None, f"slot {number} lives"
@@ -300,7 +323,7 @@ class RayWorkerPool:
 
     def _release(self, slot: _Slot) -> None:
         release_workers(slot.placement_group, slot.actors)
-        self._released_pids.update(_local_pids(slot))
+        self._released_pids.update(local_pids((*slot.earlier_places, *slot.places.values())))
 
     def _end_overdue_gangs(self) -> None:
         for number in self._gang_grace.check_timeouts():
@@ -323,21 +346,13 @@ class RayWorkerPool:
     # --- the end ---
 
     def close(self) -> None:
-        """Kills every worker and waits until all are gone, `CLOSE_TIMEOUT_S` at most."""
+        """Kills every worker that is not in the reserve, and waits until all are gone."""
         for slot in list(self._slots.values()):
             self._release(slot)
         self._slots.clear()
         self._dying.clear()
-        deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
-        for pid in self._released_pids:
-            if not _wait_gone(pid, deadline_s):
-                logger.warning("worker process %d still runs after it was killed", pid)
+        wait_gone(self._released_pids)
         self._released_pids.clear()
-
-
-def _local_pids(slot: _Slot) -> list[int]:
-    host = socket.gethostname()
-    return [place.pid for place in slot.places.values() if place.host == host]
 
 
 def _merge_members(reports: dict[int, WorkReport]) -> tuple[RankOutcome, ...]:
@@ -359,24 +374,3 @@ def _with_commit_error(outcomes: tuple[RankOutcome, ...], message: str | None) -
         RankOutcome(outcome.rank, outcome.seconds, outcome.failure or failure, None, outcome.node)
         for outcome in outcomes
     )
-
-
-def _wait_gone(pid: int, deadline_s: float) -> bool:
-    while _is_alive(pid):
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:  # a zombie is gone but for being counted
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return not Path("/proc").is_dir()

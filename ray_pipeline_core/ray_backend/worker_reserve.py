@@ -1,0 +1,87 @@
+"""Workers that one executor of a chain leaves to the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.util.placement_group import PlacementGroup
+
+from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.ray_backend.placement import release_workers
+from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
+from ray_pipeline_core.ray_backend.worker_processes import local_pids, wait_gone
+
+KEPT_S = 30.0
+"""How long idle workers are kept from others on the cluster while a run goes on without them, in seconds."""
+
+
+@dataclass(frozen=True)
+class IdleWorkers:
+    """A worker or a gang that has nothing to do.
+
+    Attributes:
+        placement_group: what holds the gang together.
+        actors: the workers.
+        places: where they are.
+    """
+
+    placement_group: PlacementGroup | None
+    actors: list[Any]
+    places: tuple[WorkerPlace, ...]
+
+
+class WorkerReserve:
+    """Keeps idle workers as long as an executor that is still to come asks for the same resources.
+
+    The start of a worker takes a second or two, and importing what the steps need often longer.
+
+    Args:
+        clock: tells the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._resources: RankResources | None = None
+        self._later: Sequence[RankResources] = ()
+        self._kept: list[tuple[float, IdleWorkers]] = []
+        self._ended_pids: set[int] = set()
+
+    def begin_run(self, resources: RankResources, later: Sequence[RankResources]) -> None:
+        """Says what the run that begins asks for, and what those after it will; ends what was kept for others."""
+        if resources != self._resources:
+            self.release()
+        self._resources, self._later = resources, later
+
+    def keep(self, workers: IdleWorkers) -> bool:
+        """Takes workers with the resources of this run; False if nobody will want them.
+
+        A worker with a GPU is not kept: what one executor has loaded may fill the memory that the next one needs.
+        """
+        assert self._resources is not None, "begin_run() comes first"
+        if self._resources.gpus or self._resources not in self._later:
+            return False
+        self._kept.append((self._clock(), workers))
+        return True
+
+    def take(self) -> IdleWorkers | None:
+        """Workers with the resources of this run, if there are any."""
+        return self._kept.pop()[1] if self._kept else None
+
+    def release_overdue(self) -> None:
+        """Ends workers that have been kept for longer than `KEPT_S`, so that others can have their resources."""
+        while self._kept and self._clock() - self._kept[0][0] > KEPT_S:
+            self._end(self._kept.pop(0)[1])
+
+    def release(self) -> None:
+        """Ends all workers that are kept, and waits until they are gone."""
+        while self._kept:
+            self._end(self._kept.pop()[1])
+        wait_gone(self._ended_pids)
+        self._ended_pids.clear()
+
+    def _end(self, workers: IdleWorkers) -> None:
+        release_workers(workers.placement_group, workers.actors)
+        self._ended_pids.update(local_pids(workers.places))
