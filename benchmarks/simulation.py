@@ -108,7 +108,7 @@ def simulate(slots: int, ranks: int) -> Simulated:
     )
     ledger = Counts(backend)
     before_mib = _memory_mib()
-    config, groups, stop = RunConfig(tasks=ranks), make_groups(range(ranks), 1), threading.Event()
+    config, groups, stop = RunConfig(tasks=ranks, time=600), make_groups(range(ranks), 1), threading.Event()
     # One group at a time, so that there are as many events.
     manager = RayTaskManager(backend, config, groups, ledger, stop, clock, chance.random, max_batch=1)
     started_s = time.perf_counter()

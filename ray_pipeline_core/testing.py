@@ -119,7 +119,7 @@ class SimulatedClock:
         self.now_s = max(self.now_s, at_s)
 
 
-@dataclass
+@dataclass(slots=True)
 class _SimulatedSlot:
     """A slot's only event to come, and when each group of its newest call ends."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 
@@ -10,7 +11,7 @@ class TimeoutManager:
     """Watches one time limit over many keys.
 
     All keys have the same limit, so the order in which they were added is the order in which they run out: a check
-    looks at those that are over and one more, however many there are.
+    looks at those that are over and one more, however many there are. Without a limit nothing is noted.
 
     Args:
         timeout_seconds: the limit in seconds; None means no limit.
@@ -20,12 +21,14 @@ class TimeoutManager:
     def __init__(self, timeout_seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.timeout_seconds = timeout_seconds
         self._clock = clock
-        self._started_at: dict[Hashable, float] = {}
+        # A plain dict would look through all that was removed before its first key.
+        self._started_at: OrderedDict[Hashable, float] = OrderedDict()
 
     def add_task(self, key: Hashable) -> None:
         """Starts the time of `key`, anew if it is watched already."""
-        self._started_at.pop(key, None)
-        self._started_at[key] = self._clock()
+        if self.timeout_seconds is not None:
+            self._started_at[key] = self._clock()
+            self._started_at.move_to_end(key)
 
     def remove_task(self, key: Hashable) -> None:
         """Forgets `key`; one that isn't watched is no error."""
