@@ -36,8 +36,13 @@ class Stretch:
 
 def stretches(full: bool) -> list[Stretch]:
     """One run has them all: it takes most of the time to start the workers."""
-    short = [Stretch(0.1, 0, 40 * SLOTS), Stretch(1.0, 40 * SLOTS, 12 * SLOTS, limit=95)]
-    return [*short, Stretch(10.0, 52 * SLOTS, 5 * SLOTS)] if full else short
+    if not full:
+        return [Stretch(0.1, 0, 20 * SLOTS), Stretch(1.0, 20 * SLOTS, 6 * SLOTS, limit=95)]
+    return [
+        Stretch(0.1, 0, 40 * SLOTS),
+        Stretch(1.0, 40 * SLOTS, 12 * SLOTS, limit=95),
+        Stretch(10.0, 52 * SLOTS, 5 * SLOTS),
+    ]
 
 
 def work(notes: str, parts: list[Stretch], data: Any, rank: int, world_size: int) -> None:
