@@ -156,7 +156,7 @@ class RayPipelineExecutor:
 
         def run_one(link: RayPipelineExecutor) -> RunResult:
             run = runs[id(link)]
-            later = [after.config.resources for after in order[order.index(link) + 1 :]]
+            later = [after.config for after in order[order.index(link) + 1 :]]
             backend_for = partial(backends.backend_for, later=later)
             link._result = run.execute(backend_for, partial(link._plan, steps=run.steps))
             return link._result

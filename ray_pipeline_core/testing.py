@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.pipeline_run import PipelineRun
 from ray_pipeline_core.executor import RayPipelineExecutor
 from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, run_rank
@@ -45,7 +45,7 @@ def run_in_process(executor: RayPipelineExecutor) -> RunResult:
 
 
 class _InProcessSource:
-    def backend_for(self, run: PipelineRun, later: Sequence[RankResources]) -> WorkerBackend:
+    def backend_for(self, run: PipelineRun, later: Sequence[RunConfig]) -> WorkerBackend:
         return InProcessBackend(run)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.config import RankResources, RunConfig
 from ray_pipeline_core.errors import RunFolderAccessError
 from ray_pipeline_core.scheduling.outcomes import WorkerBackend
 from ray_pipeline_core.storage.data_folder import DataFolder
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class BackendSource(Protocol):
     """Where the runs of a session get their workers."""
 
-    def backend_for(self, run: PipelineRun, later: Sequence[RankResources]) -> WorkerBackend:
-        """The backend for one run, after which others are to come that ask for `later`."""
+    def backend_for(self, run: PipelineRun, later: Sequence[RunConfig]) -> WorkerBackend:
+        """The backend for one run, after which others are to come."""
 
 
 class RaySession:
@@ -39,12 +39,12 @@ class RaySession:
         self._cluster: Cluster | None = None
         self._reserve: WorkerReserve | None = None
 
-    def backend_for(self, run: PipelineRun, later: Sequence[RankResources]) -> WorkerBackend:
+    def backend_for(self, run: PipelineRun, later: Sequence[RunConfig]) -> WorkerBackend:
         """A pool of workers for one run, which takes over those of the run before where both ask for the same.
 
         Args:
             run: the run.
-            later: what the runs after it will ask for.
+            later: those of the runs after it.
 
         Raises:
             ClusterUnreachableError: there is no cluster.
@@ -59,14 +59,14 @@ class RaySession:
         if self._cluster is None:
             self._cluster, self._reserve = Cluster(self._address), WorkerReserve()
         assert self._reserve is not None, "it comes with the cluster"
-        self._reserve.begin_run(run.config.resources, later)
+        self._reserve.begin_run(_shareable(run.config), [one for one in map(_shareable, later) if one is not None])
         return RayWorkerPool(
             self._cluster,
             run.config.resources,
             run.packed_pipeline,
             run.rank_settings(),
             run.attempt_number,
-            None if run.config.max_ranks_per_worker else self._reserve,
+            self._reserve,
         )
 
     def __enter__(self) -> RaySession:
@@ -80,6 +80,11 @@ class RaySession:
         if self._cluster is not None:
             self._cluster.close()
         self._cluster = self._reserve = None
+
+
+def _shareable(config: RunConfig) -> RankResources | None:
+    """The resources of workers that a run may share with others; None where a worker must not outlive its ranks."""
+    return config.resources if config.max_ranks_per_worker is None else None
 
 
 def _check_shared(folder: DataFolder) -> None:

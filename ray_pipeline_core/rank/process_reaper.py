@@ -60,13 +60,18 @@ def _runs(pid: int) -> bool:
 
 def _kill_marked(mark: str) -> None:
     for _ in range(_KILL_ROUNDS):  # what is about to die may still start others
-        found = [pid for pid in _other_processes() if _bears(pid, mark)]
+        found = marked_processes(mark)
         if not found:
             return
         for pid in found:
             with contextlib.suppress(OSError):  # it ended by itself
                 os.kill(pid, signal.SIGKILL)
         time.sleep(_KILL_INTERVAL_S)
+
+
+def marked_processes(mark: str) -> list[int]:
+    """The ids of all other processes that bear a worker's mark."""
+    return [pid for pid in _other_processes() if _bears(pid, mark)]
 
 
 def _other_processes() -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
@@ -17,10 +18,13 @@ import ray.util
 
 from ray_pipeline_core.pipeline import unpack_pipeline
 from ray_pipeline_core.rank.group_runner import GroupRunner, WorkReport
+from ray_pipeline_core.rank.leftovers import forget_listings, has_processes_left, has_threads_left
 from ray_pipeline_core.rank.process_reaper import start_reaper
 from ray_pipeline_core.rank.rank_log import silence_loguru_console
 from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, WorkerTerminated
 from ray_pipeline_core.storage.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,27 +58,13 @@ class SharedBytes:
         return type(self), (pickle.PickleBuffer(self.content) if int(protocol) >= 5 else bytes(self.content),)
 
 
-def has_children() -> bool:
-    """Whether this process has children, be they at work or ended and not waited for."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
-def has_threads() -> bool:
-    """Whether there are threads that would hold up the end of this process, beside its main thread."""
-    return any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
-
-
 def _end_with_main_thread() -> None:
     """Ends the process when its main thread has ended, although a step left a thread that holds it up.
 
     Ray takes a worker for dead once it leaves Ray's loop, and kills it no more.
     """
     threading.main_thread().join()
-    if has_threads():
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         os._exit(0)
 
 
@@ -102,23 +92,17 @@ class RankWorker:
     def prepare(self, packed_pipeline: SharedBytes, settings: RankSettings) -> WorkerPlace | str:
         """Takes a pipeline, and imports what it needs before the first group's time starts to count.
 
-        A worker that has had another one before ends if that has left something running.
-
         Returns:
             Where the worker runs, or what is wrong with the pipeline here.
         """
-        if self._runner is not None:
-            self._runner.close()
-            if has_children() or has_threads():
-                ray.actor.exit_actor()  # type: ignore[no-untyped-call]
         try:
             unpack_pipeline(packed_pipeline.content)
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
             return f"{error} (on node {_node_ip()})"
         silence_loguru_console()
+        signal.signal(signal.SIGTERM, _terminate)
         if self._runner is None:
             start_reaper()
-            signal.signal(signal.SIGTERM, _terminate)
             threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
         self._folder, self._runner = settings.folder, GroupRunner(packed_pipeline.content, settings)
         node_id = ray.get_runtime_context().get_node_id()
@@ -135,6 +119,19 @@ class RankWorker:
         error = self._mark_completed(commit)
         report = self._runner.run(groups)
         return report if error is None else replace(report, commit_error=error)
+
+    def rest(self) -> None:
+        """Makes ready for another pipeline; where the ranks have left something running, ends the process instead."""
+        assert self._runner is not None, "prepare() comes first"
+        try:
+            self._runner.close()
+            forget_listings()
+            is_fit = not has_processes_left() and not has_threads_left()
+        except Exception:
+            logger.warning("this worker is not used again, since it can't be made ready for that", exc_info=True)
+            is_fit = False
+        if not is_fit:
+            ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
     def _mark_completed(self, ranks: Sequence[int]) -> str | None:
         assert self._folder is not None, "prepare() comes first"

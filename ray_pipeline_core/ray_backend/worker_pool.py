@@ -52,7 +52,6 @@ class _Slot:
         placement_group: what holds the gang together.
         actors: its workers.
         earlier_places: where they were when the reserve got them, in which they may have died; none if they are new.
-        has_usual_memory: they have what a group gets that never ran out of it.
         places: where they are, once they have started.
         submitted_s: when it got the newest call.
         reports: what its workers have answered to that.
@@ -66,7 +65,6 @@ class _Slot:
     placement_group: PlacementGroup | None
     actors: list[Any]
     earlier_places: tuple[WorkerPlace, ...] = ()
-    has_usual_memory: bool = True
     places: dict[int, WorkerPlace] = field(default_factory=dict)
     submitted_s: float = 0.0
     reports: dict[int, WorkReport] = field(default_factory=dict)
@@ -131,15 +129,17 @@ class RayWorkerPool:
 
     def start(self, slot: int, memory_factor: float) -> None:
         """Takes a worker or a gang from the reserve, or asks Ray for one."""
-        idle = self._reserve.take() if self._reserve is not None and memory_factor == 1 else None
+        if memory_factor != 1 and self._reserve is not None:
+            self._reserve.end_all()  # what is kept may hold the memory that this one needs
+            self._reserve = None
+        idle = self._reserve.take() if self._reserve is not None else None
         if idle is not None:
             self._prepare(_Slot(slot, idle.placement_group, idle.actors, idle.places))
         else:
             self._start_anew(slot, memory_factor)
 
     def _start_anew(self, slot: int, memory_factor: float = 1) -> None:
-        resources = self._resources.with_memory_factor(memory_factor)
-        self._prepare(_Slot(slot, *start_workers(resources), has_usual_memory=memory_factor == 1))
+        self._prepare(_Slot(slot, *start_workers(self._resources.with_memory_factor(memory_factor))))
 
     def _prepare(self, slot: _Slot) -> None:
         self._slots[slot.number] = slot
@@ -179,12 +179,12 @@ class RayWorkerPool:
     def retire(self, slot: int) -> None:
         """Gives an idle slot to the reserve, or ends it."""
         record = self._slots.pop(slot)
-        if not self._is_kept(record):
+        if not self._keep(record):
             self._release(record)
 
-    def _is_kept(self, slot: _Slot) -> bool:
+    def _keep(self, slot: _Slot) -> bool:
         places = tuple(slot.places.values())
-        is_fit = slot.has_usual_memory and not slot.waiting and not any(p.node_id in self._draining for p in places)
+        is_fit = not slot.waiting and not any(place.node_id in self._draining for place in places)
         idle = IdleWorkers(slot.placement_group, slot.actors, places)
         return self._reserve is not None and is_fit and self._reserve.keep(idle)
 
@@ -270,8 +270,8 @@ class RayWorkerPool:
         if slot.waiting:
             return []
         self._gang_grace.remove_task(slot.number)
-        if slot.lost is not None and slot.earlier_places and not slot.is_started and not slot.lost.fatal:
-            self._start_anew(slot.number)  # it died while nobody needed it, or won't do for another pipeline
+        if slot.lost is not None and slot.earlier_places and not slot.is_started:
+            self._start_anew(slot.number)  # it died while nobody needed it, or can't load another pipeline
             return []
         if slot.lost is not None:
             self._dying[slot.number] = time.monotonic() + FENCE_TIMEOUT_S

@@ -15,7 +15,7 @@ from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
 from ray_pipeline_core.ray_backend.worker_processes import local_pids, wait_gone
 
 KEPT_S = 30.0
-"""How long idle workers are kept from others on the cluster while a run goes on without them, in seconds."""
+"""How long workers that a run doesn't need are kept from others on the cluster, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,28 @@ class WorkerReserve:
         self._kept: list[tuple[float, IdleWorkers]] = []
         self._ended_pids: set[int] = set()
 
-    def begin_run(self, resources: RankResources, later: Sequence[RankResources]) -> None:
-        """Says what the run that begins asks for, and what those after it will; ends what was kept for others."""
+    def begin_run(self, resources: RankResources | None, later: Sequence[RankResources]) -> None:
+        """Ends what was kept for others.
+
+        Args:
+            resources: what the run that begins asks for; None if it wants workers of its own.
+            later: what the runs after it will ask for.
+        """
         if resources != self._resources:
             self.release()
         self._resources, self._later = resources, later
+        self._kept = [(self._clock(), workers) for _, workers in self._kept]
 
     def keep(self, workers: IdleWorkers) -> bool:
-        """Takes workers with the resources of this run; False if nobody will want them.
+        """Takes workers of this run; False if nobody will want them.
 
         A worker with a GPU is not kept: what one executor has loaded may fill the memory that the next one needs.
         """
-        assert self._resources is not None, "begin_run() comes first"
-        if self._resources.gpus or self._resources not in self._later:
+        if self._resources is None or self._resources.gpus or self._resources not in self._later:
             return False
         self._kept.append((self._clock(), workers))
+        for actor in workers.actors:
+            actor.rest.remote()  # one that does not answer to it will not answer to `prepare` either
         return True
 
     def take(self) -> IdleWorkers | None:
@@ -75,10 +82,14 @@ class WorkerReserve:
         while self._kept and self._clock() - self._kept[0][0] > KEPT_S:
             self._end(self._kept.pop(0)[1])
 
-    def release(self) -> None:
-        """Ends all workers that are kept, and waits until they are gone."""
+    def end_all(self) -> None:
+        """Ends all workers that are kept."""
         while self._kept:
             self._end(self._kept.pop()[1])
+
+    def release(self) -> None:
+        """Ends all workers that are kept, and waits until they are gone."""
+        self.end_all()
         wait_gone(self._ended_pids)
         self._ended_pids.clear()
 

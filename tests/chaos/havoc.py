@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,11 @@ class Havoc:
     Args:
         cluster: where nodes are removed and added, which only the main thread can do.
         nodes: those that may be removed; kept up to date.
-        reports: where ranks write their process ids.
+        reports: the folders where ranks write their process ids, one for each run of the chain.
         seed: gives the order of faults.
     """
 
-    def __init__(self, cluster: Any, nodes: list[Any], reports: Path, seed: int) -> None:
+    def __init__(self, cluster: Any, nodes: list[Any], reports: Sequence[Path], seed: int) -> None:
         self.faults = Faults()
         self._cluster = cluster
         self._nodes = nodes
@@ -66,7 +67,7 @@ class Havoc:
     def _victims(self) -> set[int]:
         """Processes that run ranks, and their workers where those are others."""
         victims = set()
-        for pid in {report["pid"] for report in read_reports(self._reports)[-20:]}:
+        for pid in {report["pid"] for reports in self._reports for report in read_reports(reports)[-20:]}:
             try:
                 process = psutil.Process(pid)
                 family = [process, *filter(None, [process.parent()])]

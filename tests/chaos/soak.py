@@ -26,6 +26,8 @@ from tests.chaos.waiting import wait_until_none
 PATIENT = RetryPolicy(max_retries=1000, max_preemptions=1000, backoff_s=0.1, backoff_max_s=1)
 SHAPES: tuple[dict[str, Any], ...] = ({}, {"tasks_per_job": 3}, {"nodes_per_task": 2})
 """How ranks are run; a seed takes the one of its remainder."""
+BEFORE = "before"
+"""Where the shorter run has its folder."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,12 @@ class SoakFigures:
         return f"seed {self.seed} {self.shape or ''}: {faults}; {cost}"
 
 
-def make_executor(folder: Path, ranks: int, **shape: Any) -> RayPipelineExecutor:
+def make_chain(folder: Path, ranks: int, **shape: Any) -> RayPipelineExecutor:
+    """Makes what runs the soak's pipeline, after a shorter run of it that leaves its workers to this one."""
+    return make_executor(folder, ranks, depends=make_executor(folder / BEFORE, ranks // 6, **shape), **shape)
+
+
+def make_executor(folder: Path, ranks: int, **parameters: Any) -> RayPipelineExecutor:
     """Makes what runs the soak's pipeline on the nodes that are there for it."""
     return RayPipelineExecutor(
         make_pipeline(folder),
@@ -54,26 +61,33 @@ def make_executor(folder: Path, ranks: int, **shape: Any) -> RayPipelineExecutor
         mem_per_cpu_gb=0.1,
         ray_remote_kwargs={"resources": {"soak": 1}},
         retry=PATIENT,
-        **shape,
+        **parameters,
     )
 
 
 def soak(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int) -> SoakFigures:
     """Runs all ranks while things break; `nodes` are those of the cluster that may be removed."""
     started_s, shape = time.monotonic(), SHAPES[seed % len(SHAPES)]
-    havoc = Havoc(cluster, nodes, folder / "reports", seed)
-    with BackgroundRun(make_executor(folder, ranks, **shape)) as run:
+    havoc = Havoc(cluster, nodes, [folder / BEFORE / "reports", folder / "reports"], seed)
+    with BackgroundRun(make_chain(folder, ranks, **shape)) as run:
         havoc.wreak(run)
         result = run.result()
     assert (result.completed, result.failed) == (ranks, ())
     wait_until_none(living_actors, "actors")
     wait_until_none(living_placement_groups, "placement groups")
     duration_s = time.monotonic() - started_s
-    return SoakFigures(seed, shape, havoc.faults, result.retries, result.preemptions, duration_s)
+    before = json.loads((folder / BEFORE / "run" / "result.json").read_text())
+    retries, preemptions = (before[key] + getattr(result, key) for key in ("retries", "preemptions"))
+    return SoakFigures(seed, shape, havoc.faults, retries, preemptions, duration_s)
 
 
 def check_same(folder: Path, faultless: Path) -> None:
-    """Fails unless outputs, markers and merged stats equal those of a run without faults."""
+    """Fails unless outputs, markers and merged stats of both runs equal those of a chain without faults."""
+    _check_run(folder, faultless)
+    _check_run(folder / BEFORE, faultless / BEFORE)
+
+
+def _check_run(folder: Path, faultless: Path) -> None:
     for what in (outputs, markers, merged_stats):
         found, expected = what(folder), what(faultless)
         differences = [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]]
@@ -128,7 +142,7 @@ def main() -> int:
     logging.getLogger("ray_pipeline_core").setLevel(logging.ERROR)  # what is tried again is counted
     print("seeds:", *options.seeds, flush=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as name, own_cluster() as cluster, soak_nodes(cluster) as nodes:
-        make_executor(Path(name) / "faultless", options.ranks).run()
+        make_chain(Path(name) / "faultless", options.ranks).run()
         failed = [seed for seed in options.seeds if not _passes(cluster, nodes, Path(name), options.ranks, seed)]
     print("failed seeds:", *failed or ["none"])
     return 1 if failed else 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.soak import check_same, make_executor, soak, soak_nodes
+from tests.chaos.soak import check_same, make_chain, soak, soak_nodes
 
 RANKS = 60
 SEED = 20
@@ -16,7 +16,7 @@ SEED = 20
 @pytest.mark.timeout(900)
 def test_outputs_markers_and_stats_are_the_same_whatever_dies(ray_cluster: Any, tmp_path: Path) -> None:
     with soak_nodes(ray_cluster) as nodes:
-        make_executor(tmp_path / "faultless", RANKS).run()
+        make_chain(tmp_path / "faultless", RANKS).run()
         figures = soak(ray_cluster, nodes, tmp_path / "soaked", RANKS, SEED)
     print(figures)
 

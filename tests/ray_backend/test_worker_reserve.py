@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import colorsys
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import psutil
 import pytest
 
-from ray_pipeline_core import RayPipelineExecutor, RetryPolicy
+from ray_pipeline_core import RayPipelineExecutor, RetryPolicy, RunIncompleteError
 from ray_pipeline_core.config import RankResources
-from ray_pipeline_core.ray_backend import worker_reserve
-from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace, has_children, has_threads
+from ray_pipeline_core.ray_backend import worker_pool, worker_reserve
+from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
 from ray_pipeline_core.ray_backend.worker_reserve import KEPT_S, IdleWorkers, WorkerReserve
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from tests.chaos.leftovers import living_actors, living_placement_groups
 from tests.ray_backend import steps
 from tests.ray_backend.conftest import ExecutorFactory
+from tests.storage import s3_options
 
 Chain = Callable[..., RayPipelineExecutor]
 
@@ -29,7 +37,7 @@ Chain = Callable[..., RayPipelineExecutor]
 def chain(make_executor: ExecutorFactory, tmp_path: Path) -> Callable[..., list[set[int]]]:
     """Runs a chain of one executor per dict of parameters, and returns the process ids of each one's workers."""
 
-    def run(*links: dict[str, Any]) -> list[set[int]]:
+    def run(*links: dict[str, Any], key: str = "pid") -> list[set[int]]:
         executor = None
         for number, parameters in enumerate(links):
             report = steps.report_to(tmp_path / f"reports-{number}")
@@ -40,8 +48,10 @@ def chain(make_executor: ExecutorFactory, tmp_path: Path) -> Callable[..., list[
         assert executor.run().ok
         assert living_actors() == []
         assert living_placement_groups() == []
-        reports = [steps.read_reports(tmp_path / f"reports-{number}") for number in range(len(links))]
-        return [{report["pid"] for report in of_link} for of_link in reports]
+        return [
+            {report[key] for report in steps.read_reports(tmp_path / f"reports-{number}")}
+            for number in range(len(links))
+        ]
 
     return run
 
@@ -63,25 +73,57 @@ def test_gang_is_kept_with_its_placement_group(chain: Any) -> None:
     assert len(first) == 2
 
 
-def test_worker_that_may_run_few_ranks_is_not_kept(chain: Any) -> None:
-    first, second = chain({"max_ranks_per_worker": 2}, {"max_ranks_per_worker": 2})
+@pytest.mark.parametrize("limits", [(2, None), (None, 2)], ids=["first", "second"])
+def test_worker_that_may_run_few_ranks_is_not_shared(chain: Any, limits: tuple[int | None, ...]) -> None:
+    """On a cluster that has room for no others: what is kept for nobody would be waited for in vain."""
+    all_of_it = {"ray_remote_kwargs": {"resources": {"scanner": 4}}, "startup_timeout": 20}
+    first, second = chain(*({"max_ranks_per_worker": limit, **all_of_it} for limit in limits))
     assert not first & second
 
 
-def test_ranks_side_by_side_get_processes_of_their_own_run(chain: Any) -> None:
-    first, second = chain({"tasks_per_job": 2}, {"tasks_per_job": 2})
-    assert len(first) == len(second) == 2
-    assert not first & second
+def test_worker_runs_ranks_of_both_side_by_side(chain: Any) -> None:
+    first, second = chain({"tasks_per_job": 2}, {"tasks_per_job": 2}, key="parent")
+    assert first == second
+    assert len(first) == 1
 
 
-def _leave_child(data: Any, rank: int, world_size: int) -> Any:
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+def _leave_child(note: str, data: Any, rank: int, world_size: int) -> Any:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(f"{note}-{rank}").write_text(str(child.pid))
     return data
 
 
-def test_worker_with_a_child_left_is_replaced(chain: Any) -> None:
-    first, second = chain({"pipeline": [_leave_child]}, {"retry": RetryPolicy(max_retries=0)})
+def _leave_thread(note: str, data: Any, rank: int, world_size: int) -> Any:
+    threading.Thread(target=time.sleep, args=(600,), name="left").start()
+    Path(f"{note}-{rank}").write_text(str(os.getpid()))
+    return data
+
+
+def _require_ended(note: str, data: Any, rank: int, world_size: int) -> Any:
+    pid = int(Path(f"{note}-{rank}").read_text())
+    if psutil.pid_exists(pid):
+        psutil.Process(pid).wait(timeout=10)
+    return data
+
+
+def _leave_pool(data: Any, rank: int, world_size: int) -> Any:
+    ThreadPoolExecutor().submit(time.sleep, 0).result()
+    return data
+
+
+@pytest.mark.parametrize("leave", [_leave_child, _leave_thread])
+def test_worker_with_something_left_running_is_replaced_at_once(chain: Any, leave: Any, tmp_path: Path) -> None:
+    note = str(tmp_path / "pids")
+    first, second = chain(
+        {"pipeline": [partial(leave, note)]},
+        {"pipeline": [partial(_require_ended, note)], "retry": RetryPolicy(max_retries=0)},
+    )
     assert not first & second
+
+
+def test_idle_pool_does_not_count_as_left(chain: Any) -> None:
+    first, second = chain({"pipeline": [_leave_pool]}, {})
+    assert first == second
 
 
 def test_worker_that_died_while_it_was_kept_costs_no_retry(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +140,60 @@ def test_worker_that_died_while_it_was_kept_costs_no_retry(chain: Any, monkeypat
     assert not first & second
 
 
+def _hide_module(data: Any, rank: int, world_size: int) -> Any:
+    sys.modules["colorsys"] = None  # type: ignore[assignment]
+    return data
+
+
+def _call_with(function: Any, data: Any, rank: int, world_size: int) -> Any:
+    return data
+
+
+def test_worker_that_can_not_load_the_next_pipeline_is_replaced(chain: Any) -> None:
+    first, second = chain({"pipeline": [_hide_module]}, {"pipeline": [partial(_call_with, colorsys.rgb_to_hsv)]})
+    assert not first & second
+
+
+def _list(url: str, options: dict[str, Any], expected: list[str], data: Any, rank: int, world_size: int) -> Any:
+    found = sorted(fsspec.filesystem("s3", **options).ls(url, detail=False))
+    assert found == [f"{url}/{name}" for name in expected], found
+    return data
+
+
+def _add(url: str, options: dict[str, Any], data: Any, rank: int, world_size: int) -> Any:
+    """As another worker would: without the listing that this process has kept."""
+    fsspec.filesystem("s3", **options, skip_instance_cache=True).pipe(f"{url}/b", b"b")
+    return data
+
+
+def test_kept_worker_sees_what_others_have_stored(chain: Any, s3_endpoint: str, s3_bucket: str) -> None:
+    options = s3_options(s3_endpoint)
+    url = f"{s3_bucket}/data"
+    fsspec.filesystem("s3", **options).pipe(f"{url}/a", b"a")
+    first, second = chain(
+        {"tasks": 1, "pipeline": [partial(_list, url, options, ["a"]), partial(_add, url, options)]},
+        {"tasks": 1, "pipeline": [partial(_list, url, options, ["a", "b"])]},
+    )
+    assert first == second
+
+
+def test_kept_workers_make_room_for_one_with_more_memory(chain: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    """Two workers with 2.5 GB each fill the node with 6 GB; the one that ran out of it is to get 5."""
+    lack = AttemptFailure("out_of_memory", "OutOfMemoryError", "as Ray's memory monitor would say")
+    monkeypatch.setattr(worker_pool, "classify", lambda *arguments: lack)
+    half = {"workers": 2, "mem_per_cpu_gb": 2.5, "ray_remote_kwargs": {"resources": {"scanner": 1}}}
+    dies_once = steps.misbehave("kill", 0, once_in=tmp_path / "tried")
+    chain({**half, "pipeline": [dies_once], "startup_timeout": 15}, half)
+
+
+def test_failed_chain_leaves_no_kept_worker(make_executor: ExecutorFactory, tmp_path: Path) -> None:
+    first = make_executor([steps.do_nothing], tasks=2, logging_dir=str(tmp_path / "first"))
+    second = make_executor([steps.fail_on(0)], tasks=1, logging_dir=str(tmp_path / "second"), depends=first)
+    with pytest.raises(RunIncompleteError):
+        second.run()
+    assert living_actors() == []
+
+
 # --- the reserve alone ---
 
 ONE_CPU = RankResources(cpus=1, memory_bytes=1024, gpus=0)
@@ -110,12 +206,21 @@ PLACE = WorkerPlace("node", "10.0.0.1", "another host", 1)
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The names of the workers that the reserve has ended."""
     names: list[Any] = []
-    monkeypatch.setattr(worker_reserve, "release_workers", lambda group, actors: names.extend(actors))
+    monkeypatch.setattr(worker_reserve, "release_workers", lambda group, actors: names.extend(a.name for a in actors))
     return names
 
 
+class Actor:
+    """Stands for a handle: it is told to rest, and nobody waits for that."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rest = self
+        self.remote = lambda: None
+
+
 def idle(name: str) -> IdleWorkers:
-    return IdleWorkers(None, [name], (PLACE,))
+    return IdleWorkers(None, [Actor(name)], (PLACE,))
 
 
 def test_reserve_keeps_only_what_a_later_run_asks_for(ended: list[Any]) -> None:
@@ -152,15 +257,12 @@ def test_reserve_ends_what_nobody_takes(ended: list[Any]) -> None:
     assert ended == ["a", "b", "c"]
 
 
-def test_children_and_threads_left_are_seen() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as child:
-        assert has_children()
-        child.wait()
-    let_go = threading.Event()
-    thread = threading.Thread(target=let_go.wait)
-    thread.start()
-    try:
-        assert has_threads()
-    finally:
-        let_go.set()
-        thread.join()
+def test_reserve_counts_from_the_begin_of_the_run(ended: list[Any]) -> None:
+    now_s = [0.0]
+    reserve = WorkerReserve(lambda: now_s[0])
+    reserve.begin_run(ONE_CPU, [ONE_CPU])
+    assert reserve.keep(idle("a"))
+    now_s[0] = KEPT_S + 1
+    reserve.begin_run(ONE_CPU, [])
+    reserve.release_overdue()
+    assert ended == []
