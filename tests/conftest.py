@@ -51,15 +51,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
+# A node whose process is gone refuses each look at once, so only their number takes time: 15 s by default.
+_QUICK_CHECKS = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
+
+
 def _start_cluster(tries: int = 3) -> Cluster:
     """Ray gives a node 30 s to start, which a machine that does much else may take for a single one."""
     from ray.cluster_utils import Cluster
 
+    head: dict[str, Any] = {"include_dashboard": False, "dashboard_port": None, "_system_config": _QUICK_CHECKS}
     memory: dict[str, Any] = {"memory": 6 * 1024**3, "object_store_memory": 100 * 1024**2}
     cluster = Cluster()
     try:
         # Even without a dashboard Ray binds its port, and complains if another cluster has it.
-        cluster.add_node(num_cpus=2, num_gpus=0, include_dashboard=False, dashboard_port=None, **memory)
+        cluster.add_node(num_cpus=2, num_gpus=0, **head, **memory)
         cluster.add_node(num_cpus=2, num_gpus=2, **memory)
         cluster.add_node(num_cpus=2, num_gpus=0, resources={"scanner": 4}, labels={"disk": "fast"}, **memory)
         cluster.wait_for_nodes(timeout=120)
