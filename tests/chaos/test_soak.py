@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.soak import check_same, make_chain, soak, soak_nodes
 
-RANKS = 60
+RANKS = 36
 SEED = 20
 
 
