@@ -55,7 +55,7 @@ def test_processes_of_a_rank_over_its_time_limit_end_with_it(
 ) -> None:
     left = tmp_path / "left"
     with pytest.raises(RunIncompleteError):
-        make_executor([steps.leave_all_running(left, then="sleep in C")], tasks_per_job=tasks_per_job, time=15).run()
+        make_executor([steps.leave_all_running(left, then="sleep in C")], tasks_per_job=tasks_per_job, time=8).run()
 
     assert len(steps.pids_left(left)) == len(steps.KINDS) - 1
     wait_until_none(lambda: running(left), "processes of the rank")

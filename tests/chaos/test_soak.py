@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.soak import check_same, make_chain, soak, soak_nodes
 
-RANKS = 36
+RANKS = 24
 SEED = 20
 
 
