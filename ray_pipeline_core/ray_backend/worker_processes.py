@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
+from ray_pipeline_core.storage.lease import process_start
 
 CLOSE_TIMEOUT_S = 10.0
 """How long the end of a run waits for its workers to be gone, in seconds."""
@@ -37,13 +36,4 @@ def wait_gone(pids: Iterable[int]) -> None:
 
 def is_alive(pid: int) -> bool:
     """Whether a process of this machine runs; a zombie is gone but for being counted."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return not Path("/proc").is_dir()
+    return process_start(pid) is not None

@@ -28,7 +28,7 @@ def _machine() -> str:
     return "/".join((socket.gethostname(), _read_text("/proc/sys/kernel/random/boot_id"), namespace))
 
 
-def _process_start(pid: int) -> str | None:
+def process_start(pid: int) -> str | None:
     """Returns a process's start, in clock ticks since boot; empty if that is unknown, None if it is gone."""
     fields = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     if not fields:  # no /proc, or one that hides the processes of others
@@ -65,13 +65,13 @@ class Holder:
     @classmethod
     def current(cls) -> Holder:
         """Returns this process."""
-        return cls(socket.gethostname(), os.getpid(), _process_start(os.getpid()) or "", _machine())
+        return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()) or "", _machine())
 
     def is_gone(self) -> bool:
         """Tells whether it was a process of this machine and runs no more."""
         if self.machine != _machine():
             return False
-        start = _process_start(self.pid)
+        start = process_start(self.pid)
         return start is None or bool(start and self.process_start and start != self.process_start)
 
 
