@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.clusters import new_folder
 from benchmarks.slow_s3 import DELAY_S, slow_s3
 from benchmarks.table import Row
-from ray_pipeline_core.driver.ledger import RunLedger
+from ray_pipeline_core.driver.run_tracker import RunTracker
 from ray_pipeline_core.events import ObserverGroup
 from ray_pipeline_core.storage.attempt_history import AttemptHistory
 from ray_pipeline_core.storage.data_folder import DataFolder
@@ -50,7 +50,7 @@ def _datatrove_s(folder: Path, ranks: int) -> float:
 
 def _ours_s(folder: DataFolder, ranks: int) -> float:
     run_folder = RunFolder(folder)
-    ledger = RunLedger("merge", run_folder, ranks, AttemptHistory(folder), lambda rank, attempt: 1, ObserverGroup([]))
+    ledger = RunTracker("merge", run_folder, ranks, AttemptHistory(folder), lambda rank, attempt: 1, ObserverGroup([]))
     started_s = time.perf_counter()
     damaged = ledger.take_over(set(range(ranks)))
     ledger.merged_stats().to_json()

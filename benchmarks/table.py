@@ -83,7 +83,11 @@ def save(rows: list[Row], folder: Path) -> Path:
     """Writes `bench.md` and `bench.json`, and returns the former's path."""
     folder.mkdir(parents=True, exist_ok=True)
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    content = {"when": when, "machine": machine(), "rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}
+    content = {
+        "when": when,
+        "machine": machine(),
+        "rows": [asdict(row) | {"verdict": row.verdict} for row in rows],
+    }
     (folder / "bench.json").write_text(json.dumps(content, indent=2) + "\n")
     markdown = folder / "bench.md"
     markdown.write_text(page(rows))

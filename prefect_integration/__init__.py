@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefect_integration.flows import ray_pipeline_flow
-    from prefect_integration.retrying import is_retryable
+    from prefect_integration.retry_condition import is_retryable
     from prefect_integration.tasks import run_ray_pipeline
 
 __all__ = ["is_retryable", "ray_pipeline_flow", "run_ray_pipeline"]
 
 # Loaded at first use: Prefect imports this package whenever it starts, and is slow to import itself.
 _LAZY = {
-    "is_retryable": "prefect_integration.retrying",
+    "is_retryable": "prefect_integration.retry_condition",
     "ray_pipeline_flow": "prefect_integration.flows",
     "run_ray_pipeline": "prefect_integration.tasks",
 }

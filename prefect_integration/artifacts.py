@@ -18,7 +18,7 @@ UPDATE_INTERVAL_S = 5.0
 """Time between two updates of the progress artifact, in seconds; a shorter run gets none."""
 MAX_FAILED_RANKS = 500
 """Rows in the table of failed ranks."""
-PATIENCE_S = 5.0
+ARTIFACT_TIMEOUT_S = 5.0
 """How long a run waits for a server to take its artifacts, in seconds."""
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class ProgressArtifact(RunObserver):
         self._percent = 100.0 * (result.completed + len(result.failed)) / result.world_size
         self._ended.set()
         if self._thread is not None:
-            self._thread.join(PATIENCE_S)
+            self._thread.join(ARTIFACT_TIMEOUT_S)
 
     def _update_at_intervals(self, name: str) -> None:
         shown = None
@@ -139,7 +139,7 @@ def publish_table(key: str, rows: Sequence[dict[str, Any]], description: str) ->
     attempt(lambda: create_table_artifact(list(rows), key=key, description=description), f"artifact {key}")
 
 
-def attempt(create: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+def attempt(create: Callable[[], object], what: str, patience_s: float = ARTIFACT_TIMEOUT_S) -> None:
     """Calls `create` in a thread with the current context, and waits for it no longer than `patience_s` seconds."""
 
     def call() -> None:

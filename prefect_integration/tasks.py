@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_integration.execution import run_executor
-from prefect_integration.retrying import is_retryable
+from prefect_integration.retry_condition import is_retryable
 from ray_pipeline_core import RayPipelineExecutor
 
 

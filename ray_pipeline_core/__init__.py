@@ -26,7 +26,7 @@ from ray_pipeline_core.errors import (
 from ray_pipeline_core.events import Progress, RunObserver
 from ray_pipeline_core.pipeline import PipelineStep
 from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
-from ray_pipeline_core.stats import PipelineStats, StepStats
+from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StepStats
 
 if TYPE_CHECKING:
     from ray_pipeline_core.driver.task_manager import RayTaskManager

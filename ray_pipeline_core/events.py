@@ -86,7 +86,7 @@ class ObserverGroup(RunObserver):
 
     def __init__(self, observers: Iterable[Any]) -> None:
         self._observers = list(observers)
-        self._complained: set[int] = set()
+        self._logged: set[int] = set()
 
     def add(self, observer: RunObserver) -> None:
         """Adds an observer, who hears what happens from now on."""
@@ -100,11 +100,11 @@ class ObserverGroup(RunObserver):
                 if method is not None:
                     method(*args)
             except (Exception, SystemExit):  # noqa: BLE001 - an observer's fault must not become the run's
-                self._complain(observer, event)
+                self._log_once(observer, event)
 
-    def _complain(self, observer: object, event: str) -> None:
-        if id(observer) not in self._complained:
-            self._complained.add(id(observer))
+    def _log_once(self, observer: object, event: str) -> None:
+        if id(observer) not in self._logged:
+            self._logged.add(id(observer))
             logger.exception("observer %r raised in %s; this is logged once, the run goes on", observer, event)
 
     def on_run_started(self, plan: RunPlan) -> None:

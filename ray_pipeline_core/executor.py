@@ -16,8 +16,8 @@ from typing import Any
 from ray_pipeline_core.config import RetryPolicy, RunConfig, require
 from ray_pipeline_core.dependencies import order_by_dependency
 from ray_pipeline_core.description import describe_executor
-from ray_pipeline_core.driver.chain import run_in_order
 from ray_pipeline_core.driver.driver_thread import DriverThread
+from ray_pipeline_core.driver.graph import run_in_order
 from ray_pipeline_core.driver.pipeline_run import PipelineRun
 from ray_pipeline_core.driver.session import BackendSource, RaySession
 from ray_pipeline_core.errors import RunFolderMismatchError

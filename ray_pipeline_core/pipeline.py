@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from ray_pipeline_core.config import require
 from ray_pipeline_core.errors import ConfigError, PipelineLoadError
-from ray_pipeline_core.stats import Metric, PipelineStats, StepStats, Timing
+from ray_pipeline_core.stats.pipeline_stats import Metric, PipelineStats, StepStats, Timing
 
 Step: TypeAlias = Callable[..., Any] | Sequence[Any]
 PipelineSpec: TypeAlias = Sequence[Step] | str

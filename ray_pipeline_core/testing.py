@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.pipeline_run import PipelineRun
 from ray_pipeline_core.executor import RayPipelineExecutor
-from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, run_rank
 from ray_pipeline_core.result import RunResult
-from ray_pipeline_core.scheduling.batching import CUT_S
+from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
 from ray_pipeline_core.scheduling.outcomes import (
     AttemptFailure,
     BackendEvent,
@@ -25,6 +24,7 @@ from ray_pipeline_core.scheduling.outcomes import (
     WorkerBackend,
 )
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings, run_rank
 
 __all__ = ["InProcessBackend", "SimulatedBackend", "SimulatedClock", "run_in_process"]
 
@@ -181,10 +181,10 @@ class SimulatedBackend:
                 return
             record.ends.append((end_s, group))
             outcomes += [RankOutcome(rank, seconds, failure) for rank in group.ranks]
-            if failure is not None or end_s - begun_s > CUT_S:
+            if failure is not None or end_s - begun_s > BATCH_TIME_LIMIT_S:
                 break
-        not_begun = (rank for group in groups[len(record.ends) :] for rank in group.ranks)
-        self._expect(end_s, WorkEnded(slot, tuple(outcomes), tuple(not_begun)))
+        not_started = (rank for group in groups[len(record.ends) :] for rank in group.ranks)
+        self._expect(end_s, WorkEnded(slot, tuple(outcomes), tuple(not_started)))
 
     def kill(self, slot: int) -> None:
         """The slot is lost at once; what it was about to say is never heard."""

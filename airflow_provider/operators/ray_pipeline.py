@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 
+from airflow_provider.exceptions import as_airflow_error
 from airflow_provider.executor_arguments import (
     EXECUTOR_ARGUMENTS,
     TEMPLATED,
@@ -15,8 +16,7 @@ from airflow_provider.executor_arguments import (
     split_folder,
     with_runtime_env,
 )
-from airflow_provider.opaque import hide, hide_steps, reveal
-from airflow_provider.task_errors import as_airflow_error
+from airflow_provider.unrendered import unrendered, unrendered_steps, unwrap
 from ray_pipeline_core import (
     ConfigError,
     RayPipelineError,
@@ -102,12 +102,12 @@ class RayPipelineOperator(BaseOperator):
         on_kill: str = "stop",
         **kwargs: Any,
     ) -> None:
-        arguments = {key: reveal(value) for key, value in locals().items() if key in EXECUTOR_ARGUMENTS}
+        arguments = {key: unwrap(value) for key, value in locals().items() if key in EXECUTOR_ARGUMENTS}
         _check_where(ray_conn_id, on_kill)
-        arguments["ray_remote_kwargs"] = with_runtime_env(arguments["ray_remote_kwargs"], reveal(runtime_env))
+        arguments["ray_remote_kwargs"] = with_runtime_env(arguments["ray_remote_kwargs"], unwrap(runtime_env))
         check_arguments(arguments)
         super().__init__(**kwargs)
-        arguments["pipeline"] = hide_steps(arguments["pipeline"])
+        arguments["pipeline"] = unrendered_steps(arguments["pipeline"])
         arguments["logging_dir"], self._storage = split_folder(arguments["logging_dir"])
         for key, value in arguments.items():
             setattr(self, key, value)
@@ -117,11 +117,11 @@ class RayPipelineOperator(BaseOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """Arguments of a mapped task. Airflow stores them all, so what it must not store is kept from it."""
-        kept = {key: hide(kwargs[key]) for key in _KEPT_FROM_AIRFLOW if key in kwargs}
+        kept = {key: unrendered(kwargs[key]) for key in _KEPT_FROM_AIRFLOW if key in kwargs}
         if "pipeline" in kwargs:
-            kept["pipeline"] = hide_steps(kwargs["pipeline"])
+            kept["pipeline"] = unrendered_steps(kwargs["pipeline"])
         if split_folder(kwargs.get("logging_dir"))[1] is not None:
-            kept["logging_dir"] = hide(kwargs["logging_dir"])
+            kept["logging_dir"] = unrendered(kwargs["logging_dir"])
         return super().partial(**{**kwargs, **kept})
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class RayPipelineOperator(BaseOperator):
             self._executor.stop()
 
     def _run_in_worker(self, context: Context) -> RunResult:
-        arguments = {key: reveal(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
+        arguments = {key: unwrap(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
         self._executor = make_executor(arguments, self._storage, context["ti"])
         if self._killed:
             raise RunCancelledError(f"run {self._executor.name!r} was stopped before it began")

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ray_pipeline_core.config import RunConfig
-from ray_pipeline_core.driver.ledger import RunLedger
+from ray_pipeline_core.driver.run_tracker import RunTracker
 from ray_pipeline_core.driver.task_manager import RayTaskManager, RunStopped, RunTimedOut
 from ray_pipeline_core.errors import (
     RayPipelineError,
@@ -25,7 +25,6 @@ from ray_pipeline_core.events import ObserverGroup
 from ray_pipeline_core.fingerprint import Fingerprint
 from ray_pipeline_core.observers.progress_file import ProgressFile
 from ray_pipeline_core.pipeline import Step
-from ray_pipeline_core.rank.rank_runner import RankSettings
 from ray_pipeline_core.result import FailureKind, RunPlan, RunResult
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, WorkerBackend
@@ -33,6 +32,7 @@ from ray_pipeline_core.scheduling.rank_groups import make_groups
 from ray_pipeline_core.storage.attempt_history import AttemptHistory
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.storage.run_lock import RunLock
+from ray_pipeline_core.worker.rank_runner import RankSettings
 
 logger = logging.getLogger(__name__)
 
@@ -182,14 +182,16 @@ class PipelineRun:
             attempts.update((rank, attempts.get(rank, 0) + 1) for rank in pending if rank in logged)
         return attempts
 
-    def _open_ledger(self) -> RunLedger:
-        ledger = RunLedger(self.name, self.folder, self.config.tasks, self.history, self.attempt_number, self.observers)
+    def _open_ledger(self) -> RunTracker:
+        ledger = RunTracker(
+            self.name, self.folder, self.config.tasks, self.history, self.attempt_number, self.observers
+        )
         ledger.warnings.extend(self._warnings)
         return ledger
 
     # --- during ---
 
-    def _run_ranks(self, pending: Sequence[int], ledger: RunLedger, make_backend: BackendFactory) -> None:
+    def _run_ranks(self, pending: Sequence[int], ledger: RunTracker, make_backend: BackendFactory) -> None:
         if self.stop.is_set():
             raise RunStopped
         if not pending:
@@ -230,7 +232,7 @@ class PipelineRun:
     # --- after ---
 
     @contextlib.contextmanager
-    def _finishing(self, ledger: RunLedger) -> Iterator[_Finish]:
+    def _finishing(self, ledger: RunTracker) -> Iterator[_Finish]:
         """Stats, history and result are written whatever happens inside; then the ending is told as an error."""
         finish = _Finish()
         try:
@@ -254,12 +256,12 @@ class PipelineRun:
         if not finish.result.ok:
             raise RunIncompleteError(_incomplete_message(finish.result), finish.result)
 
-    def _give_up_rest(self, ledger: RunLedger, failure: AttemptFailure) -> None:
+    def _give_up_rest(self, ledger: RunTracker, failure: AttemptFailure) -> None:
         marked = self.folder.completed_ranks(self.config.tasks)
         rest = [rank for rank in range(self.config.tasks) if rank not in marked]
         ledger.give_up(rest, RankOutcome(-1, 0.0, failure))
 
-    def _finish(self, ledger: RunLedger, cancelled: bool = False) -> RunResult:
+    def _finish(self, ledger: RunTracker, cancelled: bool = False) -> RunResult:
         self._check_lease()  # whoever has the lease by now writes here, not we
         ledger.write_history()
         self.history.flush()

@@ -15,7 +15,7 @@ from ray_pipeline_core.storage.data_folder import DataFolder
 if TYPE_CHECKING:
     from ray_pipeline_core.driver.pipeline_run import PipelineRun
     from ray_pipeline_core.ray_backend.cluster import Cluster
-    from ray_pipeline_core.ray_backend.worker_reserve import WorkerReserve
+    from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
 
 
 class BackendSource(Protocol):
@@ -37,7 +37,7 @@ class RaySession:
         self.stop = stop
         self._address = address
         self._cluster: Cluster | None = None
-        self._reserve: WorkerReserve | None = None
+        self._reserve: IdleWorkers | None = None
 
     def backend_for(self, run: PipelineRun, later: Sequence[RunConfig]) -> WorkerBackend:
         """A pool of workers for one run, which takes over those of the run before where both ask for the same.
@@ -52,12 +52,12 @@ class RaySession:
         """
         # Ray is imported only where something runs: orchestrators import executors over and over.
         from ray_pipeline_core.ray_backend.cluster import Cluster
+        from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
         from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
-        from ray_pipeline_core.ray_backend.worker_reserve import WorkerReserve
 
         _check_shared(run.folder.folder)
         if self._cluster is None:
-            self._cluster, self._reserve = Cluster(self._address), WorkerReserve()
+            self._cluster, self._reserve = Cluster(self._address), IdleWorkers()
         assert self._reserve is not None, "it comes with the cluster"
         self._reserve.begin_run(_shareable(run.config), [one for one in map(_shareable, later) if one is not None])
         return RayWorkerPool(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn, Protocol
 
 from ray_pipeline_core.config import RunConfig
-from ray_pipeline_core.driver.slot import Slot
+from ray_pipeline_core.driver.slot_state import Slot
 from ray_pipeline_core.errors import ClusterError, PipelineLoadError, ResourcesUnavailableError
 from ray_pipeline_core.scheduling.batching import MAX_BATCH, batch_size
 from ray_pipeline_core.scheduling.group_queue import GroupQueue
@@ -29,7 +29,7 @@ from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.retry import Retry, backoff_s, decide_retry
 from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 
-LONGEST_WAIT_S = 0.5
+MAX_POLL_S = 0.5
 """How long the loop may take to see that it is asked to stop, in seconds."""
 TIMEOUT_GRACE_S = 2.0
 """What a group over its time limit gets for flushing its logs before its worker is killed, in seconds."""
@@ -202,9 +202,9 @@ class RayTaskManager:
             self._retire(slot_id)
 
     def _next_batch(self, slot: Slot) -> list[TaskGroup]:
-        if self._is_spent(slot):
+        if self._is_exhausted(slot):
             return []
-        fair = batch_size(slot.pace_s, slot.batch_size, self._queue.ready, len(self._slots))
+        fair = batch_size(slot.average_group_s, slot.batch_size, self._queue.ready, len(self._slots))
         size = min(fair, self._max_batch)
         limit = self._config.max_ranks_per_worker
         if limit is not None:
@@ -212,7 +212,7 @@ class RayTaskManager:
         groups = (self._queue.take(slot.memory_factor) for _ in range(size))
         return [group for group in groups if group is not None]
 
-    def _is_spent(self, slot: Slot) -> bool:
+    def _is_exhausted(self, slot: Slot) -> bool:
         limit = self._config.max_ranks_per_worker
         return slot.draining or (limit is not None and slot.ranks_run + len(slot.at_work) >= limit)
 
@@ -264,12 +264,12 @@ class RayTaskManager:
     def _on_work_ended(self, event: WorkEnded) -> None:
         slot = self._slots[event.slot]
         self._timeouts.remove_task(event.slot)
-        handed_back = self._take_back(slot, event.not_begun)
+        handed_back = self._take_back(slot, event.not_started)
         slot.answered(self._clock(), len(handed_back))
         self._settle(slot, event.outcomes)
-        if slot.verdict is not None:
+        if slot.kill_reason is not None:
             return
-        if self._is_spent(slot) and not slot.at_work:
+        if self._is_exhausted(slot) and not slot.at_work:
             self._retire(event.slot)
         else:
             self._feed(event.slot)
@@ -290,7 +290,7 @@ class RayTaskManager:
 
     def _on_lost(self, event: SlotLost) -> None:
         slot = self._slots[event.slot]
-        failure = slot.verdict or event.failure
+        failure = slot.kill_reason or event.failure
         if failure.fatal:
             self._raise_fatal(failure)  # the slot stays in the books, so that its ranks are settled with the others
         self._set_idle(event.slot, False)
@@ -357,7 +357,7 @@ class RayTaskManager:
             assert isinstance(key, int)
             self._timeouts.remove_task(key)
             slot = self._slots[key]
-            slot.verdict = over_time(self._config.time)
+            slot.kill_reason = over_time(self._config.time)
             self._backend.kill(key)
 
     def _check_startup(self) -> None:
@@ -375,7 +375,7 @@ class RayTaskManager:
 
     def _wait_s(self) -> float:
         now = self._clock()
-        waits = [LONGEST_WAIT_S]
+        waits = [MAX_POLL_S]
         release_s = self._queue.next_release_s()
         if release_s is not None:
             waits.append(release_s - now)

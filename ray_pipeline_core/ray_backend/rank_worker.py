@@ -17,18 +17,18 @@ import ray
 import ray.util
 
 from ray_pipeline_core.pipeline import unpack_pipeline
-from ray_pipeline_core.rank.group_runner import GroupRunner, WorkReport
-from ray_pipeline_core.rank.leftovers import forget_listings, has_processes_left, has_threads_left
-from ray_pipeline_core.rank.process_reaper import start_reaper
-from ray_pipeline_core.rank.rank_log import silence_loguru_console
-from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, WorkerTerminated
 from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
+from ray_pipeline_core.worker.rank_log import silence_loguru_console
+from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings, WorkerTerminated
+from ray_pipeline_core.worker.reaper import start_reaper
+from ray_pipeline_core.worker.reuse_checks import forget_listings, has_processes_left, has_threads_left
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class WorkerPlace:
+class WorkerLocation:
     """Where a worker runs.
 
     Attributes:
@@ -89,7 +89,7 @@ class RankWorker:
         self._folder: RunFolder | None = None
         self._runner: GroupRunner | None = None
 
-    def prepare(self, packed_pipeline: SharedBytes, settings: RankSettings) -> WorkerPlace | str:
+    def prepare(self, packed_pipeline: SharedBytes, settings: RankSettings) -> WorkerLocation | str:
         """Takes a pipeline, and imports what it needs before the first group's time starts to count.
 
         Returns:
@@ -106,7 +106,7 @@ class RankWorker:
             threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
         self._folder, self._runner = settings.folder, GroupRunner(packed_pipeline.content, settings)
         node_id = ray.get_runtime_context().get_node_id()
-        return WorkerPlace(node_id, _node_ip(), socket.gethostname(), os.getpid())
+        return WorkerLocation(node_id, _node_ip(), socket.gethostname(), os.getpid())
 
     def run_groups(self, groups: Sequence[Sequence[RankAttempt]], commit: Sequence[int] = ()) -> WorkReport:
         """Runs groups, one after another.

@@ -13,14 +13,12 @@ from ray.util.placement_group import PlacementGroup
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import PipelineLoadError
-from ray_pipeline_core.rank.group_runner import SETTLED_LATER_BELOW_S, WorkReport
-from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings
 from ray_pipeline_core.ray_backend.cluster import Cluster, DrainingNodes, alive_nodes, count_fitting, describe_shortage
-from ray_pipeline_core.ray_backend.failures import classify
+from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers, WorkerSet
 from ray_pipeline_core.ray_backend.placement import check_options, is_removed, release_workers, start_workers
-from ray_pipeline_core.ray_backend.rank_worker import SharedBytes, WorkerPlace
+from ray_pipeline_core.ray_backend.rank_worker import SharedBytes, WorkerLocation
+from ray_pipeline_core.ray_backend.ray_errors import classify
 from ray_pipeline_core.ray_backend.worker_processes import is_alive, local_pids, wait_gone
-from ray_pipeline_core.ray_backend.worker_reserve import IdleWorkers, WorkerReserve
 from ray_pipeline_core.scheduling.outcomes import (
     AttemptFailure,
     BackendEvent,
@@ -32,6 +30,8 @@ from ray_pipeline_core.scheduling.outcomes import (
 )
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.timeouts import TimeoutManager
+from ray_pipeline_core.worker.group_runner import DEFERRED_STORE_MAX_GROUP_S, WorkReport
+from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings
 
 FENCE_TIMEOUT_S = 5.0
 """How long a group is held back at most until the processes of its former worker are gone, in seconds."""
@@ -64,8 +64,8 @@ class _Slot:
     number: int
     placement_group: PlacementGroup | None
     actors: list[Any]
-    earlier_places: tuple[WorkerPlace, ...] = ()
-    places: dict[int, WorkerPlace] = field(default_factory=dict)
+    earlier_places: tuple[WorkerLocation, ...] = ()
+    places: dict[int, WorkerLocation] = field(default_factory=dict)
     submitted_s: float = 0.0
     reports: dict[int, WorkReport] = field(default_factory=dict)
     uncommitted: tuple[RankOutcome, ...] = ()
@@ -107,7 +107,7 @@ class RayWorkerPool:
         packed_pipeline: bytes,
         settings: RankSettings,
         attempt_number: Callable[[int, int], int],
-        reserve: WorkerReserve | None = None,
+        reserve: IdleWorkers | None = None,
     ) -> None:
         check_options(resources)
         self._cluster = cluster
@@ -185,7 +185,7 @@ class RayWorkerPool:
     def _keep(self, slot: _Slot) -> bool:
         places = tuple(slot.places.values())
         is_fit = not slot.waiting and not any(place.node_id in self._draining for place in places)
-        idle = IdleWorkers(slot.placement_group, slot.actors, places)
+        idle = WorkerSet(slot.placement_group, slot.actors, places)
         return self._reserve is not None and is_fit and self._reserve.keep(idle)
 
     def slot_limit(self) -> int | None:
@@ -211,10 +211,10 @@ class RayWorkerPool:
     def poll(self, timeout_s: float) -> list[BackendEvent]:
         """Waits for the next answer, and takes all others that are there."""
         self._end_overdue_gangs()
-        self._end_groupless_gangs()
+        self._fail_gangs_without_placement_group()
         if self._reserve is not None:
             self._reserve.release_overdue()
-        events: list[BackendEvent] = [*self._check_draining(), *self._bury_dead()]
+        events: list[BackendEvent] = [*self._check_draining(), *self._report_lost_slots()]
         if self._dying:
             timeout_s = min(timeout_s, FENCE_INTERVAL_S)
         try:
@@ -240,14 +240,14 @@ class RayWorkerPool:
         place = slot.places.get(index)
         if error is not None:
             self._lose(slot, self._classify(error, place))
-        elif isinstance(value, WorkerPlace):
+        elif isinstance(value, WorkerLocation):
             slot.places[index] = value
         elif place is None:
             self._lose(slot, AttemptFailure("error", PipelineLoadError.__name__, str(value), fatal=True))
         else:
             self._on_report(slot, index, value)
 
-    def _classify(self, error: BaseException, place: WorkerPlace | None) -> AttemptFailure:
+    def _classify(self, error: BaseException, place: WorkerLocation | None) -> AttemptFailure:
         if place is None:
             return classify(error)
         self._draining.refresh()
@@ -275,10 +275,10 @@ class RayWorkerPool:
             return []
         if slot.lost is not None:
             self._dying[slot.number] = time.monotonic() + FENCE_TIMEOUT_S
-            return self._bury_dead()
+            return self._report_lost_slots()
         return self._work_ended(slot) if slot.is_started else self._started(slot)
 
-    def _bury_dead(self) -> list[BackendEvent]:
+    def _report_lost_slots(self) -> list[BackendEvent]:
         """Tells of lost slots once their processes are gone: Ray may call a worker dead some moments before it is."""
         events: list[BackendEvent] = []
         for number, deadline_s in list(self._dying.items()):
@@ -305,11 +305,11 @@ class RayWorkerPool:
             slot.uncommitted = tuple(outcome for outcome in outcomes if outcome.failure is None)
             outcomes = tuple(outcome for outcome in outcomes if outcome.failure is not None)
         slot.settled += outcomes
-        if slot.uncommitted and time.monotonic() - slot.submitted_s > SETTLED_LATER_BELOW_S:
+        if slot.uncommitted and time.monotonic() - slot.submitted_s > DEFERRED_STORE_MAX_GROUP_S:
             self.submit(slot.number, ())
             return []
         settled, slot.settled = slot.settled, ()
-        return [WorkEnded(slot.number, settled, report.not_begun)]
+        return [WorkEnded(slot.number, settled, report.not_started)]
 
     def _known_outcomes(self, slot: _Slot) -> tuple[RankOutcome, ...]:
         """What was settled before the slot was lost: of a gang, successes count only with all members."""
@@ -331,7 +331,7 @@ class RayWorkerPool:
             message = f"another node of the gang failed and this one did not end within {GANG_GRACE_S} s"
             self._lose(self._slots[cast(int, number)], AttemptFailure("worker_lost", "GangFailed", message))
 
-    def _end_groupless_gangs(self) -> None:
+    def _fail_gangs_without_placement_group(self) -> None:
         """Ends gangs that wait for a placement group which somebody removed: Ray would let them wait for ever."""
         now_s = time.monotonic()
         if now_s - self._groups_checked_s < GROUP_CHECK_INTERVAL_S:

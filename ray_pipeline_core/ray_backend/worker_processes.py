@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Iterable
 
-from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
+from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation
 from ray_pipeline_core.storage.lease import process_start
 
 CLOSE_TIMEOUT_S = 10.0
@@ -17,7 +17,7 @@ _CHECK_INTERVAL_S = 0.01
 logger = logging.getLogger(__name__)
 
 
-def local_pids(places: Iterable[WorkerPlace]) -> list[int]:
+def local_pids(places: Iterable[WorkerLocation]) -> list[int]:
     """The process ids of those workers that run on this machine."""
     host = socket.gethostname()
     return [place.pid for place in places if place.host == host]

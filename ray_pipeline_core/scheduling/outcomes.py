@@ -77,12 +77,12 @@ class WorkEnded:
     Attributes:
         slot: the slot.
         outcomes: ranks that are settled. A rank whose files are still being stored comes with a later event.
-        not_begun: ranks that the slot hands back, since those before them took longer than was expected.
+        not_started: ranks that the slot hands back, since those before them took longer than was expected.
     """
 
     slot: int
     outcomes: tuple[RankOutcome, ...] = ()
-    not_begun: tuple[int, ...] = ()
+    not_started: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class RetryCounts:
     """Attempts made again so far, by the budget of `RetryPolicy` that paid for them."""
 
     retries: int = 0
@@ -29,10 +29,10 @@ class TaskGroup:
 
     ranks: tuple[int, ...]
     attempt: int = 1
-    spent: Spent = Spent()
+    spent: RetryCounts = RetryCounts()
     memory_factor: float = 1.0
 
-    def again(self, ranks: Sequence[int], spent: Spent, memory_factor: float) -> TaskGroup:
+    def again(self, ranks: Sequence[int], spent: RetryCounts, memory_factor: float) -> TaskGroup:
         """The next attempt, for those `ranks` that still need one."""
         return replace(self, ranks=tuple(ranks), attempt=self.attempt + 1, spent=spent, memory_factor=memory_factor)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ray_pipeline_core.config import RetryPolicy
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
-from ray_pipeline_core.scheduling.rank_groups import Spent, TaskGroup
+from ray_pipeline_core.scheduling.rank_groups import RetryCounts, TaskGroup
 
 Budget = Literal["retries", "preemptions", "timeouts", "errors"]
 
@@ -25,7 +25,7 @@ class Retry:
 
     budget: Budget
     delay_s: float
-    spent: Spent
+    spent: RetryCounts
     memory_factor: float
 
 

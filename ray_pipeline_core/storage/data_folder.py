@@ -13,10 +13,10 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from ray_pipeline_core.errors import ConfigError
-from ray_pipeline_core.storage.access_errors import access_error, redact
+from ray_pipeline_core.storage.call_retries import RetryBound
+from ray_pipeline_core.storage.error_translation import access_error, redact
 from ray_pipeline_core.storage.local_files import LocalFiles
 from ray_pipeline_core.storage.remote_files import RemoteFiles, has_directories, protocols, with_connections
-from ray_pipeline_core.storage.retrying import RetryBound
 
 _ALLOWED = "a path, a URL, (url, storage_options), (path, fsspec filesystem) or a DataFolder"
 
@@ -222,10 +222,10 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         if self._local is not None:
             self._local.make_directory(self._join(subdirectory))
 
-    def remove_leftovers(self, older_than_s: float) -> None:
+    def remove_partial_files(self, older_than_s: float) -> None:
         """Removes unfinished files of writers that were killed, once they are that old."""
         if self._local is not None:
-            self._local.remove_leftovers(older_than_s)
+            self._local.remove_partial_files(older_than_s)
 
     def invalidate(self) -> None:
         """Forgets cached listings, so that what others wrote meanwhile is seen."""

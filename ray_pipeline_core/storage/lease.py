@@ -131,7 +131,7 @@ class Lease:
         fields.update(fields.pop("holder") or {})
         return (json.dumps(fields, indent=2) + "\n").encode()
 
-    def beaten(self, now_s: float) -> Lease:
+    def renewed(self, now_s: float) -> Lease:
         """Returns the lease with a new heartbeat."""
         return replace(self, heartbeat=now_s)
 

@@ -73,9 +73,9 @@ class LeaseFile:
         """Renews the lease; returns it as it is now, or None when it is another's by now."""
         if not self._is_ours(lease):
             return None
-        beaten = lease.beaten(self._clock())
-        self._folder.write_bytes(LOCK_FILE, beaten.to_bytes())
-        return beaten
+        renewed = lease.renewed(self._clock())
+        self._folder.write_bytes(LOCK_FILE, renewed.to_bytes())
+        return renewed
 
     def give_back(self, lease: Lease) -> None:
         """Removes the lease and the claims that it came by, unless it is another's by now."""

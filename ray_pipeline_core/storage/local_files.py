@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from ray_pipeline_core.storage.access_errors import StorageErrors
+from ray_pipeline_core.storage.error_translation import StorageErrors
 
 _NO_HARD_LINKS = frozenset({errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV})
 
@@ -158,7 +158,7 @@ class LocalFiles:
                 number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
                 raise OSError(number, os.strerror(number), path)
 
-    def remove_leftovers(self, older_than_s: float) -> None:
+    def remove_partial_files(self, older_than_s: float) -> None:
         """Removes what writers that were killed left unfinished, once it is that old."""
         with contextlib.suppress(OSError), os.scandir(self._partial) as entries:
             for entry in entries:

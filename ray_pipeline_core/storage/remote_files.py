@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 
-from ray_pipeline_core.storage.access_errors import StorageErrors, is_answer
-from ray_pipeline_core.storage.retrying import RetryBound, call_with_retries
+from ray_pipeline_core.storage.call_retries import RetryBound, call_with_retries
+from ray_pipeline_core.storage.error_translation import StorageErrors, is_answer
 from ray_pipeline_core.storage.transient_errors import is_transient
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.json"
 LOCK_FILE = "run.lock"
 
-_LEFTOVER_AGE_S = 3600.0
+_PARTIAL_FILE_MAX_AGE_S = 3600.0
 _LISTED_TOGETHER = 1000
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class RunFolder:
         self.folder.write_bytes(probe, b"probe")
         self.folder.list_names(".partial")
         self.folder.remove_many([probe])
-        self.folder.remove_leftovers(_LEFTOVER_AGE_S)
+        self.folder.remove_partial_files(_PARTIAL_FILE_MAX_AGE_S)
 
     def marker_names(self) -> list[str]:
         """Returns the names of all markers, in any order, with one listing."""

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from types import TracebackType
 
 from ray_pipeline_core.errors import RunFolderAccessError, RunFolderLockedError
+from ray_pipeline_core.storage.call_retries import RetryBound
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.lease import Holder, Lease
 from ray_pipeline_core.storage.lease_file import LeaseFile
-from ray_pipeline_core.storage.retrying import RetryBound
 
 _QUICK_S = 4.0
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class RunLock:
         self._lease: Lease | None = None
         self._pid = os.getpid()
         self._stop = threading.Event()
-        self._beating = threading.Lock()
+        self._renewing = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> RunLock:
@@ -106,7 +106,7 @@ class RunLock:
         if lease is None:
             raise RunFolderLockedError(f"This run has not taken the lease on {self._url}.")
         if self._clock() - lease.heartbeat > self._stale_s:
-            self._beat(wait_s=_QUICK_S)
+            self._renew(wait_s=_QUICK_S)
         if self.lost.is_set():
             raise RunFolderLockedError(
                 f"This run has lost its lease on {self._url}: another run took it over after "
@@ -119,7 +119,7 @@ class RunLock:
         self._stop.set()
         if self._lease is None or os.getpid() != self._pid:
             return
-        if not self._beating.acquire(timeout=_QUICK_S):
+        if not self._renewing.acquire(timeout=_QUICK_S):
             _log.warning("The lease on %s is not given back: the storage does not answer", self._url)
             return
         try:
@@ -129,7 +129,7 @@ class RunLock:
         except RunFolderAccessError as error:
             _log.warning("The lease on %s is not given back: %s", self._url, error)
         finally:
-            self._beating.release()
+            self._renewing.release()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_QUICK_S)
 
@@ -137,12 +137,12 @@ class RunLock:
         stop = self._stop
         while not stop.wait(self._heartbeat_s) and not self.lost.is_set():
             try:
-                self._beat()
+                self._renew()
             except RunFolderAccessError as error:
                 _log.warning("No heartbeat for the lease on %s: %s", self._url, error)
 
-    def _beat(self, wait_s: float = -1.0) -> None:
-        if not self._beating.acquire(timeout=wait_s):
+    def _renew(self, wait_s: float = -1.0) -> None:
+        if not self._renewing.acquire(timeout=wait_s):
             raise RunFolderAccessError(
                 f"Can't tell whether this run still has the lease on {self._url}: the storage does not answer. "
                 "Start the run again when it does: it goes on where it stopped."
@@ -150,13 +150,13 @@ class RunLock:
         try:
             if self._lease is None or self._stop.is_set() or self.lost.is_set():
                 return
-            beaten = self._quick_file.beat(self._lease)
-            if beaten is not None:
-                self._lease = beaten
+            renewed = self._quick_file.beat(self._lease)
+            if renewed is not None:
+                self._lease = renewed
                 return
             self.lost.set()
         finally:
-            self._beating.release()
+            self._renewing.release()
         _log.error("The lease on %s is lost: another run has taken it over, or run.lock was removed", self._url)
         if self._on_lost is not None:
             self._on_lost()

@@ -135,7 +135,7 @@ def _is_transient_status(status: int) -> bool:
     return status in _TRANSIENT_STATUSES or (status >= 500 and status not in _PERMANENT_SERVER_STATUSES)
 
 
-def _verdict(error: BaseException) -> bool | None:
+def _classify(error: BaseException) -> bool | None:
     """Tells whether this link of a chain of causes is transient, or None when it doesn't say."""
     if isinstance(error, _PERMANENT_TYPES) or "CERTIFICATE_VERIFY_FAILED" in str(error):
         return False
@@ -157,5 +157,5 @@ def is_transient(error: BaseException) -> bool:
 
     Server errors, throttling, dropped connections and time-outs may; what is not recognised may not.
     """
-    verdicts = (_verdict(link) for link in causes(error))
-    return next((verdict for verdict in verdicts if verdict is not None), False)
+    verdicts = (_classify(link) for link in causes(error))
+    return next((kill_reason for kill_reason in verdicts if kill_reason is not None), False)

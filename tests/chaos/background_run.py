@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 
 from ray_pipeline_core import RayPipelineError, RayPipelineExecutor, RunResult
-from tests.chaos.waiting import LONGEST_WAIT_S
+from tests.chaos.waiting import MAX_WAIT_S
 
 
 class BackgroundRun:
@@ -31,7 +31,7 @@ class BackgroundRun:
     ) -> None:
         if self._thread.is_alive():
             self._executor.stop()
-            self._thread.join(LONGEST_WAIT_S)
+            self._thread.join(MAX_WAIT_S)
 
     def _run(self) -> None:
         try:
@@ -46,7 +46,7 @@ class BackgroundRun:
 
     def result(self) -> RunResult:
         """Waits for the end; returns the result, or raises what `run()` raised."""
-        self._thread.join(LONGEST_WAIT_S)
+        self._thread.join(MAX_WAIT_S)
         assert not self._thread.is_alive(), "the run hangs"
         if self._error is not None:
             raise self._error

@@ -19,7 +19,7 @@ from ray_pipeline_core import RayPipelineError, RayPipelineExecutor, RetryPolicy
 from ray_pipeline_core.driver import pipeline_run
 from ray_pipeline_core.storage.run_lock import RunLock
 from tests.chaos import steps
-from tests.chaos.waiting import LONGEST_WAIT_S, wait_for
+from tests.chaos.waiting import MAX_WAIT_S, wait_for
 
 SHORT_STALE_S = 4.0
 """The age from which on a short lease may be taken over, in seconds."""
@@ -99,7 +99,7 @@ class DriverProcess:
         """Sends a signal; returns when a suspended process is suspended and a killed one is gone."""
         self._process.send_signal(number)
         if number == signal.SIGKILL:
-            self._process.wait(LONGEST_WAIT_S)
+            self._process.wait(MAX_WAIT_S)
         elif number == signal.SIGSTOP:
             process = psutil.Process(self.pid)
             wait_for(lambda: process.status() == psutil.STATUS_STOPPED, "the suspension of the driver")
@@ -109,7 +109,7 @@ class DriverProcess:
 
     def outcome(self) -> str:
         """Waits for its end; returns `ok` or the name and the text of the error."""
-        output, _ = self._process.communicate(timeout=LONGEST_WAIT_S)
+        output, _ = self._process.communicate(timeout=MAX_WAIT_S)
         return output.strip().rpartition("\n")[2]
 
 

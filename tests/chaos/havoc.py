@@ -89,4 +89,4 @@ class Havoc:
 
 def _runs_ranks(process: psutil.Process) -> bool:
     command = " ".join(process.cmdline())
-    return command.startswith("ray::RankWorker") or "ray_pipeline_core.rank.rank_process" in command
+    return command.startswith("ray::RankWorker") or "ray_pipeline_core.worker.child_process" in command

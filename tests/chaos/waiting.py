@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-LONGEST_WAIT_S = 120.0
+MAX_WAIT_S = 120.0
 """How long a condition may take to come true on a machine that is busy, in seconds."""
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = LONGEST_WAIT_S) -> None:
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = MAX_WAIT_S) -> None:
     """Returns as soon as `condition` is true; fails if `what` did not happen within `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
@@ -17,7 +17,7 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = LONG
         time.sleep(0.05)
 
 
-def wait_until_none(look: Callable[[], Collection[object]], what: str, timeout_s: float = LONGEST_WAIT_S) -> None:
+def wait_until_none(look: Callable[[], Collection[object]], what: str, timeout_s: float = MAX_WAIT_S) -> None:
     """Returns as soon as `look` finds nothing; fails, with what it finds, after `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     while found := look():

@@ -10,8 +10,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from ray_pipeline_core.storage.call_retries import RetryBound
 from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
-from ray_pipeline_core.storage.retrying import RetryBound
 from tests.faulty_proxy import FaultyProxy
 from tests.storage import mounted_memory, s3_options
 

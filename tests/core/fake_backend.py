@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray_pipeline_core.driver.task_manager import MAX_STARTING
-from ray_pipeline_core.scheduling.batching import CUT_S
+from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
 from ray_pipeline_core.scheduling.outcomes import (
     AttemptFailure,
     BackendEvent,
@@ -172,7 +172,7 @@ class FakeBackend:
         """Begins one group after another, until one fails, or takes long enough to hand back the rest."""
         outcomes: list[RankOutcome] = []
         started_s = begin_s
-        while groups and begin_s <= started_s + CUT_S and not any(outcome.failure for outcome in outcomes):
+        while groups and begin_s <= started_s + BATCH_TIME_LIMIT_S and not any(outcome.failure for outcome in outcomes):
             group = groups.pop(0)
             work = self._work(group)
             self.submitted.append((begin_s, slot, group))
@@ -284,7 +284,7 @@ class FakeBackend:
         assert len(self._slots) <= min(self._max_slots or NEVER, self._slot_limit or NEVER)
 
 
-class OwingBackend(FakeBackend):
+class DeferringBackend(FakeBackend):
     """Slots that tell the outcomes of a call with the answer to the next one, as workers do on remote storage.
 
     Attributes:
@@ -321,10 +321,10 @@ class OwingBackend(FakeBackend):
         if isinstance(event, SlotLost):
             return event
         self._owed[event.slot] = event.outcomes
-        return WorkEnded(event.slot, owed, event.not_begun)
+        return WorkEnded(event.slot, owed, event.not_started)
 
 
-class FakeLedger:
+class FakeTracker:
     """Remembers what became of each rank, and fails the test when one is settled twice.
 
     Args:

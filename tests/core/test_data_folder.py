@@ -271,7 +271,7 @@ def test_leftovers_of_killed_writers_are_removed_when_old(tmp_path: Path) -> Non
         part.write_bytes(b"x")
         written_s = part.stat().st_mtime - age_s
         os.utime(part, (written_s, written_s))
-    folder.remove_leftovers(older_than_s=3600)
+    folder.remove_partial_files(older_than_s=3600)
     assert files_below(tmp_path) == {"a", ".partial/new"}
 
 

@@ -207,7 +207,7 @@ def test_files_that_are_named_exist(document: Path) -> None:
 
 
 def test_failures_name_every_error_of_ray_that_is_classified() -> None:
-    source = (ROOT / "ray_pipeline_core/ray_backend/failures.py").read_text()
+    source = (ROOT / "ray_pipeline_core/ray_backend/ray_errors.py").read_text()
     classified = set(re.findall(r"ray_errors\.(\w+)", source))
     named = set(re.findall(r"`(\w+)`", "\n".join(" ".join(row) for row in table_rows(FAILURES, "Ray's errors"))))
     assert len(classified) > 10

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core.pipeline import pack_pipeline
-from ray_pipeline_core.rank import group_runner
-from ray_pipeline_core.rank.background_store import MAX_STORING, BackgroundStore
-from ray_pipeline_core.rank.group_runner import GroupRunner, WorkReport
-from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings
-from ray_pipeline_core.scheduling.batching import CUT_S
+from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
-from ray_pipeline_core.stats import parse_stats
+from ray_pipeline_core.stats.pipeline_stats import parse_stats
 from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.worker import group_runner
+from ray_pipeline_core.worker.background_store import MAX_STORING, BackgroundStore
+from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
+from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings
 from tests.faulty_proxy import FaultyProxy
 from tests.storage import s3_options
 
@@ -41,7 +41,7 @@ class Work:
             print(rank, file=notes)
         print(f"hello from {rank}")
         if rank in self.slow:
-            threading.Event().wait(CUT_S + 0.01)
+            threading.Event().wait(BATCH_TIME_LIMIT_S + 0.01)
         if rank in self.bad:
             raise ValueError(f"rank {rank} is bad")
 
@@ -71,7 +71,7 @@ def behind_the_proxy(faulty_folder: DataFolder, s3_endpoint: str) -> RunFolder:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """No batch takes too long, however busy the machine is."""
-    monkeypatch.setattr(group_runner, "CUT_S", math.inf)
+    monkeypatch.setattr(group_runner, "BATCH_TIME_LIMIT_S", math.inf)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_groups_of_a_batch_run_in_order(unhurried: None, local: RunFolder, notes
     assert ranks_run(notes) == [3, 1, 2]
     assert [outcome.rank for outcome in report.outcomes] == [3, 1, 2]
     assert settled(report) == {1: True, 2: True, 3: True}
-    assert (report.not_begun, report.commit_error) == ((), None)
+    assert (report.not_started, report.commit_error) == ((), None)
     for rank in (1, 2, 3):
         assert_stored(local, rank)
 
@@ -133,7 +133,7 @@ def test_failed_rank_ends_its_batch_and_the_rest_is_handed_back(unhurried: None,
     report = runner(local, Work(notes, bad=[1, 2])).run(batch(3, 1, 2, 4))
     assert ranks_run(notes) == [3, 1]
     assert settled(report) == {3: True, 1: False}
-    assert report.not_begun == (2, 4)
+    assert report.not_started == (2, 4)
     assert local.completed_ranks(100) == {3}
     [failure] = [outcome.failure for outcome in report.outcomes if outcome.failure is not None]
     assert (failure.kind, failure.error_type, failure.message) == (
@@ -145,7 +145,7 @@ def test_failed_rank_ends_its_batch_and_the_rest_is_handed_back(unhurried: None,
 
 def test_runner_goes_on_with_the_next_batch_after_a_failed_rank(unhurried: None, local: RunFolder, notes: Path) -> None:
     work = runner(local, Work(notes, bad=[1]))
-    assert work.run(batch(1, 2)).not_begun == (2,)
+    assert work.run(batch(1, 2)).not_started == (2,)
     assert settled(work.run(batch(2, 3))) == {2: True, 3: True}
     assert ranks_run(notes) == [1, 2, 3]
 
@@ -154,13 +154,13 @@ def test_batch_that_takes_long_hands_back_what_was_not_begun(local: RunFolder, n
     report = runner(local, Work(notes, slow=[0])).run(batch(0, 1, 2))
     assert ranks_run(notes) == [0]
     assert settled(report) == {0: True}
-    assert report.not_begun == (1, 2)
+    assert report.not_started == (1, 2)
     assert local.completed_ranks(100) == {0}
 
 
 def test_last_group_may_take_as_long_as_it_likes(local: RunFolder, notes: Path) -> None:
     report = runner(local, Work(notes, slow=[0])).run(batch(0))
-    assert (settled(report), report.not_begun) == ({0: True}, ())
+    assert (settled(report), report.not_started) == ({0: True}, ())
 
 
 def test_rank_that_has_completed_before_is_not_run_again(unhurried: None, local: RunFolder, notes: Path) -> None:
@@ -184,7 +184,7 @@ def test_rank_that_cannot_be_stored_locally_fails_and_ends_its_batch(
     (tmp_path / "run").mkdir()
     (tmp_path / "run/completions").write_text("I am a file")
     report = runner(local, Work(notes)).run(batch(0, 1))
-    assert (settled(report), report.not_begun) == ({0: False}, (1,))
+    assert (settled(report), report.not_started) == ({0: False}, (1,))
 
 
 # --- remote storage -------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_every_outcome_is_told_once_and_all_is_stored_when_nothing_is_owed_any_m
     told: list[RankOutcome] = []
     for rank in range(12):
         report = work.run(batch(rank))
-        assert report.not_begun == ()
+        assert report.not_started == ()
         told += report.outcomes
         assert rank + 1 - len(told) <= MAX_STORING, "no more than that may be owed"
     told += work.run([]).outcomes
@@ -229,7 +229,7 @@ def test_every_outcome_is_told_once_and_all_is_stored_when_nothing_is_owed_any_m
 def test_long_rank_is_stored_before_its_call_is_answered(
     remote: RunFolder, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_runner, "SETTLED_LATER_BELOW_S", 0.0)
+    monkeypatch.setattr(group_runner, "DEFERRED_STORE_MAX_GROUP_S", 0.0)
     work = runner(remote, Work(notes))
     assert settled(work.run(batch(1))) == {1: True}
     assert_stored(remote, 1)
@@ -279,7 +279,7 @@ def test_failed_rank_is_told_with_its_own_call_although_another_may_still_be_owe
     hanging.set()  # a failed rank's log is stored before its call is answered
     report = work.run(batch(1, 2))
     assert settled(report)[1] is False
-    assert report.not_begun == (2,)
+    assert report.not_started == (2,)
     assert settled(report) | settled(work.run([])) == {0: True, 1: False}
 
 

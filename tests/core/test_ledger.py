@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core import RankFailure, RunObserver
-from ray_pipeline_core.driver.ledger import RunLedger
+from ray_pipeline_core.driver.run_tracker import RunTracker
 from ray_pipeline_core.events import ObserverGroup
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
-from ray_pipeline_core.scheduling.rank_groups import Spent
+from ray_pipeline_core.scheduling.rank_groups import RetryCounts
 from ray_pipeline_core.scheduling.retry import Retry
 from ray_pipeline_core.storage.attempt_history import AttemptHistory
 from ray_pipeline_core.storage.data_folder import get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
 
-AGAIN = Retry("errors", 1.0, Spent(errors=1), 1.0)
+AGAIN = Retry("errors", 1.0, RetryCounts(errors=1), 1.0)
 STEP_RAISED = AttemptFailure("error", "ValueError", "bad row", node="10.0.0.1", log="/logs/task_00001.log")
 NO_CLUSTER = RankOutcome(-1, 0.0, AttemptFailure("error", "ClusterError", "the cluster is gone"))
 
@@ -36,17 +36,17 @@ def listener() -> Listener:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, listener: Listener) -> RunLedger:
+def ledger(tmp_path: Path, listener: Listener) -> RunTracker:
     folder = RunFolder(get_data_folder(str(tmp_path)))
     history = AttemptHistory(folder.folder)
-    return RunLedger("run", folder, 4, history, lambda rank, attempt: attempt, ObserverGroup([listener]))
+    return RunTracker("run", folder, 4, history, lambda rank, attempt: attempt, ObserverGroup([listener]))
 
 
 def described(failure: RankFailure) -> tuple[Any, ...]:
     return failure.attempts, failure.error_type, failure.node, failure.log
 
 
-def test_rank_that_is_given_up_keeps_what_it_had_suffered(ledger: RunLedger, listener: Listener) -> None:
+def test_rank_that_is_given_up_keeps_what_it_had_suffered(ledger: RunTracker, listener: Listener) -> None:
     ledger.rank_failed(RankOutcome(1, 2.0, STEP_RAISED), 1, AGAIN)
     ledger.rank_failed(RankOutcome(2, 2.0, STEP_RAISED), 1, None)
     ledger.give_up([1, 2, 3], NO_CLUSTER)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core.pipeline import pack_pipeline
-from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, run_rank
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings, run_rank
 from tests.faulty_proxy import FaultyProxy
 
 

@@ -426,13 +426,13 @@ def test_former_holder_that_writes_late_gives_way(folder: DataFolder, clock: Fak
     clock.now_s += 61
     successor = file.take(OTHER)
     # The former holder had looked just before it was suspended, and writes now that it wakes.
-    folder.write_bytes("run.lock", former.beaten(clock.now_s).to_bytes())
+    folder.write_bytes("run.lock", former.renewed(clock.now_s).to_bytes())
     assert file.beat(former) is None
     file.give_back(former)
-    beaten = file.beat(successor)
-    assert beaten is not None
+    renewed = file.beat(successor)
+    assert renewed is not None
     assert stored_lease(folder)["id"] == successor.id
-    file.give_back(beaten)
+    file.give_back(renewed)
     assert lease_files(folder) == []
 
 
@@ -456,7 +456,7 @@ def test_successor_withdraws_when_the_holder_wakes_meanwhile(waking: str, tmp_pa
     def wake() -> None:
         # It had looked for claims before there was one.
         if waking == "beats":
-            folder.write_bytes("run.lock", holder_lease.beaten(clock.now_s).to_bytes())
+            folder.write_bytes("run.lock", holder_lease.renewed(clock.now_s).to_bytes())
         else:
             folder.remove_many(["run.lock"])
 

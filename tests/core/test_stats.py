@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ray_pipeline_core import PipelineStats, PipelineStep, StatsMergeError, StepStats
-from ray_pipeline_core.stats import Metric, StatsAccumulator, Timing, parse_stats
+from ray_pipeline_core.stats.pipeline_stats import Metric, StatsAccumulator, Timing, parse_stats
 
 # What a rank counts: updates of its metrics, and times.
 Counted = tuple[list[tuple[str, float, str | None]], list[float]]
@@ -255,7 +255,7 @@ def test_time_that_is_not_finite_is_not_counted(seconds: float) -> None:
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look at the clock takes a second."""
     clock = iter(map(float, range(100)))
-    monkeypatch.setattr("ray_pipeline_core.metrics.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("ray_pipeline_core.stats.metrics.perf_counter", lambda: next(clock))
 
 
 def test_time_of_nested_blocks_is_that_of_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_pipeline_core.driver.stats_book import CHUNK_RANKS, StatsBook
 from ray_pipeline_core.errors import StatsMergeError
-from ray_pipeline_core.metrics import Metric, Timing
-from ray_pipeline_core.stats import PipelineStats, StatsAccumulator, StepStats
+from ray_pipeline_core.stats.cache import CHUNK_RANKS, StatsCache
+from ray_pipeline_core.stats.metrics import Metric, Timing
+from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StatsAccumulator, StepStats
 
 Steps = list[dict[str, Any]]
 EXACT = {"total", "n", "min", "max", "unit", "total_human", "min_human", "max_human", "name"}
 DAMAGE = (TypeError, ValueError, LookupError, AttributeError)
-"""What `StatsBook.take_over` may raise."""
+"""What `StatsCache.take_over` may raise."""
 
 
 def rank_stats(values: Iterable[int], eighths: int = 8, names: Iterable[str] = ("Reader: a", "Filter: b")) -> Steps:
@@ -36,8 +36,8 @@ def rank_stats(values: Iterable[int], eighths: int = 8, names: Iterable[str] = (
     return steps
 
 
-def book_of(files: Mapping[int, Steps]) -> StatsBook:
-    book = StatsBook()
+def book_of(files: Mapping[int, Steps]) -> StatsCache:
+    book = StatsCache()
     for rank, steps in files.items():
         book.add(rank, steps, size_of(steps))
     return book
@@ -51,14 +51,14 @@ def sizes_of(files: Mapping[int, Steps]) -> dict[int, int]:
     return {rank: size_of(steps) for rank, steps in files.items()}
 
 
-def stored(book: StatsBook) -> Any:
+def stored(book: StatsCache) -> Any:
     """The book's cache, as the next run reads it."""
     return json.loads(json.dumps(book.to_cache()))
 
 
-def taken_over(book: StatsBook, files: Mapping[int, Steps]) -> StatsBook:
+def taken_over(book: StatsCache, files: Mapping[int, Steps]) -> StatsCache:
     """What the next run makes of the book's cache, when nothing has changed."""
-    after = StatsBook()
+    after = StatsCache()
     assert after.take_over(stored(book), files.keys(), sizes_of(files)) == set(files)
     return after
 
@@ -99,7 +99,7 @@ some_files = st.dictionaries(
 
 
 def test_empty_book_has_no_stats() -> None:
-    book = StatsBook()
+    book = StatsCache()
     assert len(book) == 0
     assert book.result().to_list() == []
     assert stored(book)["chunks"] == []
@@ -129,7 +129,7 @@ def test_merging_gives_the_same_whichever_rank_comes_first(files: dict[int, Step
 
 
 def test_result_can_be_asked_for_while_ranks_are_added() -> None:
-    book, so_far = StatsBook(), dict[int, Steps]()
+    book, so_far = StatsCache(), dict[int, Steps]()
     for rank, steps in FILES.items():
         book.add(rank, steps, 1)
         so_far[rank] = steps
@@ -242,7 +242,7 @@ CHANGES: dict[str, Callable[[set[int], dict[int, int]], Completed]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_chunk_is_read_anew_alone_when_something_changed(change: str) -> None:
-    book, after = book_of(FILES), StatsBook()
+    book, after = book_of(FILES), StatsCache()
     completed, sizes = CHANGES[change](set(FILES), sizes_of(FILES))
     assert after.take_over(stored(book), completed, sizes) == {0, 1, 2, 5999}
     assert len(after) == 4
@@ -254,7 +254,7 @@ def test_chunk_is_read_anew_alone_when_something_changed(change: str) -> None:
 
 @pytest.mark.parametrize(("completed", "sizes"), [((), sizes_of(FILES)), (FILES.keys(), {})])
 def test_nothing_is_taken_over_when_nothing_is_left(completed: Collection[int], sizes: dict[int, int]) -> None:
-    after = StatsBook()
+    after = StatsCache()
     assert after.take_over(stored(book_of(FILES)), completed, sizes) == set()
     assert len(after) == 0
     assert after.result().to_list() == []
@@ -262,18 +262,18 @@ def test_nothing_is_taken_over_when_nothing_is_left(completed: Collection[int], 
 
 def test_ranks_that_are_not_in_the_cache_are_left_to_be_read() -> None:
     more = FILES | {3: rank_stats([9]), 2500: rank_stats([8])}
-    after = StatsBook()
+    after = StatsCache()
     assert after.take_over(stored(book_of(FILES)), more.keys(), sizes_of(more)) == set(FILES)
 
 
 def test_cache_is_taken_by_its_ranks_alone_where_sizes_need_not_be_looked_at() -> None:
     cache = stored(book_of(FILES))
-    assert StatsBook().take_over(cache, FILES.keys(), None) == set(FILES)
-    assert StatsBook().take_over(cache, FILES.keys() - {0}, None) == {rank for rank in FILES if rank >= CHUNK_RANKS}
+    assert StatsCache().take_over(cache, FILES.keys(), None) == set(FILES)
+    assert StatsCache().take_over(cache, FILES.keys() - {0}, None) == {rank for rank in FILES if rank >= CHUNK_RANKS}
 
 
 def test_cache_of_another_version_is_left_alone() -> None:
-    after = StatsBook()
+    after = StatsCache()
     assert after.take_over(stored(book_of(FILES)) | {"version": 2}, FILES.keys(), sizes_of(FILES)) == set()
     assert len(after) == 0
 
@@ -330,7 +330,7 @@ DAMAGED: dict[str, Any] = {
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_cache_raises_what_is_documented(damage: str) -> None:
     with pytest.raises(DAMAGE):
-        StatsBook().take_over(DAMAGED[damage], FILES.keys(), sizes_of(FILES))
+        StatsCache().take_over(DAMAGED[damage], FILES.keys(), sizes_of(FILES))
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
@@ -338,7 +338,7 @@ def test_damaged_cache_leaves_nothing_in_the_book(damage: str) -> None:
     cache = stored(book_of(FILES))
     chunks = DAMAGED[damage].get("chunks") if isinstance(DAMAGED[damage], dict) else None
     cache["chunks"].extend(chunks if isinstance(chunks, list) else [None])
-    book = StatsBook()
+    book = StatsCache()
 
     with pytest.raises(DAMAGE):
         book.take_over(cache, FILES.keys(), sizes_of(FILES))

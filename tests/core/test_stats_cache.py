@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core import PipelineStep, RayPipelineExecutor, RunIncompleteError, RunResult
-from ray_pipeline_core.driver.ledger import CACHED_FROM
+from ray_pipeline_core.driver.run_tracker import MIN_CACHED_RANKS
 from ray_pipeline_core.testing import run_in_process
 
 RANKS = 150
@@ -135,7 +135,7 @@ def test_run_after_an_incomplete_one_reads_no_stats_of_ranks_before(run: Run, fo
     assert ranks_run(folder) == {}
 
 
-@pytest.mark.parametrize(("tasks", "cached"), [(CACHED_FROM - 1, False), (CACHED_FROM, True)])
+@pytest.mark.parametrize(("tasks", "cached"), [(MIN_CACHED_RANKS - 1, False), (MIN_CACHED_RANKS, True)])
 def test_small_run_leaves_no_cache(run: Run, folder: Path, tasks: int, cached: bool) -> None:
     run(tasks=tasks)
     assert (folder / "stats.cache.json").exists() == cached

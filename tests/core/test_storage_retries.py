@@ -19,9 +19,9 @@ from fsspec.exceptions import FSTimeoutError
 from s3fs.errors import translate_boto_error
 
 from ray_pipeline_core.errors import RunFolderAccessError
-from ray_pipeline_core.storage.access_errors import access_error, redact
+from ray_pipeline_core.storage.call_retries import RetryBound, call_with_retries
 from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
-from ray_pipeline_core.storage.retrying import RetryBound, call_with_retries
+from ray_pipeline_core.storage.error_translation import access_error, redact
 from ray_pipeline_core.storage.transient_errors import is_transient
 from tests.faulty_proxy import Fault, FaultyProxy
 from tests.storage import s3_options

@@ -38,10 +38,10 @@ from tests.core.fake_backend import (
     OUT_OF_MEMORY,
     PREEMPTED,
     STEP_RAISED,
+    DeferringBackend,
     FakeBackend,
     FakeClock,
-    FakeLedger,
-    OwingBackend,
+    FakeTracker,
     Start,
     Work,
 )
@@ -55,7 +55,7 @@ class Loop:
     """A loop and everything around it."""
 
     backend: FakeBackend
-    ledger: FakeLedger
+    ledger: FakeTracker
     manager: RayTaskManager
     clock: FakeClock
     stop: threading.Event
@@ -79,7 +79,7 @@ def make_loop(
     config = RunConfig(tasks=max(1, len(wanted)), **parameters)
     clock, stop = FakeClock(), threading.Event()
     backend = backend_type(clock, start, work, config.workers if config.workers > 0 else None, slot_limit)
-    ledger = FakeLedger(backend)
+    ledger = FakeTracker(backend)
     groups = make_groups(wanted, config.tasks_per_job)
     manager = RayTaskManager(backend, config, groups, ledger, stop, clock, lambda: NO_JITTER, max_batch)
     return Loop(backend, ledger, manager, clock, stop)
@@ -910,11 +910,11 @@ def test_run_that_ends_in_a_batch_for_its_own_time_fails_only_what_had_begun() -
 
 def make_owing(ranks: int = 4, **parameters: Any) -> Loop:
     """One slot that gets one group at a time, whose outcome is told with the answer to the next call."""
-    return make_loop(ranks, workers=1, max_batch=1, backend_type=OwingBackend, **parameters)
+    return make_loop(ranks, workers=1, max_batch=1, backend_type=DeferringBackend, **parameters)
 
 
 def asked(loop: Loop) -> list[int]:
-    assert isinstance(loop.backend, OwingBackend)
+    assert isinstance(loop.backend, DeferringBackend)
     return [slot for _, slot in loop.backend.asked]
 
 
@@ -970,7 +970,7 @@ def test_every_rank_is_settled_once_whatever_fails_when_outcomes_come_late(
     parameters: dict[str, Any], seed: int, rate: float
 ) -> None:
     chaos = Chaos(seed, rate)
-    loop = make_loop(start=chaos.start, work=chaos.work, max_batch=1, backend_type=OwingBackend, **parameters)
+    loop = make_loop(start=chaos.start, work=chaos.work, max_batch=1, backend_type=DeferringBackend, **parameters)
     ended = _run_to_its_end(loop)
     assert ended == (loop.ledger.settled == set(range(parameters["ranks"])))
     assert not ended or loop.manager.running_groups() == []

@@ -42,7 +42,7 @@ def _assigned(context: Any) -> Any:
 def _note_inherited(folder: str, data: Any, rank: int, world_size: int) -> None:
     note = {
         "has_ray": "ray" in sys.modules,
-        "is_program": b"ray_pipeline_core.rank.rank_process" in Path("/proc/self/cmdline").read_bytes(),
+        "is_program": b"ray_pipeline_core.worker.child_process" in Path("/proc/self/cmdline").read_bytes(),
     }
     (Path(folder) / f"inherited-{rank}.json").write_text(json.dumps(note))
 

@@ -21,9 +21,9 @@ import pytest
 
 from ray_pipeline_core import RayPipelineExecutor, RetryPolicy, RunIncompleteError
 from ray_pipeline_core.config import RankResources
-from ray_pipeline_core.ray_backend import worker_pool, worker_reserve
-from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
-from ray_pipeline_core.ray_backend.worker_reserve import KEPT_S, IdleWorkers, WorkerReserve
+from ray_pipeline_core.ray_backend import idle_workers, worker_pool
+from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
+from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from tests.chaos.leftovers import living_actors, living_placement_groups
 from tests.ray_backend import steps
@@ -127,15 +127,15 @@ def test_idle_pool_does_not_count_as_left(chain: Any) -> None:
 
 
 def test_worker_that_died_while_it_was_kept_costs_no_retry(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = WorkerReserve.take
+    take = IdleWorkers.take
 
-    def kill_and_take(reserve: WorkerReserve) -> IdleWorkers | None:
+    def kill_and_take(reserve: IdleWorkers) -> WorkerSet | None:
         workers = take(reserve)
         for place in workers.places if workers else ():
             os.kill(place.pid, signal.SIGKILL)
         return workers
 
-    monkeypatch.setattr(WorkerReserve, "take", kill_and_take)
+    monkeypatch.setattr(IdleWorkers, "take", kill_and_take)
     first, second = chain({}, {"retry": RetryPolicy(max_retries=0)})
     assert not first & second
 
@@ -199,14 +199,14 @@ def test_failed_chain_leaves_no_kept_worker(make_executor: ExecutorFactory, tmp_
 ONE_CPU = RankResources(cpus=1, memory_bytes=1024, gpus=0)
 TWO_CPUS = RankResources(cpus=2, memory_bytes=1024, gpus=0)
 ONE_GPU = RankResources(cpus=1, memory_bytes=1024, gpus=1)
-PLACE = WorkerPlace("node", "10.0.0.1", "another host", 1)
+PLACE = WorkerLocation("node", "10.0.0.1", "another host", 1)
 
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The names of the workers that the reserve has ended."""
     names: list[Any] = []
-    monkeypatch.setattr(worker_reserve, "release_workers", lambda group, actors: names.extend(a.name for a in actors))
+    monkeypatch.setattr(idle_workers, "release_workers", lambda group, actors: names.extend(a.name for a in actors))
     return names
 
 
@@ -219,12 +219,12 @@ class Actor:
         self.remote = lambda: None
 
 
-def idle(name: str) -> IdleWorkers:
-    return IdleWorkers(None, [Actor(name)], (PLACE,))
+def idle(name: str) -> WorkerSet:
+    return WorkerSet(None, [Actor(name)], (PLACE,))
 
 
 def test_reserve_keeps_only_what_a_later_run_asks_for(ended: list[Any]) -> None:
-    reserve = WorkerReserve()
+    reserve = IdleWorkers()
     reserve.begin_run(ONE_CPU, [TWO_CPUS])
     assert not reserve.keep(idle("a"))
     reserve.begin_run(ONE_CPU, [TWO_CPUS, ONE_CPU])
@@ -235,14 +235,14 @@ def test_reserve_keeps_only_what_a_later_run_asks_for(ended: list[Any]) -> None:
 
 
 def test_reserve_keeps_no_gpu(ended: list[Any]) -> None:
-    reserve = WorkerReserve()
+    reserve = IdleWorkers()
     reserve.begin_run(ONE_GPU, [ONE_GPU])
     assert not reserve.keep(idle("a"))
 
 
 def test_reserve_ends_what_nobody_takes(ended: list[Any]) -> None:
     now_s = [0.0]
-    reserve = WorkerReserve(lambda: now_s[0])
+    reserve = IdleWorkers(lambda: now_s[0])
     reserve.begin_run(ONE_CPU, [ONE_CPU])
     for name in "ab":
         assert reserve.keep(idle(name))
@@ -250,7 +250,7 @@ def test_reserve_ends_what_nobody_takes(ended: list[Any]) -> None:
     assert reserve.keep(idle("c"))
     reserve.release_overdue()
     assert ended == []
-    now_s[0] = KEPT_S + 0.5
+    now_s[0] = IDLE_WORKER_TTL_S + 0.5
     reserve.release_overdue()
     assert ended == ["a", "b"]
     reserve.release()
@@ -259,10 +259,10 @@ def test_reserve_ends_what_nobody_takes(ended: list[Any]) -> None:
 
 def test_reserve_counts_from_the_begin_of_the_run(ended: list[Any]) -> None:
     now_s = [0.0]
-    reserve = WorkerReserve(lambda: now_s[0])
+    reserve = IdleWorkers(lambda: now_s[0])
     reserve.begin_run(ONE_CPU, [ONE_CPU])
     assert reserve.keep(idle("a"))
-    now_s[0] = KEPT_S + 1
+    now_s[0] = IDLE_WORKER_TTL_S + 1
     reserve.begin_run(ONE_CPU, [])
     reserve.release_overdue()
     assert ended == []

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_pipeline_core.errors import StatsMergeError
-from ray_pipeline_core.stats import PipelineStats, StatsAccumulator
+from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StatsAccumulator
 
 CHUNK_RANKS = 1000
 """Ranks that are taken over together, or not at all."""
@@ -29,7 +29,7 @@ class _Chunk:
         return all(sizes.get(rank) == size for rank, size in self.sizes.items())
 
 
-class StatsBook:
+class StatsCache:
     """Merges the stats of ranks one after another, in memory that does not grow with what they hold.
 
     Attributes:

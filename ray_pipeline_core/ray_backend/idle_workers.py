@@ -11,15 +11,15 @@ from ray.util.placement_group import PlacementGroup
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.ray_backend.placement import release_workers
-from ray_pipeline_core.ray_backend.rank_worker import WorkerPlace
+from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation
 from ray_pipeline_core.ray_backend.worker_processes import local_pids, wait_gone
 
-KEPT_S = 30.0
+IDLE_WORKER_TTL_S = 30.0
 """How long workers that a run doesn't need are kept from others on the cluster, in seconds."""
 
 
 @dataclass(frozen=True)
-class IdleWorkers:
+class WorkerSet:
     """A worker or a gang that has nothing to do.
 
     Attributes:
@@ -30,10 +30,10 @@ class IdleWorkers:
 
     placement_group: PlacementGroup | None
     actors: list[Any]
-    places: tuple[WorkerPlace, ...]
+    places: tuple[WorkerLocation, ...]
 
 
-class WorkerReserve:
+class IdleWorkers:
     """Keeps idle workers as long as an executor that is still to come asks for the same resources.
 
     The start of a worker takes a second or two, and importing what the steps need often longer.
@@ -46,7 +46,7 @@ class WorkerReserve:
         self._clock = clock
         self._resources: RankResources | None = None
         self._later: Sequence[RankResources] = ()
-        self._kept: list[tuple[float, IdleWorkers]] = []
+        self._kept: list[tuple[float, WorkerSet]] = []
         self._ended_pids: set[int] = set()
 
     def begin_run(self, resources: RankResources | None, later: Sequence[RankResources]) -> None:
@@ -61,7 +61,7 @@ class WorkerReserve:
         self._resources, self._later = resources, later
         self._kept = [(self._clock(), workers) for _, workers in self._kept]
 
-    def keep(self, workers: IdleWorkers) -> bool:
+    def keep(self, workers: WorkerSet) -> bool:
         """Takes workers of this run; False if nobody will want them.
 
         A worker with a GPU is not kept: what one executor has loaded may fill the memory that the next one needs.
@@ -73,13 +73,13 @@ class WorkerReserve:
             actor.rest.remote()  # one that does not answer to it will not answer to `prepare` either
         return True
 
-    def take(self) -> IdleWorkers | None:
+    def take(self) -> WorkerSet | None:
         """Workers with the resources of this run, if there are any."""
         return self._kept.pop()[1] if self._kept else None
 
     def release_overdue(self) -> None:
-        """Ends workers that have been kept for longer than `KEPT_S`, so that others can have their resources."""
-        while self._kept and self._clock() - self._kept[0][0] > KEPT_S:
+        """Ends workers that have been idle for longer than `IDLE_WORKER_TTL_S`, to free their resources."""
+        while self._kept and self._clock() - self._kept[0][0] > IDLE_WORKER_TTL_S:
             self._end(self._kept.pop(0)[1])
 
     def end_all(self) -> None:
@@ -93,6 +93,6 @@ class WorkerReserve:
         wait_gone(self._ended_pids)
         self._ended_pids.clear()
 
-    def _end(self, workers: IdleWorkers) -> None:
+    def _end(self, workers: WorkerSet) -> None:
         release_workers(workers.placement_group, workers.actors)
         self._ended_pids.update(local_pids(workers.places))

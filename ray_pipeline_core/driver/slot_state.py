@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ray_pipeline_core.scheduling.batching import next_pace_s
+from ray_pipeline_core.scheduling.batching import updated_average_s
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 
@@ -21,9 +21,9 @@ class Slot:
         batch: the groups of the newest call, until it is answered.
         batch_size: how many they were.
         submitted_s: when that call was made.
-        pace_s: what one group took of late, in seconds.
+        average_group_s: what one group took of late, in seconds.
         ranks_run: ranks that it has settled.
-        verdict: why it was killed; no new group after that.
+        kill_reason: why it was killed; no new group after that.
         draining: its node is about to be taken away.
     """
 
@@ -33,9 +33,9 @@ class Slot:
     batch: tuple[TaskGroup, ...] = ()
     batch_size: int = 0
     submitted_s: float = 0.0
-    pace_s: float = 0.0
+    average_group_s: float = 0.0
     ranks_run: int = 0
-    verdict: AttemptFailure | None = None
+    kill_reason: AttemptFailure | None = None
     draining: bool = False
 
     def hand_over(self, groups: Sequence[TaskGroup], now_s: float) -> None:
@@ -49,18 +49,18 @@ class Slot:
         """Forgets ranks that were not begun, and returns their groups."""
         return list(dict.fromkeys(self.at_work.pop(rank) for rank in ranks))
 
-    def answered(self, now_s: float, not_begun: int) -> None:
+    def answered(self, now_s: float, not_started: int) -> None:
         """Notes that the newest call is answered, with so many groups not begun."""
-        begun = len(self.batch) - not_begun
+        begun = len(self.batch) - not_started
         if begun > 0:
-            self.pace_s = next_pace_s(self.pace_s, now_s - self.submitted_s, begun)
+            self.average_group_s = updated_average_s(self.average_group_s, now_s - self.submitted_s, begun)
         self.batch = ()
 
     def outcomes_when_lost(self, completed: set[int], failure: AttemptFailure, now_s: float) -> tuple[RankOutcome, ...]:
         """How those ranks ended that may have been begun.
 
         A batch is run in order: of its groups only the first with a rank that has not completed can have been begun.
-        The verdict is about that one; what the slot still owed from before was lost along with it.
+        The kill_reason is about that one; what the slot still owed from before was lost along with it.
 
         Args:
             completed: the ranks whose marker stands.
@@ -71,7 +71,7 @@ class Slot:
         untouched = set(self.batch) - {current}
         outcomes = []
         for rank, group in self.at_work.items():
-            why = self.verdict if self.verdict is not None and group == current else failure
+            why = self.kill_reason if self.kill_reason is not None and group == current else failure
             if rank in completed:
                 outcomes.append(RankOutcome(rank, now_s - self.submitted_s))
             elif group not in untouched:

@@ -1,4 +1,4 @@
-"""The child process of a worker that runs ranks one after another: `python -m ray_pipeline_core.rank.rank_process`."""
+"""The child process in which a worker runs ranks: `python -m ray_pipeline_core.worker.child_process`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 from ray_pipeline_core.errors import PipelineLoadError
 from ray_pipeline_core.pipeline import unpack_pipeline
-from ray_pipeline_core.rank.process_reaper import start_reaper
-from ray_pipeline_core.rank.rank_log import silence_loguru_console
-from ray_pipeline_core.rank.rank_runner import RankAttempt, run_rank
+from ray_pipeline_core.worker.rank_log import silence_loguru_console
+from ray_pipeline_core.worker.rank_runner import RankAttempt, run_rank
+from ray_pipeline_core.worker.reaper import start_reaper
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_CHECK_INTERVAL_S = 1.0

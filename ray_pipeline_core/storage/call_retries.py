@@ -17,7 +17,7 @@ from tenacity import (
     wait_random,
 )
 
-from ray_pipeline_core.storage.access_errors import redact
+from ray_pipeline_core.storage.error_translation import redact
 from ray_pipeline_core.storage.transient_errors import is_transient
 
 _log = logging.getLogger(__name__)

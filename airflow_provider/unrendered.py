@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-class Opaque:
+class Unrendered:
     """A value that Airflow's renderer leaves alone, and shows and stores as a text that every parse repeats.
 
     Airflow renders what it finds in lists and dicts, and stores the arguments of mapped tasks; a text with an
@@ -29,21 +29,21 @@ class Opaque:
         return str(self.text)
 
 
-def hide(value: Any) -> Opaque:
+def unrendered(value: Any) -> Unrendered:
     """Keeps a value that may hold secrets, or has no stable text, from Airflow."""
-    return value if isinstance(value, Opaque) else Opaque(value, "<not shown>")
+    return value if isinstance(value, Unrendered) else Unrendered(value, "<not shown>")
 
 
-def hide_steps(pipeline: Any) -> Any:
+def unrendered_steps(pipeline: Any) -> Any:
     """Keeps a pipeline of objects from Airflow, which then shows the names of its steps; a string stays one."""
     if isinstance(pipeline, Sequence) and not isinstance(pipeline, str):
-        return Opaque(pipeline, [_step_text(step) for step in pipeline])
+        return Unrendered(pipeline, [_step_text(step) for step in pipeline])
     return pipeline
 
 
-def reveal(value: Any) -> Any:
+def unwrap(value: Any) -> Any:
     """The value itself, whether it was kept from Airflow or not."""
-    return value.value if isinstance(value, Opaque) else value
+    return value.value if isinstance(value, Unrendered) else value
 
 
 def _step_text(step: Callable[..., Any] | Sequence[Any]) -> str:

@@ -13,7 +13,7 @@ from copy import deepcopy
 from typing import Any
 
 from ray_pipeline_core.errors import StatsMergeError
-from ray_pipeline_core.metrics import Metric, Timing, plain_number
+from ray_pipeline_core.stats.metrics import Metric, Timing, plain_number
 
 __all__ = ["Metric", "PipelineStats", "StatsAccumulator", "StepStats", "Timing", "parse_stats"]
 

@@ -37,11 +37,11 @@ def is_retryable(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
         error = error.__cause__
     retryable = not isinstance(error, _INCURABLE)
     if not retryable:
-        _say_why_not(run, error)
+        _log_not_retried(run, error)
     return retryable
 
 
-def _say_why_not(run: TaskRun, error: object) -> None:
+def _log_not_retried(run: TaskRun, error: object) -> None:
     # Prefect itself logs nothing about a failure that its retry condition turns down.
     try:
         logger = get_run_logger()

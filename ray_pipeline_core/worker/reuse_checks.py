@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from fsspec import AbstractFileSystem
 
-from ray_pipeline_core.rank.process_reaper import MARK_VARIABLE, marked_processes
+from ray_pipeline_core.worker.reaper import TAG_VARIABLE, tagged_processes
 
 # Threads of pools wait for work, and a library's pool has nothing to do with the rank that used it first.
 _POOL_THREADS = ("ThreadPoolExecutor-", "asyncio_")
@@ -21,11 +21,11 @@ _ENDING_S = 1.0
 
 def has_processes_left() -> bool:
     """Whether processes go on running that the ranks of this worker have started; True where nobody can tell."""
-    own_mark = os.environ.get(MARK_VARIABLE, "").rpartition(",")[2]
+    own_mark = os.environ.get(TAG_VARIABLE, "").rpartition(",")[2]
     if sys.platform != "linux" or not own_mark:
         return True
     deadline_s = time.monotonic() + _ENDING_S
-    while marked_processes(own_mark):
+    while tagged_processes(own_mark):
         if time.monotonic() > deadline_s:
             return True
         time.sleep(_ENDING_S / 50)

@@ -1,4 +1,4 @@
-"""Ends what a worker process leaves behind: `python process_reaper.py <pid of the worker> <mark>`.
+"""Ends what a worker process leaves behind: `python reaper.py <pid of the worker> <mark>`.
 
 A rank may start processes, and a worker that is killed from outside or crashes takes none of them along. They would
 go on writing while the rank is tried again elsewhere. So every worker process has a reaper: it waits for the worker's
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-MARK_VARIABLE = "RAY_PIPELINE_WORKER"
+TAG_VARIABLE = "RAY_PIPELINE_WORKER"
 """Names the worker that a process comes from, and before it the worker that this one comes from."""
 _POLL_INTERVAL_S = 0.5
 _KILL_INTERVAL_S = 0.02
@@ -34,8 +34,8 @@ def start_reaper() -> None:
     # Ray kills a worker's children with it, and then nobody would be left to kill theirs.
     subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).wait()
     # Only now, so that the reaper does not bear it.
-    mark = ",".join(filter(None, (os.environ.get(MARK_VARIABLE), own_mark)))
-    os.environ[MARK_VARIABLE] = mark
+    mark = ",".join(filter(None, (os.environ.get(TAG_VARIABLE), own_mark)))
+    os.environ[TAG_VARIABLE] = mark
     if hasattr(os, "memfd_create"):
         os.memfd_create(mark[-240:])  # a name can't be longer; it stays open as long as this process and its forks live
 
@@ -58,9 +58,9 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _kill_marked(mark: str) -> None:
+def _kill_tagged(mark: str) -> None:
     for _ in range(_KILL_ROUNDS):  # what is about to die may still start others
-        found = marked_processes(mark)
+        found = tagged_processes(mark)
         if not found:
             return
         for pid in found:
@@ -69,9 +69,9 @@ def _kill_marked(mark: str) -> None:
         time.sleep(_KILL_INTERVAL_S)
 
 
-def marked_processes(mark: str) -> list[int]:
+def tagged_processes(mark: str) -> list[int]:
     """The ids of all other processes that bear a worker's mark."""
-    return [pid for pid in _other_processes() if _bears(pid, mark)]
+    return [pid for pid in _other_processes() if _has_tag(pid, mark)]
 
 
 def _other_processes() -> list[int]:
@@ -80,7 +80,7 @@ def _other_processes() -> list[int]:
     return []
 
 
-def _bears(pid: int, mark: str) -> bool:
+def _has_tag(pid: int, mark: str) -> bool:
     with contextlib.suppress(OSError):  # it is somebody else's, or ended meanwhile
         with open(f"/proc/{pid}/environ", "rb") as environment:
             if mark.encode() in environment.read():
@@ -97,7 +97,7 @@ def main() -> None:
     _wait_for_end(pid)
     with contextlib.suppress(OSError):  # nobody was left
         os.killpg(pid, signal.SIGKILL)
-    _kill_marked(mark)
+    _kill_tagged(mark)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from ray_pipeline_core.config import qualified_name
 from ray_pipeline_core.pipeline import Step, find_raising_step, run_pipeline, step_name, unpack_pipeline
-from ray_pipeline_core.rank.rank_log import FLUSH_INTERVAL_S, LogSettings, RankLog, captured
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, over_time
-from ray_pipeline_core.stats import PipelineStats
+from ray_pipeline_core.stats.pipeline_stats import PipelineStats
 from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.worker.rank_log import FLUSH_INTERVAL_S, LogSettings, RankLog, captured
 
-LEASE_TRUST_S = 5.0
+LEASE_RECHECK_AFTER_S = 5.0
 """How long after its start a rank relies on its driver having had the lease then, in seconds."""
 _LONGEST_MESSAGE = 2000
 
@@ -84,7 +84,7 @@ class RankAttempt:
 
 
 @dataclass
-class WorkedRank:
+class FinishedRank:
     """A rank whose steps have ended well, and whose files are still to be stored.
 
     Attributes:
@@ -133,13 +133,13 @@ def run_rank(packed_pipeline: bytes | memoryview, settings: RankSettings, attemp
     Raises:
         WorkerTerminated: what this process got in the middle of the rank; the log is stored.
     """
-    worked = work_rank(packed_pipeline, settings, attempt)
-    return worked.store() if isinstance(worked, WorkedRank) else worked
+    worked = run_rank_steps(packed_pipeline, settings, attempt)
+    return worked.store() if isinstance(worked, FinishedRank) else worked
 
 
-def work_rank(
+def run_rank_steps(
     packed_pipeline: bytes | memoryview, settings: RankSettings, attempt: RankAttempt
-) -> WorkedRank | RankOutcome:
+) -> FinishedRank | RankOutcome:
     """Runs the steps of one attempt.
 
     Returns:
@@ -165,11 +165,11 @@ def work_rank(
         if isinstance(error, WorkerTerminated):
             raise
         return _failed(settings, attempt, error, steps, started_at)
-    worked = WorkedRank(settings, attempt, log, stats, started_at, time.perf_counter() - started_at)
+    worked = FinishedRank(settings, attempt, log, stats, started_at, time.perf_counter() - started_at)
     return _over_time(worked) or worked
 
 
-def _over_time(worked: WorkedRank) -> RankOutcome | None:
+def _over_time(worked: FinishedRank) -> RankOutcome | None:
     """The failure of a rank that ended just after its time was over, before its worker was killed for that."""
     limit_s = worked.settings.time_limit_s
     if limit_s is None or worked.worked_s <= limit_s:
@@ -202,13 +202,13 @@ def _run_steps(
 
 
 def _log_failure(log: RankLog, attempt: RankAttempt, error: BaseException) -> None:
-    with contextlib.suppress(Exception):  # a log that can't be written must not hide the failure
+    with contextlib.suppress(Exception):  # a log that can't be written must not unrendered the failure
         log.exception(f"rank {attempt.rank} failed", error)
 
 
-def _store(worked: WorkedRank, stats: str) -> None:
+def _store(worked: FinishedRank, stats: str) -> None:
     settings, attempt = worked.settings, worked.attempt
-    if settings.lease_id and time.perf_counter() - worked.started_at > LEASE_TRUST_S:
+    if settings.lease_id and time.perf_counter() - worked.started_at > LEASE_RECHECK_AFTER_S:
         settings.folder.check_lease(settings.lease_id)
     # The marker comes last: it promises that all else is stored.
     if attempt.node_index == 0:

@@ -9,13 +9,13 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-from ray_pipeline_core.driver.stats_book import StatsBook, ranks_in_cache
 from ray_pipeline_core.errors import StatsMergeError
 from ray_pipeline_core.events import ObserverGroup, Progress
 from ray_pipeline_core.result import RankFailure
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.scheduling.retry import Retry
-from ray_pipeline_core.stats import PipelineStats, parse_stats
+from ray_pipeline_core.stats.cache import StatsCache, ranks_in_cache
+from ray_pipeline_core.stats.pipeline_stats import PipelineStats, parse_stats
 from ray_pipeline_core.storage.attempt_history import AttemptHistory
 from ray_pipeline_core.storage.run_folder import RunFolder
 
@@ -23,11 +23,11 @@ PROGRESS_INTERVAL_S = 0.25
 """How often observers are told of progress at most, in seconds."""
 STORE_INTERVAL_S = 30.0
 """How often the stats merged so far are stored, and the history where it can't be appended to, in seconds."""
-CACHED_FROM = 100
+MIN_CACHED_RANKS = 100
 """Ranks from which on their merged stats are stored: the files of fewer are read as quickly."""
 
 
-class RunLedger:
+class RunTracker:
     """Keeps the books of one run; all calls come from the thread that drives it.
 
     Args:
@@ -61,7 +61,7 @@ class RunLedger:
         self._folder = folder
         self._world_size = world_size
         self._stats_to_read: list[int] = []
-        self._stats = StatsBook()
+        self._stats = StatsCache()
         self._history = history
         self._attempt_number = attempt_number
         self._records: list[dict[str, Any]] = []
@@ -210,7 +210,7 @@ class RunLedger:
 
     def store_stats_cache(self) -> None:
         """Stores what was merged so far, so that no later run has to read it rank by rank."""
-        if len(self._stats) >= CACHED_FROM:
+        if len(self._stats) >= MIN_CACHED_RANKS:
             self._folder.write_stats_cache(self._stats.to_cache())
 
     def _merge(self, rank: int, stats: list[dict[str, Any]], size_bytes: int) -> None:

@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_pipeline_core.rank.background_store import BackgroundStore
-from ray_pipeline_core.rank.rank_processes import RankProcesses
-from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, WorkedRank, work_rank
-from ray_pipeline_core.scheduling.batching import CUT_S
+from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
+from ray_pipeline_core.worker.background_store import BackgroundStore
+from ray_pipeline_core.worker.child_pool import RankProcesses
+from ray_pipeline_core.worker.rank_runner import FinishedRank, RankAttempt, RankSettings, run_rank_steps
 
-SETTLED_LATER_BELOW_S = 2.0
+DEFERRED_STORE_MAX_GROUP_S = 2.0
 """What a group took, in seconds, up to which it is settled while the next one runs; a longer one can wait for that."""
 
 
@@ -22,12 +22,12 @@ class WorkReport:
 
     Attributes:
         outcomes: ranks that are settled, of this call or of one before.
-        not_begun: ranks that it hands back.
+        not_started: ranks that it hands back.
         commit_error: why the markers that the call asked for could not be set.
     """
 
     outcomes: tuple[RankOutcome, ...]
-    not_begun: tuple[int, ...] = ()
+    not_started: tuple[int, ...] = ()
     commit_error: str | None = None
 
 
@@ -62,20 +62,20 @@ class GroupRunner:
             outcomes += self._run_group(group)
             begun += 1
             # The driver takes the first rank without a marker for the one at work, so none may stay behind failed.
-            if time.perf_counter() - started_s > CUT_S or any(outcome.failure for outcome in outcomes):
+            if time.perf_counter() - started_s > BATCH_TIME_LIMIT_S or any(outcome.failure for outcome in outcomes):
                 break
-        not_begun = tuple(attempt.rank for group in groups[begun:] for attempt in group)
-        return WorkReport((*outcomes, *self._background.settled()), not_begun)
+        not_started = tuple(attempt.rank for group in groups[begun:] for attempt in group)
+        return WorkReport((*outcomes, *self._background.settled()), not_started)
 
     def _run_group(self, group: Sequence[RankAttempt]) -> list[RankOutcome]:
         if len(group) > 1 or self._processes is not None:
             if self._processes is None:
                 self._processes = RankProcesses(self._packed_pipeline, self._settings)
             return self._processes.run(group)
-        worked = work_rank(self._packed_pipeline, self._settings, group[0])
-        if not isinstance(worked, WorkedRank):
+        worked = run_rank_steps(self._packed_pipeline, self._settings, group[0])
+        if not isinstance(worked, FinishedRank):
             return [worked]
-        if self._stores_aside and worked.worked_s < SETTLED_LATER_BELOW_S:
+        if self._stores_aside and worked.worked_s < DEFERRED_STORE_MAX_GROUP_S:
             return self._background.add(worked.store)
         return [worked.store()]
 

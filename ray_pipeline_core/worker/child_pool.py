@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ray_pipeline_core.rank.rank_runner import RankAttempt, RankSettings, log_path
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
+from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings, log_path
 
 _POLL_INTERVAL_S = 0.2
 
@@ -84,7 +84,7 @@ class _Child:
                 [
                     sys.executable,
                     "-m",
-                    "ray_pipeline_core.rank.rank_process",
+                    "ray_pipeline_core.worker.child_process",
                     str(theirs.fileno()),
                     str(os.getpid()),
                 ],
