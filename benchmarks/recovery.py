@@ -16,6 +16,7 @@ import ray
 from benchmarks.clusters import executor_of, local_cluster
 from benchmarks.overhead import BareWorker
 from benchmarks.table import Row
+from tests.support.waiting import wait_for
 
 _DEADLINE_S = 120.0
 
@@ -31,12 +32,8 @@ def _note_start(folder: str, data: Any, rank: int, world_size: int) -> None:
         time.sleep(_DEADLINE_S)
 
 
-def _wait_for(path: Path) -> tuple[int, float]:
-    deadline_s = time.monotonic() + _DEADLINE_S
-    while not path.exists():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"{path} did not appear")
-        time.sleep(0.005)
+def _wait_for_note(path: Path) -> tuple[int, float]:
+    wait_for(path.exists, f"attempt {path.name} of the rank", _DEADLINE_S)
     pid, started_at = path.read_text().split()
     return int(pid), float(started_at)
 
@@ -48,10 +45,10 @@ def seconds_of_recovery() -> float:
         executor = executor_of(functools.partial(_note_start, str(attempts)), f"{folder}/run", ranks=1)
         thread = threading.Thread(target=executor.run)
         thread.start()
-        pid, _ = _wait_for(attempts / "1")
+        pid, _ = _wait_for_note(attempts / "1")
         killed_at = time.time()
         os.kill(pid, signal.SIGKILL)
-        _, began_at = _wait_for(attempts / "2")
+        _, began_at = _wait_for_note(attempts / "2")
         thread.join()
         return began_at - killed_at
 

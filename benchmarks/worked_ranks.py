@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_LOOK_AGAIN_S = 0.1
+from tests.support.waiting import wait_for
+
 _DEADLINE_S = 300.0
 
 
@@ -37,16 +38,10 @@ def note_work(folder: str, seconds: float, data: Any, rank: int, world_size: int
     notes = Path(folder, str(os.getpid()))
     if not notes.exists():
         notes.touch()
-        _wait_for(Path(folder), workers)
+        wait_for(lambda: len(os.listdir(folder)) >= workers, f"the start of {workers} workers", _DEADLINE_S)
     time.sleep(seconds)
     with notes.open("a") as file:
         file.write(f"{rank} {begun_s} {time.monotonic()}\n")
-
-
-def _wait_for(folder: Path, workers: int) -> None:
-    deadline_s = time.monotonic() + _DEADLINE_S
-    while len(os.listdir(folder)) < workers and time.monotonic() < deadline_s:
-        time.sleep(_LOOK_AGAIN_S)
 
 
 def worked_ranks(folder: Path) -> list[Work]:

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,9 @@ from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from ray_pipeline_core import RunCancelledError
 from tests.airflow_provider.dag_runs import RunDag
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float) -> None:
-    """Waits for a condition, and fails when it does not come true."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def make(folder: Path, **arguments: Any) -> RayPipelineOperator:
@@ -62,7 +53,7 @@ def test_on_kill_ends_the_run_when_called_from_another_thread(
 
     def kill(context: Any) -> None:
         def when_running() -> None:
-            wait_until((tmp_path / "rank_0_started").exists, timeout_s=60)
+            wait_for((tmp_path / "rank_0_started").exists, "the start of rank 0", timeout_s=60)
             context["task"].on_kill()
 
         threading.Thread(target=when_running).start()
@@ -109,7 +100,7 @@ def test_sigterm_ends_the_run_and_its_cluster(airflow_database: None, tmp_path: 
         subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, stdout=log) as task,
     ):
         try:
-            wait_until(lambda: (tmp_path / "rank_0_started").exists() or task.poll() is not None, timeout_s=120)
+            wait_for(lambda: (tmp_path / "rank_0_started").exists() or task.poll() is not None, "the start of rank 0")
             children = psutil.Process(task.pid).children(recursive=True)
             assert any("raylet" in child.name() for child in children), (tmp_path / "log").read_text()
             task.send_signal(signal.SIGTERM)

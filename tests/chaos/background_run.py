@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 
 from ray_pipeline_core import RayPipelineError, RayPipelineExecutor, RunResult
-from tests.chaos.waiting import MAX_WAIT_S
+from tests.support.waiting import MAX_WAIT_S
 
 
 class BackgroundRun:

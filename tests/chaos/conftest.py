@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from ray_pipeline_core import RayPipelineExecutor, RetryPolicy
-from tests.chaos.leftovers import Leftovers
-from tests.chaos.waiting import wait_for
+from tests.support.leftovers import Leftovers
+from tests.support.waiting import wait_for
 
 ExecutorFactory = Callable[..., RayPipelineExecutor]
 NodeFactory = Callable[..., Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from tests.chaos.waiting import wait_for
+from tests.support.waiting import wait_for
 
 
 def drain(node: Any, deadline_s: int) -> None:

@@ -19,7 +19,7 @@ from ray_pipeline_core import RayPipelineError, RayPipelineExecutor, RetryPolicy
 from ray_pipeline_core.driver import pipeline_run
 from ray_pipeline_core.storage.run_lock import RunLock
 from tests.chaos import steps
-from tests.chaos.waiting import MAX_WAIT_S, wait_for
+from tests.support.waiting import MAX_WAIT_S, wait_for
 
 SHORT_STALE_S = 4.0
 """The age from which on a short lease may be taken over, in seconds."""

@@ -19,9 +19,9 @@ from typing import Any
 from ray_pipeline_core import RayPipelineExecutor, RetryPolicy
 from tests.chaos.background_run import BackgroundRun
 from tests.chaos.havoc import NODE_ARGUMENTS, Faults, Havoc
-from tests.chaos.leftovers import living_actors, living_placement_groups
 from tests.chaos.soak_steps import make_pipeline
-from tests.chaos.waiting import wait_until_none
+from tests.support.leftovers import living_actors, living_placement_groups
+from tests.support.waiting import wait_until_none
 
 PATIENT = RetryPolicy(max_retries=1000, max_preemptions=1000, backoff_s=0.1, backoff_max_s=1)
 SHAPES: tuple[dict[str, Any], ...] = ({}, {"tasks_per_job": 3}, {"nodes_per_task": 2})

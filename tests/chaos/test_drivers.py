@@ -12,8 +12,8 @@ import psutil
 
 from tests.chaos import steps
 from tests.chaos.driver_process import SHORT_STALE_S, DriverProcess, make_executor
-from tests.chaos.leftovers import living_actors
-from tests.chaos.waiting import wait_for, wait_until_none
+from tests.support.leftovers import living_actors
+from tests.support.waiting import wait_for, wait_until_none
 
 
 def started(folder: Path) -> set[int]:

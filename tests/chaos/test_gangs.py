@@ -15,8 +15,8 @@ from ray_pipeline_core import RetryPolicy, RunIncompleteError
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
 from tests.chaos.conftest import ExecutorFactory, NodeFactory
-from tests.chaos.leftovers import living_placement_groups
-from tests.chaos.waiting import wait_for
+from tests.support.leftovers import living_placement_groups
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -10,7 +10,7 @@ from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
 from tests.chaos.conftest import ExecutorFactory, NodeFactory
 from tests.chaos.drained_nodes import drain
-from tests.chaos.waiting import wait_for
+from tests.support.waiting import wait_for
 
 ON_SPOT = {"resources": {"spot": 1}}
 NO_RETRIES = RetryPolicy(max_retries=0)

@@ -13,7 +13,7 @@ from ray_pipeline_core import RankFailure, RayPipelineExecutor, RunIncompleteErr
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
 from tests.chaos.conftest import ExecutorFactory
-from tests.chaos.waiting import wait_for
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -11,8 +11,8 @@ from ray_pipeline_core import RunCancelledError, RunIncompleteError
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
 from tests.chaos.conftest import ExecutorFactory
-from tests.chaos.leftovers import living_actors
-from tests.chaos.waiting import wait_for
+from tests.support.leftovers import living_actors
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

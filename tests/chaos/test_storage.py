@@ -19,9 +19,9 @@ from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
 from tests.chaos.conftest import ExecutorFactory
 from tests.chaos.driver_process import DriverProcess
-from tests.chaos.waiting import wait_for
-from tests.faulty_proxy import Fault, FaultyProxy
-from tests.storage import s3_options
+from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.storage import s3_options
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 RANKS = 4

@@ -12,8 +12,8 @@ import pytest
 
 from ray_pipeline_core.storage.call_retries import RetryBound
 from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
-from tests.faulty_proxy import FaultyProxy
-from tests.storage import mounted_memory, s3_options
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.storage import mounted_memory, s3_options
 
 NOBODY = 65534
 MakeS3Folder = Callable[..., DataFolder]

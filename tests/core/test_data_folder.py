@@ -22,8 +22,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ray_pipeline_core.errors import ConfigError, RunFolderAccessError
 from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
-from tests.faulty_proxy import FaultyProxy
-from tests.storage import s3_options
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.storage import s3_options
 
 DIRECTORIES = ("completions", "stats", "logs")
 

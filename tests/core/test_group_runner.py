@@ -22,8 +22,8 @@ from ray_pipeline_core.worker import group_runner
 from ray_pipeline_core.worker.background_store import MAX_STORING, BackgroundStore
 from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
 from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings
-from tests.faulty_proxy import FaultyProxy
-from tests.storage import s3_options
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.storage import s3_options
 
 DEADLINE_S = 60
 

@@ -10,7 +10,7 @@ from ray_pipeline_core.pipeline import pack_pipeline
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings, run_rank
-from tests.faulty_proxy import FaultyProxy
+from tests.support.faulty_proxy import FaultyProxy
 
 
 def say_hello(data: Any, rank: int, world_size: int) -> None:

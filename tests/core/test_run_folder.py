@@ -17,8 +17,8 @@ from ray_pipeline_core.errors import RunFolderAccessError
 from ray_pipeline_core.storage.attempt_history import AttemptHistory
 from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
 from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY, RunFolder, rank_of_marker
-from tests.faulty_proxy import FaultyProxy
-from tests.storage import s3_options
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.storage import s3_options
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
 from ray_pipeline_core.storage.lease import Holder, Lease
 from ray_pipeline_core.storage.lease_file import LeaseFile
 from ray_pipeline_core.storage.run_lock import RunLock
-from tests.faulty_proxy import FaultyProxy
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.waiting import wait_for
 
 NEVER_S = 3600.0
 RACERS = 8
@@ -63,14 +64,6 @@ def make_lock(clock: FakeClock) -> Iterator[MakeLock]:
     for lock in locks:
         lock.release()
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("run-lock")] == []
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline_s, "what was waited for did not happen"
-        pause.wait(0.01)
 
 
 def lease_files(folder: DataFolder) -> list[str]:
@@ -478,7 +471,7 @@ def test_heartbeat_renews_the_lease(folder: DataFolder, make_lock: MakeLock, clo
     with make_lock(folder, heartbeat_s=0.01) as lock:
         for _ in range(3):
             clock.now_s += 30
-            wait_until(lambda: bool(stored_lease(folder)["heartbeat"] == clock.now_s))
+            wait_for(lambda: stored_lease(folder)["heartbeat"] == clock.now_s, "the heartbeat")
         assert stored_lease(folder)["since"] == "2023-11-14T22:13:20+00:00"
         lock.check()
 
@@ -494,7 +487,7 @@ def test_heartbeat_notices_that_the_lease_is_lost(
         folder.remove_many(["run.lock"])
     else:
         folder.write_bytes("run.lock", Lease.new(OTHER, clock.now_s).to_bytes())
-    wait_until(lambda: bool(told))
+    wait_for(lambda: told, "the loss of the lease")
     assert told == ["run-lock-heartbeat"]
     with pytest.raises(RunFolderLockedError, match="lost its lease"):
         lock.check()
@@ -511,12 +504,12 @@ def test_heartbeat_survives_trouble_with_the_storage(
 ) -> None:
     with make_lock(faulty_folder, heartbeat_s=0.05) as lock:
         proxy.always = "access_denied"
-        wait_until(lambda: "No heartbeat for the lease" in caplog.text)
+        wait_for(lambda: "No heartbeat for the lease" in caplog.text, "the warning")
         clock.now_s += 61
         with pytest.raises(RunFolderAccessError):
             lock.check()
         proxy.always = None
-        wait_until(lambda: bool(stored_lease(faulty_folder)["heartbeat"] == clock.now_s))
+        wait_for(lambda: stored_lease(faulty_folder)["heartbeat"] == clock.now_s, "the heartbeat")
         lock.check()
         assert not lock.lost.is_set()
     assert lease_files(faulty_folder) == []

@@ -23,8 +23,8 @@ from ray_pipeline_core.storage.call_retries import RetryBound, call_with_retries
 from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
 from ray_pipeline_core.storage.error_translation import access_error, redact
 from ray_pipeline_core.storage.transient_errors import is_transient
-from tests.faulty_proxy import Fault, FaultyProxy
-from tests.storage import s3_options
+from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.storage import s3_options
 
 SHORT = RetryBound(total_s=0.1, first_wait_s=0.01, max_wait_s=0.02)
 TRANSIENT_FAULTS: list[Fault] = [

@@ -63,11 +63,3 @@ def hang_in(folder: Path) -> Step:
     """A step that leaves its process id and never ends."""
     folder.mkdir(parents=True, exist_ok=True)
     return functools.partial(_hang, str(folder))
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Waits for a condition, and fails when it does not come true."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)

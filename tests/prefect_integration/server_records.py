@@ -11,7 +11,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, LogFilter
 from prefect.client.schemas.objects import State, TaskRun
 
-from tests.prefect_integration.executors import wait_until
+from tests.support.waiting import wait_for
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FlowRunRecords:
             wanted = FlowRunFilter.model_validate({"id": {"any_": [self.flow_run_id]}})
             return {run.name: run for run in self.client.read_task_runs(flow_run_filter=wanted)}
 
-        wait_until(lambda: {name: run.state_name for name, run in read().items()} == state_names)
+        wait_for(lambda: {name: run.state_name for name, run in read().items()} == state_names, "the task runs")
         return read()
 
     def artifacts(self, kind: str = "table") -> dict[str, Any]:
@@ -56,5 +56,5 @@ class FlowRunRecords:
             wanted = LogFilter.model_validate({"flow_run_id": {"any_": [self.flow_run_id]}})
             return [(line.level, line.message) for line in self.client.read_logs(wanted)]
 
-        wait_until(lambda: all(any(text in line for _, line in read()) for text in needed))
+        wait_for(lambda: all(any(text in line for _, line in read()) for text in needed), "the lines of the log")
         return read()

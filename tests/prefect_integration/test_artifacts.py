@@ -21,8 +21,8 @@ from prefect_integration.artifacts import (
     publish_table,
 )
 from ray_pipeline_core import Progress, RankFailure, RunPlan, RunResult
-from tests.prefect_integration.executors import wait_until
 from tests.prefect_integration.server_records import FlowRunRecords
+from tests.support.waiting import wait_for
 
 ROWS = [{"rank": 1}]
 
@@ -66,7 +66,7 @@ def test_progress_moves_to_its_end_when_the_run_goes_on_for_a_while(client: Sync
         for completed, failed in ((2, 0), (3, 1)):
             bar.on_progress(progress(completed, failed))
             shown.append(12.5 * (completed + failed))
-            wait_until(lambda: records.artifacts("progress") == {"clean-progress": shown[-1]})
+            wait_for(lambda: records.artifacts("progress") == {"clean-progress": shown[-1]}, "the artifact")
         bar.on_run_finished(result(0))
         return records.flow_run_id
 

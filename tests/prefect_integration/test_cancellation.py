@@ -19,8 +19,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter
 from prefect.states import Cancelling
 
-from tests.prefect_integration.executors import wait_until
 from tests.prefect_integration.server_records import FlowRunRecords
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ class FlowProcess:
         def found() -> list[UUID]:
             return [run.id for run in self._client.read_flow_runs(flow_filter=wanted)]
 
-        wait_until(lambda: self.process.poll() is not None or found())
+        wait_for(lambda: self.process.poll() is not None or found(), "the flow run")
         return FlowRunRecords(self._client, found()[0])
 
     def start_served_flow(self) -> None:
@@ -56,20 +56,20 @@ class FlowProcess:
             with contextlib.suppress(Exception):
                 return self._client.read_deployment_by_name(name)
 
-        wait_until(deployment)
+        wait_for(deployment, "the deployment")
         self._client.create_flow_run_from_deployment(deployment().id)
 
     def wait_for_rank(self) -> psutil.Process:
         """The process of the rank that hangs."""
         pid = self.folder / "pids" / "0.pid"
-        wait_until(lambda: self.process.poll() is not None or (pid.exists() and pid.read_text()), timeout_s=120)
+        wait_for(lambda: self.process.poll() is not None or (pid.exists() and pid.read_text()), "the start of rank 0")
         return psutil.Process(int(pid.read_text()))
 
     def assert_ended_in_order(self, rank: psutil.Process) -> None:
         """The rank is gone, and the folder is free and tells what happened."""
         assert psutil.wait_procs([rank], timeout=60)[1] == []
         run_folder = self.folder / "endless"
-        wait_until(lambda: not (run_folder / "run.lock").exists())
+        wait_for(lambda: not (run_folder / "run.lock").exists(), "the release of the lease")
         result = json.loads((run_folder / "result.json").read_text())
         assert (result["cancelled"], result["completed"]) == (True, 0)
 
@@ -117,7 +117,7 @@ def test_ranks_end_when_a_served_flow_run_is_cancelled(start: Any, client: SyncP
     client.set_flow_run_state(records.flow_run_id, Cancelling())
 
     served.assert_ended_in_order(rank)
-    wait_until(lambda: records.state.is_cancelled())
+    wait_for(lambda: records.state.is_cancelled(), "the state Cancelled")
     assert psutil.wait_procs([runner_child], timeout=60)[1] == []
     served.assert_nothing_followed()
 

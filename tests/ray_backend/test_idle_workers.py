@@ -25,10 +25,10 @@ from ray_pipeline_core.ray_backend import idle_workers, worker_pool
 from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
 from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
-from tests.chaos.leftovers import living_actors, living_placement_groups
 from tests.ray_backend import steps
 from tests.ray_backend.conftest import ExecutorFactory
-from tests.storage import s3_options
+from tests.support.leftovers import living_actors, living_placement_groups
+from tests.support.storage import s3_options
 
 Chain = Callable[..., RayPipelineExecutor]
 

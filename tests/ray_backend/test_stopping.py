@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,6 +16,7 @@ import pytest
 from ray_pipeline_core import ConfigError, RunCancelledError
 from tests.ray_backend import steps
 from tests.ray_backend.conftest import ExecutorFactory
+from tests.support.waiting import wait_for
 
 SCRIPT = """
 import signal, sys
@@ -58,13 +57,6 @@ except RunCancelledError:
 """
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize(
     ("before", "number", "says"),
     [
@@ -84,8 +76,8 @@ def test_signal_stops_an_embedded_run_in_order(tmp_path: Path, before: str, numb
         env=os.environ | {"PYTHONPATH": os.getcwd()},
     )
     # Rank 1 hangs; the worker of ranks 0 and 2 is done with them.
-    wait_for(lambda: reports.exists() and len(list(reports.glob("*.json"))) == 3)
-    wait_for(lambda: len(list((run_folder / "completions").iterdir())) == 2)
+    wait_for(lambda: reports.exists() and len(list(reports.glob("*.json"))) == 3, "the start of ranks 0, 1 and 2")
+    wait_for(lambda: len(list((run_folder / "completions").iterdir())) == 2, "the markers of ranks 0 and 2")
     family = psutil.Process(process.pid).children(recursive=True)
 
     process.send_signal(number)
@@ -118,7 +110,8 @@ def test_stop_from_another_thread_ends_the_run_and_the_next_one_resumes(
 
     thread = threading.Thread(target=run)
     thread.start()
-    wait_for(lambda: (run_folder / "completions").exists() and len(list((run_folder / "completions").iterdir())) == 2)
+    completions = run_folder / "completions"
+    wait_for(lambda: completions.exists() and len(list(completions.iterdir())) == 2, "the markers of ranks 0 and 2")
     executor.stop()
     thread.join(30)
 

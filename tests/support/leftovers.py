@@ -11,7 +11,7 @@ import psutil
 import ray
 from ray.util import placement_group_table
 
-from tests.chaos.waiting import wait_until_none
+from tests.support.waiting import wait_until_none
 
 # Every process that this test session started, however indirectly, has inherited it, and no other session has the same.
 _SESSION_MARK = "AIRFLOW_HOME"

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from tests.faulty_proxy import FaultyProxy
+from tests.support.faulty_proxy import FaultyProxy
 
 _bucket_numbers = itertools.count(1)
 
