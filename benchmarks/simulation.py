@@ -17,7 +17,8 @@ from ray_pipeline_core.driver.task_manager import RayTaskManager
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, BackendEvent, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
 from ray_pipeline_core.scheduling.retry import Retry
-from ray_pipeline_core.testing import SimulatedBackend, SimulatedClock
+from tests.support.clocks import ManualClock
+from tests.support.simulated_backend import SimulatedBackend
 
 FEW, MANY = 10, 10_000
 _LOST = AttemptFailure("worker_lost", "ActorDiedError", "the worker died")
@@ -69,8 +70,8 @@ class TimedBackend(SimulatedBackend):
         return events
 
 
-class Counts:
-    """A ledger that only counts."""
+class CountingTracker:
+    """A tracker that counts the ranks that were settled."""
 
     def __init__(self, backend: SimulatedBackend) -> None:
         self.completed = self.failed = 0
@@ -86,7 +87,7 @@ class Counts:
         return self._markers.intersection(ranks)
 
     def tick(self, running: int, workers: int, starting: int) -> None:
-        """Nobody watches."""
+        """Ignore the progress."""
 
 
 def _memory_mib() -> float:
@@ -98,7 +99,7 @@ def simulate(slots: int, ranks: int) -> Simulated:
 
     They take 10 to 60 seconds on many slots, and less on fewer, so that as many events come in a second.
     """
-    chance, clock = random.Random(1), SimulatedClock()
+    chance, clock = random.Random(1), ManualClock()
     scale = slots / MANY
     backend = TimedBackend(
         clock,
@@ -106,15 +107,15 @@ def simulate(slots: int, ranks: int) -> Simulated:
         failure=lambda group: chance.choices((None, _LOST, _RAISED), (98, 1, 1))[0],
         slot_limit=slots,
     )
-    ledger = Counts(backend)
+    tracker = CountingTracker(backend)
     before_mib = _memory_mib()
     config, groups, stop = RunConfig(tasks=ranks, time=600), make_groups(range(ranks), 1), threading.Event()
     # One group at a time, so that there are as many events.
-    manager = RayTaskManager(backend, config, groups, ledger, stop, clock, chance.random, max_batch=1)
+    manager = RayTaskManager(backend, config, groups, tracker, stop, clock, chance.random, max_batch=1)
     started_s = time.perf_counter()
     manager.run()
     loop_s = time.perf_counter() - started_s - backend.spent_s
-    assert ledger.completed + ledger.failed == ranks
+    assert tracker.completed + tracker.failed == ranks
     return Simulated(backend.events, loop_s, _memory_mib() - before_mib, clock() / 3600)
 
 

@@ -22,6 +22,7 @@ from ray_pipeline_core.scheduling.outcomes import (
 )
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.retry import Retry
+from tests.support.clocks import ManualClock
 
 NEVER = float("inf")
 MAX_POLLS = 50_000
@@ -32,16 +33,6 @@ OUT_OF_MEMORY = AttemptFailure("out_of_memory", "OutOfMemoryError", "the node ra
 STEP_RAISED = AttemptFailure(
     "error", "ValueError", "in step 'clean': bad row", error_names=frozenset({"ValueError", "Exception"})
 )
-
-
-class FakeClock:
-    """Shows the seconds that waiting has taken so far."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ class Work:
 
 
 @dataclass
-class _Slot:
+class FakeSlot:
     memory_factor: float
     state: Literal["starting", "idle", "busy", "dying"] = "starting"
     groups: tuple[TaskGroup, ...] = ()
@@ -104,7 +95,7 @@ class FakeBackend:
 
     def __init__(
         self,
-        clock: FakeClock,
+        clock: ManualClock,
         start: Callable[[float], Start] = lambda factor: Start(),
         work: Callable[[TaskGroup], Work] = lambda group: Work(),
         max_slots: int | None = None,
@@ -128,7 +119,7 @@ class FakeBackend:
         self._max_slots = max_slots
         self._slot_limit = slot_limit
         self._kill_takes_s = kill_takes_s
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, FakeSlot] = {}
         self._seen: set[int] = set()
         self._events: list[tuple[float, int, BackendEvent]] = []
         self._sequence = itertools.count()
@@ -138,7 +129,7 @@ class FakeBackend:
     def start(self, slot: int, memory_factor: float) -> None:
         assert slot not in self._seen, f"slot {slot} was there before"
         self._seen.add(slot)
-        self._slots[slot] = _Slot(memory_factor)
+        self._slots[slot] = FakeSlot(memory_factor)
         self.started.append((self.clock(), memory_factor))
         self._count_slots()
         start = self._start(memory_factor)
@@ -160,7 +151,7 @@ class FakeBackend:
         self.handed_over.update(rank for group in groups for rank in group.ranks)
         self._begin_next(slot, record, self.clock(), list(groups))
 
-    def _check_groups(self, record: _Slot, groups: Sequence[TaskGroup]) -> None:
+    def _check_groups(self, record: FakeSlot, groups: Sequence[TaskGroup]) -> None:
         at_work = {rank for other in self._slots.values() for group in other.groups for rank in group.ranks}
         for group in groups:
             assert record.memory_factor == group.memory_factor
@@ -168,7 +159,7 @@ class FakeBackend:
             assert not at_work & set(group.ranks), "a rank runs twice at the same time"
             at_work.update(group.ranks)
 
-    def _begin_next(self, slot: int, record: _Slot, begin_s: float, groups: list[TaskGroup]) -> None:
+    def _begin_next(self, slot: int, record: FakeSlot, begin_s: float, groups: list[TaskGroup]) -> None:
         """Begins one group after another, until one fails, or takes long enough to hand back the rest."""
         outcomes: list[RankOutcome] = []
         started_s = begin_s
@@ -210,7 +201,7 @@ class FakeBackend:
         assert self.polls < MAX_POLLS, "the loop goes round in circles"
         assert 0 <= timeout_s <= 0.5
         due_s = self._events[0][0] if self._events else NEVER
-        self.clock.now_s = max(self.clock.now_s, min(due_s, self.clock.now_s + timeout_s))
+        self.clock.advance_to(min(due_s, self.clock.now_s + timeout_s))
         events = []
         while self._events and self._events[0][0] <= self.clock.now_s:
             event = heapq.heappop(self._events)[2]
@@ -268,7 +259,7 @@ class FakeBackend:
         else:
             slot.state, slot.groups = "idle", ()
 
-    def _set_markers(self, slot: _Slot) -> None:
+    def _set_markers(self, slot: FakeSlot) -> None:
         """Those of groups that were over before the slot was lost, and of the last begun as far as its work says so."""
         for begun_s, group, work in slot.schedule:
             if begun_s + work.after_s < self.clock() and not work.failures and work.lost is None:

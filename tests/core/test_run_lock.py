@@ -24,6 +24,7 @@ from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
 from ray_pipeline_core.storage.lease import Holder, Lease
 from ray_pipeline_core.storage.lease_file import LeaseFile
 from ray_pipeline_core.storage.run_lock import RunLock
+from tests.support.clocks import ManualClock
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.waiting import wait_for
 
@@ -33,26 +34,16 @@ ELSEWHERE = Holder(host="node-7", pid=4711, process_start="1234", machine="node-
 OTHER = Holder(host="node-8", pid=4712, process_start="1235", machine="node-8/boot/pid:[1]")
 
 
-class FakeClock:
-    """Tells the time that a test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+def clock() -> ManualClock:
+    return ManualClock(1_700_000_000.0)
 
 
 MakeLock = Callable[..., RunLock]
 
 
 @pytest.fixture
-def make_lock(clock: FakeClock) -> Iterator[MakeLock]:
+def make_lock(clock: ManualClock) -> Iterator[MakeLock]:
     """Makes locks whose heartbeat never comes by itself, and stops them after the test."""
     locks: list[RunLock] = []
 
@@ -78,7 +69,7 @@ def stored_lease(folder: DataFolder) -> dict[str, Any]:
 # --- one at a time --------------------------------------------------------------------------------------------------
 
 
-def test_lease_says_who_runs_here(folder: DataFolder, make_lock: MakeLock, clock: FakeClock) -> None:
+def test_lease_says_who_runs_here(folder: DataFolder, make_lock: MakeLock, clock: ManualClock) -> None:
     with make_lock(folder):
         lease = stored_lease(folder)
         assert lease["pid"] == os.getpid()
@@ -177,7 +168,7 @@ def test_one_of_many_gets_a_free_lease(shared_folder: DataFolder, make_lock: Mak
         assert lease_files(shared_folder) == []
 
 
-def test_one_of_many_gets_a_stale_lease(shared_folder: DataFolder, make_lock: MakeLock, clock: FakeClock) -> None:
+def test_one_of_many_gets_a_stale_lease(shared_folder: DataFolder, make_lock: MakeLock, clock: ManualClock) -> None:
     for _ in range(3):
         shared_folder.write_bytes("run.lock", Lease.new(ELSEWHERE, clock.now_s - 61).to_bytes())
         winners = compete([make_lock(shared_folder) for _ in range(RACERS)])
@@ -226,7 +217,7 @@ def test_one_of_many_processes_gets_the_lease(stale: bool, tmp_path: Path) -> No
 # --- stale leases ---------------------------------------------------------------------------------------------------
 
 
-def test_lease_is_taken_over_once_it_is_stale(folder: DataFolder, make_lock: MakeLock, clock: FakeClock) -> None:
+def test_lease_is_taken_over_once_it_is_stale(folder: DataFolder, make_lock: MakeLock, clock: ManualClock) -> None:
     make_lock(folder, holder=ELSEWHERE).acquire()
     clock.now_s += 60
     with pytest.raises(RunFolderLockedError, match="60 s ago"):
@@ -317,7 +308,7 @@ def test_damaged_lease_is_respected_until_it_is_stale(content: bytes, tmp_path: 
 
 
 def test_damaged_lease_is_judged_by_its_time_of_writing_on_s3(
-    s3_folder: DataFolder, make_lock: MakeLock, clock: FakeClock
+    s3_folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     s3_folder.write_bytes("run.lock", b"{")
     clock.now_s = s3_folder.modified_s("run.lock") + 59
@@ -330,7 +321,7 @@ def test_damaged_lease_is_judged_by_its_time_of_writing_on_s3(
 
 
 def test_successor_that_died_before_writing_is_succeeded(
-    folder: DataFolder, make_lock: MakeLock, clock: FakeClock
+    folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     stale = Lease.new(ELSEWHERE, clock.now_s - 200)
     died = Lease.new(OTHER, clock.now_s - 100, supersedes=(stale.id,))
@@ -346,7 +337,9 @@ def test_successor_that_died_before_writing_is_succeeded(
     assert lease_files(folder) == []
 
 
-def test_living_claim_on_a_stale_lease_is_respected(folder: DataFolder, make_lock: MakeLock, clock: FakeClock) -> None:
+def test_living_claim_on_a_stale_lease_is_respected(
+    folder: DataFolder, make_lock: MakeLock, clock: ManualClock
+) -> None:
     stale = Lease.new(ELSEWHERE, clock.now_s - 200)
     folder.write_bytes("run.lock", stale.to_bytes())
     folder.write_bytes(f"run.lock.{stale.id}", Lease.new(OTHER, clock.now_s - 5).to_bytes())
@@ -355,7 +348,7 @@ def test_living_claim_on_a_stale_lease_is_respected(folder: DataFolder, make_loc
 
 
 def test_successor_of_a_killed_successor_leaves_no_claims(
-    folder: DataFolder, make_lock: MakeLock, clock: FakeClock
+    folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     for number in range(3):
         LeaseFile(folder, clock, 60).take(replace(ELSEWHERE, pid=number + 1))
@@ -369,7 +362,7 @@ def test_successor_of_a_killed_successor_leaves_no_claims(
 
 
 def test_suspended_holder_notices_that_its_lease_was_taken_over(
-    folder: DataFolder, make_lock: MakeLock, clock: FakeClock
+    folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     told: list[str] = []
     suspended = make_lock(folder, holder=ELSEWHERE, on_lost=lambda: told.append("lost"))
@@ -388,7 +381,7 @@ def test_suspended_holder_notices_that_its_lease_was_taken_over(
 
 
 def test_suspended_holder_notices_that_its_successor_came_and_went(
-    folder: DataFolder, make_lock: MakeLock, clock: FakeClock
+    folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     suspended = make_lock(folder, holder=ELSEWHERE)
     suspended.acquire()
@@ -402,7 +395,7 @@ def test_suspended_holder_notices_that_its_successor_came_and_went(
 
 
 def test_suspended_holder_goes_on_when_nobody_took_over(
-    folder: DataFolder, make_lock: MakeLock, clock: FakeClock
+    folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     lock = make_lock(folder)
     lock.acquire()
@@ -413,7 +406,7 @@ def test_suspended_holder_goes_on_when_nobody_took_over(
     assert not lock.lost.is_set()
 
 
-def test_former_holder_that_writes_late_gives_way(folder: DataFolder, clock: FakeClock) -> None:
+def test_former_holder_that_writes_late_gives_way(folder: DataFolder, clock: ManualClock) -> None:
     file = LeaseFile(folder, clock, 60)
     former = file.take(ELSEWHERE)
     clock.now_s += 61
@@ -441,7 +434,7 @@ class WakingFolder(DataFolder):
 
 
 @pytest.mark.parametrize("waking", ["beats", "gives back"])
-def test_successor_withdraws_when_the_holder_wakes_meanwhile(waking: str, tmp_path: Path, clock: FakeClock) -> None:
+def test_successor_withdraws_when_the_holder_wakes_meanwhile(waking: str, tmp_path: Path, clock: ManualClock) -> None:
     folder = WakingFolder(str(tmp_path))
     holder_lease = LeaseFile(folder, clock, 60).take(ELSEWHERE)
     clock.now_s += 61
@@ -467,7 +460,7 @@ def test_successor_withdraws_when_the_holder_wakes_meanwhile(waking: str, tmp_pa
 # --- the heartbeat --------------------------------------------------------------------------------------------------
 
 
-def test_heartbeat_renews_the_lease(folder: DataFolder, make_lock: MakeLock, clock: FakeClock) -> None:
+def test_heartbeat_renews_the_lease(folder: DataFolder, make_lock: MakeLock, clock: ManualClock) -> None:
     with make_lock(folder, heartbeat_s=0.01) as lock:
         for _ in range(3):
             clock.now_s += 30
@@ -478,7 +471,7 @@ def test_heartbeat_renews_the_lease(folder: DataFolder, make_lock: MakeLock, clo
 
 @pytest.mark.parametrize("loss", ["removed", "taken over"])
 def test_heartbeat_notices_that_the_lease_is_lost(
-    loss: str, folder: DataFolder, make_lock: MakeLock, clock: FakeClock
+    loss: str, folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     told: list[str] = []
     lock = make_lock(folder, heartbeat_s=0.01, on_lost=lambda: told.append(threading.current_thread().name))
@@ -499,7 +492,7 @@ def test_heartbeat_survives_trouble_with_the_storage(
     faulty_folder: DataFolder,
     proxy: FaultyProxy,
     make_lock: MakeLock,
-    clock: FakeClock,
+    clock: ManualClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with make_lock(faulty_folder, heartbeat_s=0.05) as lock:
@@ -516,7 +509,7 @@ def test_heartbeat_survives_trouble_with_the_storage(
 
 
 def test_lost_answers_do_not_lose_the_lease(
-    faulty_folder: DataFolder, proxy: FaultyProxy, make_lock: MakeLock, clock: FakeClock
+    faulty_folder: DataFolder, proxy: FaultyProxy, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     proxy.fail_next("lose_answer")
     first = make_lock(faulty_folder, holder=ELSEWHERE)

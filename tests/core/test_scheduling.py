@@ -16,6 +16,7 @@ from ray_pipeline_core.scheduling.group_queue import GroupQueue
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import RetryCounts, make_groups
 from ray_pipeline_core.scheduling.retry import Retry, backoff_s, decide_retry
+from tests.support.clocks import ManualClock
 
 # --- groups -------------------------------------------------------------------------------------------------------
 
@@ -269,16 +270,9 @@ def test_memory_grows_only_when_it_ran_out() -> None:
 # --- time limits ------------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock(100.0)
 
 
 def test_manager_has_datatroves_interface() -> None:
@@ -291,7 +285,7 @@ def test_manager_has_datatroves_interface() -> None:
     assert TimeoutManager().timeout_seconds is None
 
 
-def test_datatroves_manager_and_ours_tell_the_same_keys(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_datatroves_manager_and_ours_tell_the_same_keys(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
     ray_executor = pytest.importorskip("datatrove.executor.ray")
     monkeypatch.setattr(ray_executor.time, "time", clock)
     ours, theirs = TimeoutManager(timeout_seconds=10, clock=clock), ray_executor.TimeoutManager(timeout_seconds=10)
@@ -305,7 +299,7 @@ def test_datatroves_manager_and_ours_tell_the_same_keys(monkeypatch: pytest.Monk
         assert ours.check_timeouts() == theirs.check_timeouts()
 
 
-def test_key_is_over_its_limit_after_the_limit_and_not_at_it(clock: Clock) -> None:
+def test_key_is_over_its_limit_after_the_limit_and_not_at_it(clock: ManualClock) -> None:
     manager = TimeoutManager(5, clock)
     manager.add_task("a")
     clock.now_s += 5
@@ -315,7 +309,7 @@ def test_key_is_over_its_limit_after_the_limit_and_not_at_it(clock: Clock) -> No
     assert manager.check_timeouts() == ["a"], "it stays until it is removed"
 
 
-def test_keys_over_their_limit_come_longest_first(clock: Clock) -> None:
+def test_keys_over_their_limit_come_longest_first(clock: ManualClock) -> None:
     manager = TimeoutManager(5, clock)
     keys: list[Hashable] = ["b", 3, ("c", 1)]
     for key in keys:
@@ -325,7 +319,7 @@ def test_keys_over_their_limit_come_longest_first(clock: Clock) -> None:
     assert manager.check_timeouts() == ["b", 3]
 
 
-def test_time_starts_anew_when_a_key_is_added_again(clock: Clock) -> None:
+def test_time_starts_anew_when_a_key_is_added_again(clock: ManualClock) -> None:
     manager = TimeoutManager(5, clock)
     manager.add_task("a")
     manager.add_task("b")
@@ -335,11 +329,11 @@ def test_time_starts_anew_when_a_key_is_added_again(clock: Clock) -> None:
     assert manager.check_timeouts() == ["b"]
 
 
-def test_unknown_key_can_be_removed(clock: Clock) -> None:
+def test_unknown_key_can_be_removed(clock: ManualClock) -> None:
     TimeoutManager(5, clock).remove_task("never added")
 
 
-def test_next_deadline_is_that_of_the_oldest_key(clock: Clock) -> None:
+def test_next_deadline_is_that_of_the_oldest_key(clock: ManualClock) -> None:
     manager = TimeoutManager(5, clock)
     assert manager.next_deadline_s() is None
     manager.add_task("a")
@@ -355,7 +349,7 @@ def test_next_deadline_is_that_of_the_oldest_key(clock: Clock) -> None:
 @pytest.mark.parametrize(
     "make", [lambda clock: TimeoutManager(None, clock), lambda clock: TimeoutManager(math.inf, clock)]
 )
-def test_nothing_runs_out_without_a_limit(make: Callable[[Clock], TimeoutManager], clock: Clock) -> None:
+def test_nothing_runs_out_without_a_limit(make: Callable[[ManualClock], TimeoutManager], clock: ManualClock) -> None:
     manager = make(clock)
     manager.add_task("a")
     clock.now_s += 1e12
@@ -365,7 +359,7 @@ def test_nothing_runs_out_without_a_limit(make: Callable[[Clock], TimeoutManager
 
 @given(st.floats(0, 100), st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.floats(0, 50))))
 def test_manager_agrees_with_looking_at_every_key(limit_s: float, steps: list[tuple[bool, int, float]]) -> None:
-    clock, started = Clock(), dict[int, float]()
+    clock, started = ManualClock(100.0), dict[int, float]()
     manager = TimeoutManager(limit_s, clock)
     for adds, key, passed_s in steps:
         if adds:

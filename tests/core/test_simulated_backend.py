@@ -15,14 +15,15 @@ from ray_pipeline_core.driver.task_manager import RayTaskManager
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, SlotLost, SlotStarted, WorkEnded
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
 from ray_pipeline_core.scheduling.retry import Retry
-from ray_pipeline_core.testing import SimulatedBackend, SimulatedClock
+from tests.support.clocks import ManualClock
+from tests.support.simulated_backend import SimulatedBackend
 
 LOST = AttemptFailure("worker_lost", "ActorDiedError", "the worker died")
 STEP_RAISED = AttemptFailure("error", "ValueError", "bad row", error_names=frozenset({"ValueError"}))
 
 
-class Ledger:
-    """Counts how often each rank was settled for good."""
+class CountingTracker:
+    """A tracker that counts how often each rank was settled."""
 
     def __init__(self, backend: SimulatedBackend) -> None:
         self.completed: Counter[int] = Counter()
@@ -42,14 +43,14 @@ class Ledger:
         return self._backend.markers.intersection(ranks)
 
     def tick(self, running: int, workers: int, starting: int) -> None:
-        """Nobody watches."""
+        """Ignore the progress."""
 
 
-def run(backend: SimulatedBackend, clock: SimulatedClock, config: RunConfig) -> Ledger:
-    ledger = Ledger(backend)
+def run(backend: SimulatedBackend, clock: ManualClock, config: RunConfig) -> CountingTracker:
+    tracker = CountingTracker(backend)
     groups = make_groups(range(config.tasks), config.tasks_per_job)
-    RayTaskManager(backend, config, groups, ledger, threading.Event(), clock, lambda: 0.0).run()
-    return ledger
+    RayTaskManager(backend, config, groups, tracker, threading.Event(), clock, lambda: 0.0).run()
+    return tracker
 
 
 def seeded_failures(seed: int) -> Callable[[TaskGroup], AttemptFailure | None]:
@@ -61,32 +62,32 @@ def seeded_failures(seed: int) -> Callable[[TaskGroup], AttemptFailure | None]:
 @pytest.mark.parametrize("seconds", [0.01, 30.0], ids=["ranks that are batched", "ranks that are not"])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_rank_is_settled_once_when_attempts_fail(seed: int, seconds: float) -> None:
-    clock = SimulatedClock()
+    clock = ManualClock()
     backend = SimulatedBackend(clock, lambda group: seconds, seeded_failures(seed), slot_limit=50)
     retry = RetryPolicy(max_retries=5, max_errors=1, retry_on=(ValueError,))
 
-    ledger = run(backend, clock, RunConfig(tasks=2000, retry=retry))
+    tracker = run(backend, clock, RunConfig(tasks=2000, retry=retry))
 
-    settled = ledger.completed + ledger.failed
+    settled = tracker.completed + tracker.failed
     assert settled == Counter(range(2000)), "each rank once"
-    assert ledger.failed, "some raise twice"
-    assert ledger.retries > 200
+    assert tracker.failed, "some raise twice"
+    assert tracker.retries > 200
 
 
 def test_clock_shows_what_the_work_takes_and_nobody_waits_for_it() -> None:
-    clock = SimulatedClock()
+    clock = ManualClock()
     backend = SimulatedBackend(clock, lambda group: 3600.0, start_s=30.0, slot_limit=4)
     started_s = time.monotonic()
 
-    ledger = run(backend, clock, RunConfig(tasks=40))
+    tracker = run(backend, clock, RunConfig(tasks=40))
 
-    assert len(ledger.completed) == 40
+    assert len(tracker.completed) == 40
     assert clock() == pytest.approx(30 + 10 * 3600)
     assert time.monotonic() - started_s < 3600
 
 
 def test_clock_stands_still_while_the_loop_does_not_wait() -> None:
-    clock = SimulatedClock()
+    clock = ManualClock()
     backend = SimulatedBackend(clock, start_s=1.0)
     backend.start(0, 1.0)
     assert (backend.poll(0.5), clock()) == ([], 0.5)
@@ -97,7 +98,7 @@ def test_clock_stands_still_while_the_loop_does_not_wait() -> None:
 
 
 def test_killed_slot_says_nothing_more_but_that_it_is_lost() -> None:
-    clock = SimulatedClock()
+    clock = ManualClock()
     backend = SimulatedBackend(clock, lambda group: 0.04)
     backend.start(0, 1.0)
     backend.poll(9.0)
@@ -112,11 +113,11 @@ def test_killed_slot_says_nothing_more_but_that_it_is_lost() -> None:
 
 
 def test_group_over_its_time_limit_is_killed_and_the_others_go_on() -> None:
-    clock = SimulatedClock()
+    clock = ManualClock()
     backend = SimulatedBackend(clock, lambda group: 1000.0 if group.ranks == (3,) else 5.0, slot_limit=2)
 
-    ledger = run(backend, clock, RunConfig(tasks=20, time=60))
+    tracker = run(backend, clock, RunConfig(tasks=20, time=60))
 
-    assert ledger.failed == Counter([3])
-    assert len(ledger.completed) == 19
+    assert tracker.failed == Counter([3])
+    assert len(tracker.completed) == 19
     assert clock() < 120

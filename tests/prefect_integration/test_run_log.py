@@ -9,6 +9,7 @@ import pytest
 
 from prefect_integration.run_log import LINE_INTERVAL_S, MAX_FAILURE_LINES, RunLog
 from ray_pipeline_core import Progress, RankFailure, RunPlan, RunResult
+from tests.support.clocks import ManualClock
 
 PLAN = RunPlan(
     name="clean",
@@ -27,14 +28,6 @@ PLAN = RunPlan(
 )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def progress(completed: int) -> Progress:
     return Progress("clean", 4, completed, 1, 0, 1, 2, 0, 0, 0, elapsed_s=42.0)
 
@@ -49,13 +42,13 @@ def result(failed: tuple[RankFailure, ...] = (), warnings: tuple[str, ...] = ())
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """A clock that the test moves."""
-    return Clock()
+def clock() -> ManualClock:
+    """A clock that the test sets."""
+    return ManualClock(100.0)
 
 
 @pytest.fixture
-def run_log(clock: Clock, caplog: pytest.LogCaptureFixture) -> RunLog:
+def run_log(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> RunLog:
     """A run log whose lines land in `caplog`."""
     caplog.set_level(logging.INFO)
     return RunLog(logging.getLogger("a-prefect-run"), "clean", clock)
@@ -67,7 +60,7 @@ def test_start_says_how_much_is_to_do_and_where(run_log: RunLog, caplog: pytest.
 
 
 def test_progress_is_logged_only_when_the_last_line_is_old_enough(
-    run_log: RunLog, clock: Clock, caplog: pytest.LogCaptureFixture
+    run_log: RunLog, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_log.on_run_started(PLAN)
     caplog.clear()
