@@ -18,10 +18,6 @@ from ray_pipeline_core import RayPipelineExecutor, RunObserver
 WORKERS = 2
 
 
-def do_nothing(data: Any, rank: int, world_size: int) -> None:
-    """The rank that costs nothing itself."""
-
-
 @contextlib.contextmanager
 def local_cluster(cpus: int = WORKERS + 2) -> Iterator[None]:
     """A cluster of one node that declares so many CPUs, whatever the machine has."""

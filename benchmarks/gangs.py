@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.clusters import Stopwatch, cluster_of_nodes, do_nothing, executor_of, new_folder
+from benchmarks.clusters import Stopwatch, cluster_of_nodes, executor_of, new_folder
 from benchmarks.table import Row
+from tests.support.steps import do_nothing
 
 _WORK_S = 0.06  # longer than what is handed over in batches
 

@@ -12,8 +12,9 @@ from typing import Any
 import ray
 from ray.util import ActorPool
 
-from benchmarks.clusters import WORKERS, Stopwatch, do_nothing, executor_of, local_cluster, new_folder, seconds_of_run
+from benchmarks.clusters import WORKERS, Stopwatch, executor_of, local_cluster, new_folder, seconds_of_run
 from benchmarks.table import Row
+from tests.support.steps import do_nothing
 
 FEW = 20
 WHOLE = 500

@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-pytest_plugins = ["tests.support.storage"]
+pytest_plugins = ["tests.support.executors", "tests.support.storage"]
 
 _HOME = Path(tempfile.mkdtemp(prefix="ray-pipeline-tests-"))
 

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 import ray
 
-from ray_pipeline_core import RayPipelineExecutor, RetryPolicy
 from tests.support.leftovers import Leftovers
 from tests.support.waiting import wait_for
 
-ExecutorFactory = Callable[..., RayPipelineExecutor]
 NodeFactory = Callable[..., Any]
 _NODE = {"memory": 4 * 1024**3, "object_store_memory": 100 * 1024**2}
 
@@ -27,26 +25,9 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
-    """Where the run under test keeps its folder."""
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def cluster_address(ray_cluster: Any) -> str:
     """Where the shared cluster is."""
     return str(ray_cluster.address)
-
-
-@pytest.fixture
-def make_executor(ray_cluster: object, run_folder: Path) -> ExecutorFactory:
-    """Makes executors that fit the shared cluster and don't wait long before they try again."""
-
-    def make(pipeline: Any, **parameters: Any) -> RayPipelineExecutor:
-        defaults: dict[str, Any] = {"logging_dir": str(run_folder), "workers": 2, "mem_per_cpu_gb": 0.1}
-        return RayPipelineExecutor(pipeline, **defaults | {"retry": RetryPolicy(backoff_s=0.1)} | parameters)
-
-    return make
 
 
 @pytest.fixture

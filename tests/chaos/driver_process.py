@@ -19,6 +19,7 @@ from ray_pipeline_core import RayPipelineError, RayPipelineExecutor, RetryPolicy
 from ray_pipeline_core.driver import pipeline_run
 from ray_pipeline_core.storage.run_lock import RunLock
 from tests.chaos import steps
+from tests.support.steps import write_to
 from tests.support.waiting import MAX_WAIT_S, wait_for
 
 SHORT_STALE_S = 4.0
@@ -33,7 +34,7 @@ def make_pipeline(folder: Path) -> list[Any]:
         steps.hold(folder / "gate", 1),
         steps.misbehave("sleep in C", 2, once_in=folder / "tried"),
         steps.count_to_ten,
-        steps.write_to(folder / "out"),
+        write_to(folder / "out"),
     ]
 
 

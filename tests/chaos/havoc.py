@@ -14,7 +14,7 @@ import psutil
 
 from tests.chaos.background_run import BackgroundRun
 from tests.chaos.drained_nodes import drain
-from tests.chaos.steps import read_reports
+from tests.support.steps import read_reports
 
 NODE_ARGUMENTS = {"num_cpus": 2, "memory": 4 * 1024**3, "object_store_memory": 100 * 1024**2, "resources": {"soak": 2}}
 """What a node is added with."""

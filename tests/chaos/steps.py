@@ -19,18 +19,9 @@ from typing import Any
 
 import psutil
 
-Step = Any
+from tests.support.steps import Step, is_first_attempt
+
 _HOUR_S = 3600
-
-
-def first_time(folder: str | Path, rank: int) -> bool:
-    """Whether no attempt of this rank came here before."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    try:
-        (Path(folder) / f"tried-{rank}").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
 
 
 # --- steps that tell and wait ---
@@ -59,11 +50,6 @@ def _report(folder: str, data: Any, rank: int, world_size: int) -> Any:
 def report_to(folder: Path) -> Step:
     """A step that writes where each attempt runs, and passes its data on."""
     return functools.partial(_report, str(folder))
-
-
-def read_reports(folder: Path) -> list[dict[str, Any]]:
-    """What the steps of `report_to` wrote, in the order of time."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
 def _hold(gate: str, ranks: tuple[int, ...], data: Any, rank: int, world_size: int) -> Any:
@@ -98,21 +84,11 @@ def count_to_ten(data: Any, rank: int, world_size: int) -> Iterator[int]:
     yield from range(rank * 10, rank * 10 + 10)
 
 
-def _write(folder: str, data: Any, rank: int, world_size: int) -> None:
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(list(data)))
-
-
-def write_to(folder: Path) -> Step:
-    """A step that writes what it gets to one file per rank."""
-    return functools.partial(_write, str(folder))
-
-
 # --- steps that don't end, or end badly ---
 
 
 def _misbehave(how: str, ranks: tuple[int, ...], folder: str | None, data: Any, rank: int, world_size: int) -> Any:
-    if rank in ranks and (folder is None or first_time(folder, rank)):
+    if rank in ranks and (folder is None or is_first_attempt(folder, rank)):
         print(f"about to {how}", flush=True)
         _MISDEEDS[how]()
     return data
@@ -203,7 +179,7 @@ def fill_disk(path: Path, *ranks: int) -> Step:
 
 def _break_halfway(folder: str, data: Any, rank: int, world_size: int) -> Iterator[Any]:
     for position, item in enumerate(data):
-        if position == 5 and rank == 1 and first_time(folder, rank):
+        if position == 5 and rank == 1 and is_first_attempt(folder, rank):
             raise ConnectionError("the source hung up halfway")
         yield item
 
@@ -302,7 +278,7 @@ def is_running(pid: int) -> bool:
 
 
 def _leave_all(folder: str, then: str, data: Any, rank: int, world_size: int) -> Any:
-    if rank == 0 and first_time(folder, rank):
+    if rank == 0 and is_first_attempt(folder, rank):
         for kind in KINDS:
             _leave_running(folder, kind)
         while len(pids_left(Path(folder))) < len(KINDS) - 1:  # a thread has no process of its own

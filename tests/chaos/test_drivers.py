@@ -13,12 +13,13 @@ import psutil
 from tests.chaos import steps
 from tests.chaos.driver_process import SHORT_STALE_S, DriverProcess, make_executor
 from tests.support.leftovers import living_actors
+from tests.support.steps import read_reports
 from tests.support.waiting import wait_for, wait_until_none
 
 
 def started(folder: Path) -> set[int]:
     """The ranks that were started."""
-    return {report["rank"] for report in steps.read_reports(folder / "reports")}
+    return {report["rank"] for report in read_reports(folder / "reports")}
 
 
 def markers(folder: Path) -> list[str]:
@@ -39,7 +40,7 @@ def test_killed_driver_leaves_nothing_on_the_cluster_and_a_folder_to_resume(
         wait_for(lambda: {0, 1, 2} <= started(tmp_path), "the start of ranks 0, 1 and 2")
         wait_for(lambda: list((tmp_path / "tried").glob("*")), "the hang of rank 2")
         driver.send(signal.SIGKILL)
-    workers = {report["pid"] for report in steps.read_reports(tmp_path / "reports")}
+    workers = {report["pid"] for report in read_reports(tmp_path / "reports")}
     left = set(steps.pids_left(tmp_path / "left").values())
 
     wait_until_none(living_actors, "actors of the killed driver")
@@ -67,10 +68,10 @@ def test_driver_that_was_suspended_past_its_lease_stops_without_writing_anything
         suspended.send(signal.SIGSTOP)
         wait_for(lambda: lease_age_s(run_folder) > SHORT_STALE_S + 1, "the lease to become stale")
         with DriverProcess(tmp_path, "hold", short_lease=True, address=cluster_address, workers=1) as successor:
-            wait_for(lambda: len(steps.read_reports(tmp_path / "reports")) == 3, "the second start of rank 1")
+            wait_for(lambda: len(read_reports(tmp_path / "reports")) == 3, "the second start of rank 1")
             (tmp_path / "gate").touch()
             assert successor.outcome() == "ok"
-        workers = {report["pid"] for report in steps.read_reports(tmp_path / "reports")}
+        workers = {report["pid"] for report in read_reports(tmp_path / "reports")}
         wait_until_none(lambda: at_work(workers), "workers at work")
         before = content(run_folder)
 
@@ -117,6 +118,6 @@ def test_of_two_drivers_started_at_the_same_moment_one_runs(cluster_address: str
         (tmp_path / "gate").touch()
         assert runs.outcome() == "ok"
 
-    ranks = [report["rank"] for report in steps.read_reports(tmp_path / "reports")]
+    ranks = [report["rank"] for report in read_reports(tmp_path / "reports")]
     assert sorted(ranks) == [0, 1, 2, 3]
     assert markers(tmp_path) == ["00000", "00001", "00002", "00003"]

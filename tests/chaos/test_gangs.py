@@ -14,8 +14,10 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray_pipeline_core import RetryPolicy, RunIncompleteError
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
-from tests.chaos.conftest import ExecutorFactory, NodeFactory
+from tests.chaos.conftest import NodeFactory
+from tests.support.executors import ExecutorFactory
 from tests.support.leftovers import living_placement_groups
+from tests.support.steps import read_reports
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 def attempts(folder: Path, rank: int = 0) -> list[list[dict[str, Any]]]:
     """The reports of both members of a gang, by attempt."""
     members: list[list[dict[str, Any]]] = [[], []]
-    for report in steps.read_reports(folder):
+    for report in read_reports(folder):
         if report["rank"] == rank:
             members[int(report["member"])].append(report)
     return [list(pair) for pair in zip(*members, strict=False)]

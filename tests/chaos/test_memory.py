@@ -10,7 +10,9 @@ import pytest
 
 from ray_pipeline_core import RetryPolicy, RunIncompleteError
 from tests.chaos import steps
-from tests.chaos.conftest import ExecutorFactory, NodeFactory
+from tests.chaos.conftest import NodeFactory
+from tests.support.executors import ExecutorFactory
+from tests.support.steps import read_reports
 
 ON_NARROW = {"resources": {"narrow": 1}}
 
@@ -35,7 +37,7 @@ def test_rank_killed_for_memory_is_tried_again_with_more(
 
     assert (result.completed, result.preemptions) == (2, 0)
     assert result.retries >= 1
-    reserved = [report["memory"] for report in steps.read_reports(reports) if report["rank"] == 0]
+    reserved = [report["memory"] for report in read_reports(reports) if report["rank"] == 0]
     assert reserved[1] == 2 * reserved[0]
     history = [json.loads(line) for line in (run_folder / "attempts" / "history.jsonl").read_text().splitlines()]
     assert "out_of_memory" in [record["outcome"] for record in history if record["rank"] == 0]

@@ -8,8 +8,10 @@ from typing import Any
 from ray_pipeline_core import RetryPolicy
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
-from tests.chaos.conftest import ExecutorFactory, NodeFactory
+from tests.chaos.conftest import NodeFactory
 from tests.chaos.drained_nodes import drain
+from tests.support.executors import ExecutorFactory
+from tests.support.steps import read_reports
 from tests.support.waiting import wait_for
 
 ON_SPOT = {"resources": {"spot": 1}}
@@ -18,7 +20,7 @@ NO_RETRIES = RetryPolicy(max_retries=0)
 
 def reports_of(folder: Path, rank: int) -> list[dict[str, Any]]:
     """Where each attempt of a rank ran."""
-    return [report for report in steps.read_reports(folder) if report["rank"] == rank]
+    return [report for report in read_reports(folder) if report["rank"] == rank]
 
 
 def test_node_that_dies_without_warning_costs_a_retry(
@@ -52,14 +54,14 @@ def test_draining_node_finishes_its_group_and_gets_no_other(
         wait_for(lambda: reports_of(reports, 0), "the start of rank 0")
         (held,) = reports_of(reports, 0)
         drain(nodes[held["node_id"]], deadline_s=600)
-        before = len(steps.read_reports(reports))
-        wait_for(lambda: len(steps.read_reports(reports)) >= min(before + 4, 12), "more ranks on the other node")
+        before = len(read_reports(reports))
+        wait_for(lambda: len(read_reports(reports)) >= min(before + 4, 12), "more ranks on the other node")
         gate.touch()
         result = run.result()
 
     assert (result.completed, result.retries, result.preemptions) == (12, 0, 0)
     assert len(reports_of(reports, 0)) == 1, "the group that ran there was left alone"
-    there = [report["rank"] for report in steps.read_reports(reports) if report["node_id"] == held["node_id"]]
+    there = [report["rank"] for report in read_reports(reports) if report["node_id"] == held["node_id"]]
     assert there[-1] == 0, "no other group was started there"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ray_pipeline_core import RunIncompleteError
 from tests.chaos import steps
-from tests.chaos.conftest import ExecutorFactory
+from tests.support.executors import ExecutorFactory
 from tests.support.waiting import wait_until_none
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

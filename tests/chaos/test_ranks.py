@@ -12,7 +12,8 @@ import pytest
 from ray_pipeline_core import RankFailure, RayPipelineExecutor, RunIncompleteError, RunResult
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
-from tests.chaos.conftest import ExecutorFactory
+from tests.support.executors import ExecutorFactory
+from tests.support.steps import read_reports, write_to
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -70,9 +71,9 @@ def test_worker_that_is_told_to_end_is_lost_and_its_rank_is_tried_again(
     reports, gate = tmp_path / "reports", tmp_path / "gate"
     pipeline = [steps.report_to(reports), steps.say("a line to be found"), steps.hold(gate, 0)]
     with BackgroundRun(make_executor(pipeline, tasks=2, workers=1)) as run:
-        wait_for(lambda: steps.read_reports(reports), "the start of rank 0")
-        os.kill(steps.read_reports(reports)[0]["pid"], signal.SIGTERM)  # as a machine does that shuts down
-        wait_for(lambda: len(steps.read_reports(reports)) == 3, "rank 1 and the second attempt of rank 0")
+        wait_for(lambda: read_reports(reports), "the start of rank 0")
+        os.kill(read_reports(reports)[0]["pid"], signal.SIGTERM)  # as a machine does that shuts down
+        wait_for(lambda: len(read_reports(reports)) == 3, "rank 1 and the second attempt of rank 0")
         gate.touch()
         result = run.result()
 
@@ -83,7 +84,7 @@ def test_worker_that_is_told_to_end_is_lost_and_its_rank_is_tried_again(
 def test_generator_that_raises_halfway_leaves_no_marker_and_is_run_again_by_the_next_run(
     make_executor: ExecutorFactory, run_folder: Path, tmp_path: Path
 ) -> None:
-    pipeline = [steps.count_to_ten, steps.break_halfway_once(tmp_path / "tried"), steps.write_to(tmp_path / "out")]
+    pipeline = [steps.count_to_ten, steps.break_halfway_once(tmp_path / "tried"), write_to(tmp_path / "out")]
     _, failure = run_to_failure(make_executor(pipeline, tasks=3))
 
     assert (failure.rank, failure.kind, failure.error_type) == (1, "error", "ConnectionError")

@@ -10,8 +10,9 @@ import pytest
 from ray_pipeline_core import RunCancelledError, RunIncompleteError
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
-from tests.chaos.conftest import ExecutorFactory
+from tests.support.executors import ExecutorFactory
 from tests.support.leftovers import living_actors
+from tests.support.steps import read_reports, write_to
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -22,7 +23,7 @@ def test_time_limit_of_the_run_ends_it_with_the_remaining_ranks(
     make_executor: ExecutorFactory, run_folder: Path, tmp_path: Path, how: str
 ) -> None:
     hang = steps.misbehave(how, 1, once_in=tmp_path / "tried")
-    pipeline = [steps.count_to_ten, hang, steps.write_to(tmp_path / "out")]
+    pipeline = [steps.count_to_ten, hang, write_to(tmp_path / "out")]
     with pytest.raises(RunIncompleteError, match="the run's time limit of 8 s was over") as caught:
         make_executor(pipeline, tasks=4, workers=1, run_timeout=8).run()
 
@@ -63,7 +64,7 @@ def test_rank_whose_stats_are_damaged_is_named_and_alone_runs_again(
     assert (after.completed, after.skipped) == (5, 4)
     (warning,) = after.warnings
     assert "stats/00003.json" in warning
-    ranks = [report["rank"] for report in steps.read_reports(tmp_path / "reports")]
+    ranks = [report["rank"] for report in read_reports(tmp_path / "reports")]
     assert sorted(ranks[:5]) == [0, 1, 2, 3, 4]
     assert ranks[5:] == [3]
     assert [step["stats"] for step in after.stats] == [step["stats"] for step in before.stats]

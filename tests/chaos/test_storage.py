@@ -17,9 +17,10 @@ import pytest
 from ray_pipeline_core import RankFailure, RayPipelineError, RunFolderAccessError, RunIncompleteError
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
-from tests.chaos.conftest import ExecutorFactory
 from tests.chaos.driver_process import DriverProcess
+from tests.support.executors import ExecutorFactory
 from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.steps import read_reports
 from tests.support.storage import s3_options
 from tests.support.waiting import wait_for
 
@@ -69,7 +70,7 @@ def held_run(make_executor: ExecutorFactory, s3_run: S3RunFolder, tmp_path: Path
 
 def both_held(folder: Path) -> bool:
     """Whether ranks 0 and 1 have begun."""
-    return {report["rank"] for report in steps.read_reports(folder / "reports")} == {0, 1}
+    return {report["rank"] for report in read_reports(folder / "reports")} == {0, 1}
 
 
 def check_complete(s3_run: S3RunFolder) -> None:
@@ -137,7 +138,7 @@ def test_store_that_denies_access_is_an_error_before_any_rank(
     assert s3_run.path in str(caught.value)
     assert "test-secret" not in str(caught.value)
     assert len(proxy.requests) < 10, "what won't pass is not tried again"
-    assert steps.read_reports(tmp_path / "reports") == []
+    assert read_reports(tmp_path / "reports") == []
 
 
 def test_store_that_denies_access_in_the_middle_fails_the_ranks_at_work_and_the_next_run_goes_on(
@@ -173,9 +174,9 @@ def test_log_of_a_killed_worker_is_on_the_store_up_to_its_last_flush(
     ]
     with BackgroundRun(make_executor(pipeline, tasks=1, logging_dir=s3_run.logging_dir)) as run:
         wait_for(lambda: "a line to be found" in s3_run.read("logs/task_00000.log"), "the first flush of the log")
-        (report,) = steps.read_reports(tmp_path / "reports")
+        (report,) = read_reports(tmp_path / "reports")
         os.kill(report["pid"], signal.SIGKILL)
-        wait_for(lambda: len(steps.read_reports(tmp_path / "reports")) == 2, "the second attempt")
+        wait_for(lambda: len(read_reports(tmp_path / "reports")) == 2, "the second attempt")
         (tmp_path / "gate").touch()
         assert run.result().retries == 1
 
@@ -202,7 +203,7 @@ def test_of_two_drivers_on_an_object_store_one_runs(
         (tmp_path / "gate").touch()
         assert runs.outcome() == "ok"
 
-    ranks = [report["rank"] for report in steps.read_reports(tmp_path / "reports")]
+    ranks = [report["rank"] for report in read_reports(tmp_path / "reports")]
     assert sorted(ranks) == [0, 1, 2, 3]
     check_complete(s3_run)
 

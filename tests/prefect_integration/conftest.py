@@ -47,7 +47,7 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
 
 
 @pytest.fixture
-def make_executor(ray_cluster: object, prefect_server: str, tmp_path: Path) -> MakeExecutor:
+def make_named_executor(ray_cluster: object, prefect_server: str, tmp_path: Path) -> MakeExecutor:
     """Makes executors that fit the shared cluster; their run folders lie in `tmp_path`, one per name."""
 
     def make(name: str, *steps: object, **parameters: object) -> RayPipelineExecutor:

@@ -27,11 +27,11 @@ def run(built: Flow[[], dict[str, Any]], client: SyncPrefectClient) -> tuple[Sta
 
 
 def test_flow_has_a_task_run_per_executor_and_an_edge_per_dependency(
-    make_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
+    make_named_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    flights, weather = make_executor("flights", tasks=2), make_executor("weather", tasks=1)
-    joined = make_executor("joined", depends=[flights, weather])
-    published = make_executor("published", tasks=1, depends=joined)
+    flights, weather = make_named_executor("flights", tasks=2), make_named_executor("weather", tasks=1)
+    joined = make_named_executor("joined", depends=[flights, weather])
+    published = make_named_executor("published", tasks=1, depends=joined)
     built = ray_pipeline_flow(published, name="Nightly refresh")
 
     state, records = run(built, client)
@@ -61,12 +61,12 @@ def test_flow_has_a_task_run_per_executor_and_an_edge_per_dependency(
 
 
 def test_children_are_never_run_when_a_parent_fails(
-    make_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
+    make_named_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    flights = make_executor("flights", numbers, fail_on(1))
-    weather = make_executor("weather", tasks=1)
-    joined = make_executor("joined", depends=[flights, weather])
-    published = make_executor("published", tasks=1, depends=joined)
+    flights = make_named_executor("flights", numbers, fail_on(1))
+    weather = make_named_executor("weather", tasks=1)
+    joined = make_named_executor("joined", depends=[flights, weather])
+    published = make_named_executor("published", tasks=1, depends=joined)
 
     state, records = run(ray_pipeline_flow(published, name="nightly"), client)
 
@@ -87,11 +87,11 @@ def test_children_are_never_run_when_a_parent_fails(
 
 
 def test_next_run_of_the_flow_does_only_what_is_missing(
-    make_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
+    make_named_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
     arrived, ran = tmp_path / "data-has-arrived", tmp_path / "ran"
-    first = make_executor("first", note_in(ran), fail_on(2, until=arrived))
-    built = ray_pipeline_flow(make_executor("last", depends=first))
+    first = make_named_executor("first", note_in(ran), fail_on(2, until=arrived))
+    built = ray_pipeline_flow(make_named_executor("last", depends=first))
 
     assert run(built, client)[0].is_failed()
     arrived.touch()
@@ -101,10 +101,10 @@ def test_next_run_of_the_flow_does_only_what_is_missing(
 
 
 def test_flow_retries_an_executor_when_its_task_has_retries(
-    make_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
+    make_named_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
     ran = tmp_path / "ran"
-    executor = make_executor("clean", note_in(ran), fail_on(2))
+    executor = make_named_executor("clean", note_in(ran), fail_on(2))
     built = ray_pipeline_flow(executor, task=run_ray_pipeline.with_options(retries=1))
 
     state, records = run(built, client)
@@ -114,26 +114,26 @@ def test_flow_retries_an_executor_when_its_task_has_retries(
     assert times_run(ran) == {0: 1, 1: 1, 2: 2}
 
 
-def test_flow_can_be_nested_in_a_users_flow(make_executor: MakeExecutor) -> None:
+def test_flow_can_be_nested_in_a_users_flow(make_named_executor: MakeExecutor) -> None:
     @flow
     def outer(day: str) -> dict[str, Any]:
-        return ray_pipeline_flow(make_executor(day))()
+        return ray_pipeline_flow(make_named_executor(day))()
 
     assert outer("2013-01-15")["name"] == "2013-01-15"
 
 
-def test_flow_survives_pickling_when_it_is_served(make_executor: MakeExecutor, client: SyncPrefectClient) -> None:
-    built = ray_pipeline_flow(make_executor("last", depends=make_executor("first")))
+def test_flow_survives_pickling_when_it_is_served(make_named_executor: MakeExecutor, client: SyncPrefectClient) -> None:
+    built = ray_pipeline_flow(make_named_executor("last", depends=make_named_executor("first")))
     state, records = run(cloudpickle.loads(cloudpickle.dumps(built)), client)
     assert state.is_completed()
     records.task_runs(first="Completed", last="Completed")
 
 
 def test_flow_uses_one_cluster_when_one_executor_names_it(
-    make_executor: MakeExecutor, client: SyncPrefectClient, ray_cluster: Any
+    make_named_executor: MakeExecutor, client: SyncPrefectClient, ray_cluster: Any
 ) -> None:
-    first = make_executor("first", address=ray_cluster.address)
-    assert run(ray_pipeline_flow(make_executor("last", depends=first)), client)[0].is_completed()
+    first = make_named_executor("first", address=ray_cluster.address)
+    assert run(ray_pipeline_flow(make_named_executor("last", depends=first)), client)[0].is_completed()
 
 
 def test_flow_is_refused_when_executors_name_different_clusters(tmp_path: Path) -> None:

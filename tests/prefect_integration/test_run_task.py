@@ -51,9 +51,9 @@ def one_task(client: SyncPrefectClient) -> FlowOfOneTask:
 
 
 def test_task_returns_what_result_json_holds_when_all_ranks_complete(
-    make_executor: MakeExecutor, one_task: FlowOfOneTask, tmp_path: Path
+    make_named_executor: MakeExecutor, one_task: FlowOfOneTask, tmp_path: Path
 ) -> None:
-    result = one_task.run(make_executor("Clean flights"))
+    result = one_task.run(make_named_executor("Clean flights"))
 
     assert result == json.loads((tmp_path / "Clean flights" / "result.json").read_text())
     assert (result["completed"], result["ok"]) == (3, True)
@@ -80,9 +80,9 @@ def test_task_returns_what_result_json_holds_when_all_ranks_complete(
 
 
 def test_failed_ranks_reach_log_and_artifact_when_some_fail(
-    make_executor: MakeExecutor, one_task: FlowOfOneTask, tmp_path: Path
+    make_named_executor: MakeExecutor, one_task: FlowOfOneTask, tmp_path: Path
 ) -> None:
-    executor = make_executor("clean", numbers, fail_on(1))
+    executor = make_named_executor("clean", numbers, fail_on(1))
 
     with pytest.raises(RunIncompleteError, match="no data for rank 1") as failure:
         one_task.run(executor)
@@ -104,10 +104,10 @@ def test_failed_ranks_reach_log_and_artifact_when_some_fail(
 
 @pytest.mark.parametrize("skip_completed", [True, False])
 def test_retry_runs_only_the_missing_ranks_when_a_rank_failed(
-    make_executor: MakeExecutor, one_task: FlowOfOneTask, tmp_path: Path, skip_completed: bool
+    make_named_executor: MakeExecutor, one_task: FlowOfOneTask, tmp_path: Path, skip_completed: bool
 ) -> None:
     arrived, ran = tmp_path / "data-has-arrived", tmp_path / "ran"
-    executor = make_executor("clean", note_in(ran), fail_on(0, 2, until=arrived), skip_completed=skip_completed)
+    executor = make_named_executor("clean", note_in(ran), fail_on(0, 2, until=arrived), skip_completed=skip_completed)
 
     def data_arrives(*_: object) -> bool:
         arrived.touch()
@@ -122,17 +122,17 @@ def test_retry_runs_only_the_missing_ranks_when_a_rank_failed(
 
 
 def test_first_try_runs_every_rank_anew_when_completed_ones_are_not_skipped(
-    make_executor: MakeExecutor, one_task: FlowOfOneTask, tmp_path: Path
+    make_named_executor: MakeExecutor, one_task: FlowOfOneTask, tmp_path: Path
 ) -> None:
     ran = tmp_path / "ran"
-    executor = make_executor("clean", note_in(ran), skip_completed=False)
+    executor = make_named_executor("clean", note_in(ran), skip_completed=False)
     one_task.run(executor)
     one_task.run(executor, retries=1)
     assert times_run(ran) == {0: 2, 1: 2, 2: 2}
 
 
 def test_task_is_not_retried_when_the_pipeline_cannot_be_loaded(
-    make_executor: MakeExecutor, one_task: FlowOfOneTask, tmp_path: Path
+    make_named_executor: MakeExecutor, one_task: FlowOfOneTask, tmp_path: Path
 ) -> None:
     executor = RayPipelineExecutor("no_such_package.steps:make", logging_dir=str(tmp_path / "run"), name="clean")
 
@@ -146,10 +146,10 @@ def test_task_is_not_retried_when_the_pipeline_cannot_be_loaded(
 
 
 def test_task_runs_the_whole_chain_when_the_executor_depends_on_others(
-    make_executor: MakeExecutor, one_task: FlowOfOneTask
+    make_named_executor: MakeExecutor, one_task: FlowOfOneTask
 ) -> None:
-    first = make_executor("first")
-    last = make_executor("last", tasks=2, depends=first)
+    first = make_named_executor("first")
+    last = make_named_executor("last", tasks=2, depends=first)
 
     assert one_task.run(last)["name"] == "last"
 
@@ -160,28 +160,28 @@ def test_task_runs_the_whole_chain_when_the_executor_depends_on_others(
 
 
 def test_executor_keeps_its_own_observers_when_the_run_is_over(
-    make_executor: MakeExecutor, one_task: FlowOfOneTask
+    make_named_executor: MakeExecutor, one_task: FlowOfOneTask
 ) -> None:
     mine = object()
-    first = make_executor("first", observers=[mine])
-    last = make_executor("last", depends=[first])
+    first = make_named_executor("first", observers=[mine])
+    last = make_named_executor("last", depends=[first])
     one_task.run(last)
     assert (first.observers, last.observers) == ((mine,), ())
 
 
 @pytest.mark.parametrize("wrap", [quote, lambda executor: executor], ids=["quoted", "bare"])
 def test_prefect_does_not_look_into_an_executor_when_it_is_an_argument(
-    make_executor: MakeExecutor, one_task: FlowOfOneTask, wrap: Any
+    make_named_executor: MakeExecutor, one_task: FlowOfOneTask, wrap: Any
 ) -> None:
-    executor = make_executor("clean", numbers)
+    executor = make_named_executor("clean", numbers)
     executor.note = Failed()  # type: ignore[attr-defined] # as an argument this would keep the task from running
     assert one_task.run(wrap(executor))["completed"] == 3
 
 
-def test_tasks_run_side_by_side_when_submitted(make_executor: MakeExecutor) -> None:
+def test_tasks_run_side_by_side_when_submitted(make_named_executor: MakeExecutor) -> None:
     @flow
     def two_at_once() -> list[dict[str, Any]]:
-        futures = [run_ray_pipeline.submit(make_executor(name, workers=1)) for name in ("left", "right")]
+        futures = [run_ray_pipeline.submit(make_named_executor(name, workers=1)) for name in ("left", "right")]
         return [future.result() for future in futures]
 
     assert [(result["name"], result["completed"]) for result in two_at_once()] == [("left", 3), ("right", 3)]
@@ -190,14 +190,14 @@ def test_tasks_run_side_by_side_when_submitted(make_executor: MakeExecutor) -> N
 # Prefect leaves a connection open that a task of an asynchronous flow has used.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_task_runs_when_called_from_an_asynchronous_flow(
-    make_executor: MakeExecutor, client: SyncPrefectClient
+    make_named_executor: MakeExecutor, client: SyncPrefectClient
 ) -> None:
     ids = []
 
     @flow
     async def users_flow() -> dict[str, Any]:
         ids.append(UUID(flow_run.id))
-        return run_ray_pipeline(make_executor("clean"))
+        return run_ray_pipeline(make_named_executor("clean"))
 
     assert asyncio.run(users_flow())["completed"] == 3
     assert "clean" in FlowRunRecords(client, ids[0]).artifacts()
@@ -213,7 +213,7 @@ def test_task_says_what_it_takes_when_given_something_else(one_task: FlowOfOneTa
 
 @pytest.mark.parametrize("way", ["called", "submitted"])
 def test_ranks_end_when_the_task_runs_out_of_time(
-    make_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path, way: str
+    make_named_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path, way: str
 ) -> None:
     ids = []
 
@@ -221,7 +221,7 @@ def test_ranks_end_when_the_task_runs_out_of_time(
     def users_flow() -> Any:
         ids.append(UUID(flow_run.id))
         task = run_ray_pipeline.with_options(timeout_seconds=3)
-        executor = make_executor("endless", hang_in(tmp_path / "pids"))
+        executor = make_named_executor("endless", hang_in(tmp_path / "pids"))
         return task(executor) if way == "called" else task.submit(executor).result()
 
     with pytest.raises(TimeoutError, match="timed out after"):

@@ -16,23 +16,12 @@ from typing import Any
 import psutil
 
 from ray_pipeline_core import PipelineStep
-
-Step = Any
+from tests.support.steps import Step, is_first_attempt
 
 
 def numbers(data: Any, rank: int, world_size: int) -> Iterator[int]:
     """Yields the numbers below 20 that belong to this rank."""
     yield from range(rank, 20, world_size)
-
-
-def _write(folder: str, data: Any, rank: int, world_size: int) -> None:
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(list(data)))
-
-
-def write_to(folder: Path) -> Step:
-    """A step that writes what it gets to one file per rank."""
-    return functools.partial(_write, str(folder))
 
 
 def _assigned(context: Any) -> Any:
@@ -90,11 +79,6 @@ def report_to(folder: Path) -> Step:
     return functools.partial(_report, str(folder))
 
 
-def read_reports(folder: Path) -> list[dict[str, Any]]:
-    """What the steps of `report_to` wrote, by rank and node."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-
-
 def _fail(ranks: tuple[int, ...], message: str, data: Any, rank: int, world_size: int) -> Any:
     if rank in ranks:
         raise ValueError(message)
@@ -106,17 +90,8 @@ def fail_on(*ranks: int, message: str = "this rank is bad") -> Step:
     return functools.partial(_fail, ranks, message)
 
 
-def _first_time(folder: str, rank: int) -> bool:
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    try:
-        (Path(folder) / f"tried-{rank}").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
 def _misbehave(how: str, ranks: tuple[int, ...], folder: str | None, data: Any, rank: int, world_size: int) -> Any:
-    if rank in ranks and (folder is None or _first_time(folder, rank)):
+    if rank in ranks and (folder is None or is_first_attempt(folder, rank)):
         print(f"about to {how}", flush=True)
         if how == "exit":
             os._exit(7)
@@ -176,10 +151,6 @@ def sleep_a_little(data: Any, rank: int, world_size: int) -> Any:
 def sleep_long(data: Any, rank: int, world_size: int) -> None:
     """Takes far longer than any test."""
     time.sleep(600)
-
-
-def do_nothing(data: Any, rank: int, world_size: int) -> None:
-    """Takes no time at all."""
 
 
 def make_pipeline(count: int) -> list[Any]:

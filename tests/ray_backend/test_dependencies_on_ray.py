@@ -10,7 +10,8 @@ import pytest
 
 from ray_pipeline_core import DependencyFailedError, RayPipelineExecutor, RunIncompleteError
 from tests.ray_backend import steps
-from tests.ray_backend.conftest import ExecutorFactory
+from tests.support.executors import ExecutorFactory
+from tests.support.steps import read_reports
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -41,7 +42,7 @@ def test_diamond_runs_each_executor_once_and_parents_first(link: Chain, tmp_path
     assert link("bottom", left, right).run().ok
 
     times = {
-        name: [report["ended"] for report in steps.read_reports(tmp_path / "reports" / name)]
+        name: [report["ended"] for report in read_reports(tmp_path / "reports" / name)]
         for name in ("top", "left", "right", "bottom")
     }
     assert [len(times[name]) for name in times] == [2, 1, 1, 1]
@@ -62,16 +63,16 @@ def test_failed_parent_stops_its_children_with_its_name(link: Chain, tmp_path: P
     assert isinstance(caught.value.__cause__, RunIncompleteError)
     assert not (tmp_path / "middle").exists()
     assert not (tmp_path / "last").exists()
-    assert len(steps.read_reports(tmp_path / "reports" / "bystander")) == 1, "it does not depend on what failed"
+    assert len(read_reports(tmp_path / "reports" / "bystander")) == 1, "it does not depend on what failed"
 
 
 def test_parent_completed_by_an_earlier_run_is_not_run_again(link: Chain, tmp_path: Path) -> None:
     link("first").run()
-    before = steps.read_reports(tmp_path / "reports" / "first")
+    before = read_reports(tmp_path / "reports" / "first")
 
     link("second", link("first")).run()
 
-    assert steps.read_reports(tmp_path / "reports" / "first") == before
+    assert read_reports(tmp_path / "reports" / "first") == before
 
 
 def test_gangs_are_counted_as_groups_and_start_without_barriers(make_executor: ExecutorFactory, tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_gangs_are_counted_as_groups_and_start_without_barriers(make_executor: E
     )
     executor.run()
 
-    reports = [report for report in steps.read_reports(tmp_path) if report["environment"]["RAY_NODEID"] == "0"]
+    reports = [report for report in read_reports(tmp_path) if report["environment"]["RAY_NODEID"] == "0"]
     ended = {report["rank"]: report["ended"] for report in reports}
     assert sorted(ended) == list(range(5))
     assert all(ended[rank] < ended[0] for rank in range(1, 5)), "the other gang did all the rest meanwhile"

@@ -15,7 +15,8 @@ from ray_pipeline_core import (
     RunIncompleteError,
 )
 from tests.ray_backend import steps
-from tests.ray_backend.conftest import ExecutorFactory
+from tests.support.executors import ExecutorFactory
+from tests.support.steps import do_nothing, read_reports
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -135,7 +136,7 @@ def test_system_exit_in_a_step_is_an_error_of_that_rank(make_executor: ExecutorF
 
 def test_resources_that_never_come_are_an_error(make_executor: ExecutorFactory, run_folder: Path) -> None:
     with pytest.raises(ResourcesUnavailableError, match=r"asked for 1 node.*CPU: 64.*at most.*CPU: 2"):
-        make_executor([steps.do_nothing], cpus_per_task=64, mem_per_cpu_gb=0.01, startup_timeout=2).run()
+        make_executor([do_nothing], cpus_per_task=64, mem_per_cpu_gb=0.01, startup_timeout=2).run()
 
     result = json.loads((run_folder / "result.json").read_text())
     assert [failure["kind"] for failure in result["failed"]] == ["unschedulable"]
@@ -187,7 +188,7 @@ def test_no_process_of_a_run_is_left(make_executor: ExecutorFactory, tmp_path: P
     with pytest.raises(RunIncompleteError):
         make_executor([steps.report_to(tmp_path), steps.fail_on(3)], tasks=4, tasks_per_job=2).run()
 
-    reports = steps.read_reports(tmp_path)
+    reports = read_reports(tmp_path)
     assert len(reports) == 4
     pids = {report["pid"] for report in reports} | {report["parent"] for report in reports}
     workers = {report["parent"] for report in reports}

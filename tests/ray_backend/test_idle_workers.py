@@ -26,8 +26,9 @@ from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWo
 from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from tests.ray_backend import steps
-from tests.ray_backend.conftest import ExecutorFactory
+from tests.support.executors import ExecutorFactory
 from tests.support.leftovers import living_actors, living_placement_groups
+from tests.support.steps import do_nothing, read_reports
 from tests.support.storage import s3_options
 
 Chain = Callable[..., RayPipelineExecutor]
@@ -49,8 +50,7 @@ def chain(make_executor: ExecutorFactory, tmp_path: Path) -> Callable[..., list[
         assert living_actors() == []
         assert living_placement_groups() == []
         return [
-            {report[key] for report in steps.read_reports(tmp_path / f"reports-{number}")}
-            for number in range(len(links))
+            {report[key] for report in read_reports(tmp_path / f"reports-{number}")} for number in range(len(links))
         ]
 
     return run
@@ -187,7 +187,7 @@ def test_kept_workers_make_room_for_one_with_more_memory(chain: Any, monkeypatch
 
 
 def test_failed_chain_leaves_no_kept_worker(make_executor: ExecutorFactory, tmp_path: Path) -> None:
-    first = make_executor([steps.do_nothing], tasks=2, logging_dir=str(tmp_path / "first"))
+    first = make_executor([do_nothing], tasks=2, logging_dir=str(tmp_path / "first"))
     second = make_executor([steps.fail_on(0)], tasks=1, logging_dir=str(tmp_path / "second"), depends=first)
     with pytest.raises(RunIncompleteError):
         second.run()

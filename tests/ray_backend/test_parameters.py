@@ -10,7 +10,8 @@ import pytest
 
 from ray_pipeline_core import RayPipelineExecutor
 from tests.ray_backend import steps
-from tests.ray_backend.conftest import ExecutorFactory
+from tests.support.executors import ExecutorFactory
+from tests.support.steps import do_nothing, read_reports, write_to
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -40,7 +41,7 @@ def overlap(reports: list[dict[str, Any]]) -> int:
 
 
 def test_pipeline_and_tasks_cut_data_into_ranks(make_executor: ExecutorFactory, tmp_path: Path) -> None:
-    result = make_executor([steps.numbers, steps.write_to(tmp_path / "out")], tasks=3).run()
+    result = make_executor([steps.numbers, write_to(tmp_path / "out")], tasks=3).run()
 
     written = [json.loads((tmp_path / "out" / f"{rank}.json").read_text()) for rank in range(3)]
     assert sorted(number for part in written for number in part) == list(range(20))
@@ -74,7 +75,7 @@ def test_workers_bounds_groups_at_work(
     )
     executor.run()
 
-    assert overlap(steps.read_reports(tmp_path / "out")) == at_once
+    assert overlap(read_reports(tmp_path / "out")) == at_once
 
 
 def test_workers_of_minus_one_takes_what_the_cluster_grants(make_executor: ExecutorFactory, tmp_path: Path) -> None:
@@ -87,19 +88,19 @@ def test_workers_of_minus_one_takes_what_the_cluster_grants(make_executor: Execu
     )
     executor.run()
 
-    assert overlap(steps.read_reports(tmp_path / "out")) == 3  # three nodes of two CPUs
+    assert overlap(read_reports(tmp_path / "out")) == 3  # three nodes of two CPUs
 
 
 def test_skip_completed_runs_only_what_is_missing(
     make_executor: ExecutorFactory, run_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    make_executor([steps.numbers, steps.write_to(out)], tasks=3).run()
+    make_executor([steps.numbers, write_to(out)], tasks=3).run()
     (run_folder / "completions" / "00001").unlink()
     for file in out.iterdir():
         file.unlink()
 
-    result = make_executor([steps.numbers, steps.write_to(out)], tasks=3).run()
+    result = make_executor([steps.numbers, write_to(out)], tasks=3).run()
 
     assert [file.name for file in out.iterdir()] == ["1.json"]
     assert (result.completed, result.skipped) == (3, 2)
@@ -107,11 +108,11 @@ def test_skip_completed_runs_only_what_is_missing(
 
 def test_skip_completed_false_runs_everything_again(make_executor: ExecutorFactory, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    make_executor([steps.numbers, steps.write_to(out)], tasks=3).run()
+    make_executor([steps.numbers, write_to(out)], tasks=3).run()
     for file in out.iterdir():
         file.unlink()
 
-    result = make_executor([steps.numbers, steps.write_to(out)], tasks=3, skip_completed=False).run()
+    result = make_executor([steps.numbers, write_to(out)], tasks=3, skip_completed=False).run()
 
     assert len(list(out.iterdir())) == 3
     assert (result.completed, result.skipped) == (3, 0)
@@ -120,7 +121,7 @@ def test_skip_completed_false_runs_everything_again(make_executor: ExecutorFacto
 def test_skip_completed_false_removes_markers_before_ranks_run(
     make_executor: ExecutorFactory, run_folder: Path
 ) -> None:
-    make_executor([steps.do_nothing], tasks=2).run()
+    make_executor([do_nothing], tasks=2).run()
 
     with pytest.raises(Exception, match="rank 1"):
         make_executor([steps.fail_on(1)], tasks=2, skip_completed=False).run()
@@ -135,7 +136,7 @@ def test_randomize_start_duration_delays_ranks(make_executor: ExecutorFactory, r
         def on_rank_finished(self, rank: int, seconds: float) -> None:
             finished.append(seconds)
 
-    make_executor([steps.do_nothing], tasks=4, randomize_start_duration=1, observers=[Watch()]).run()
+    make_executor([do_nothing], tasks=4, randomize_start_duration=1, observers=[Watch()]).run()
 
     assert len(finished) == 4
     assert max(finished) > 0.1, "four waits of up to a second, all below a tenth of it"
@@ -145,7 +146,7 @@ def test_randomize_start_duration_delays_ranks(make_executor: ExecutorFactory, r
 def test_cpus_and_memory_are_reserved(make_executor: ExecutorFactory, tmp_path: Path) -> None:
     make_executor([steps.report_to(tmp_path)], cpus_per_task=2, mem_per_cpu_gb=0.5).run()
 
-    (report,) = steps.read_reports(tmp_path)
+    (report,) = read_reports(tmp_path)
     assert report["resources"]["CPU"] == 2
     assert report["resources"]["memory"] == 1024**3
     assert report["environment"]["DATATROVE_CPUS_PER_TASK"] == "2"
@@ -155,7 +156,7 @@ def test_cpus_and_memory_are_reserved(make_executor: ExecutorFactory, tmp_path: 
 def test_gpus_per_task_are_reserved_on_a_node_that_has_them(make_executor: ExecutorFactory, tmp_path: Path) -> None:
     make_executor([steps.report_to(tmp_path)], gpus_per_task=2).run()
 
-    (report,) = steps.read_reports(tmp_path)
+    (report,) = read_reports(tmp_path)
     gpu_nodes = {node["NodeID"] for node in ray_nodes() if node["Resources"].get("GPU")}
     assert report["node_id"] in gpu_nodes
     assert report["cuda"] == "0,1"
@@ -167,7 +168,7 @@ def test_nodes_per_task_runs_every_rank_on_several_nodes(
 ) -> None:
     result = make_executor([steps.report_to(tmp_path / "out")], tasks=2, nodes_per_task=2, workers=1).run()
 
-    reports = steps.read_reports(tmp_path / "out")
+    reports = read_reports(tmp_path / "out")
     assert [(report["rank"], report["environment"]["RAY_NODEID"]) for report in reports] == [
         (0, "0"),
         (0, "1"),
@@ -185,7 +186,7 @@ def test_nodes_per_task_runs_every_rank_on_several_nodes(
 def test_single_node_environment(make_executor: ExecutorFactory, tmp_path: Path) -> None:
     make_executor([steps.report_to(tmp_path)], tasks=1).run()
 
-    (report,) = steps.read_reports(tmp_path)
+    (report,) = read_reports(tmp_path)
     environment = report["environment"]
     assert environment["DATATROVE_NODE_RANK"] == "-1"
     assert environment["DATATROVE_EXECUTOR"] == "RAY"
@@ -202,7 +203,7 @@ def test_ray_remote_kwargs_place_workers(make_executor: ExecutorFactory, tmp_pat
         ray_remote_kwargs={"resources": {"scanner": 1}, "label_selector": {"disk": "fast"}},
     ).run()
 
-    reports = steps.read_reports(tmp_path)
+    reports = read_reports(tmp_path)
     assert len(reports) == nodes
     assert len({report["node_id"] for report in reports}) == 1, "only one node has scanners"
 
@@ -214,7 +215,7 @@ def test_log_first_shows_the_first_rank_on_the_console(
     executor = make_executor([steps.talk, steps.report_to(tmp_path)], log_first=log_first, workers=1)
     executor.run()
 
-    (report,) = steps.read_reports(tmp_path)
+    (report,) = read_reports(tmp_path)
     logs = Path(session_folder()) / "logs"
     console = "".join(file.read_text(errors="replace") for file in logs.glob(f"worker-*-{report['pid']}.err"))
     assert ("logging says rank 0" in console) is logged
@@ -232,7 +233,7 @@ def test_tasks_per_job_runs_ranks_side_by_side_in_processes_of_one_worker(
     )
     result = executor.run()
 
-    reports = steps.read_reports(tmp_path)
+    reports = read_reports(tmp_path)
     assert result.completed == 6
     assert overlap(reports) == 3
     assert len({report["parent"] for report in reports}) == 1, "all are children of one worker"
@@ -253,7 +254,7 @@ def test_processes_of_ranks_are_no_forks_of_a_worker_with_threads(
 def test_workers_are_warm_and_one_runs_many_ranks(make_executor: ExecutorFactory, tmp_path: Path) -> None:
     make_executor([steps.report_to(tmp_path)], tasks=50, workers=2).run()
 
-    reports = steps.read_reports(tmp_path)
+    reports = read_reports(tmp_path)
     assert len(reports) == 50
     assert len({report["pid"] for report in reports}) <= 2
 
@@ -267,7 +268,7 @@ def test_time_does_not_count_waiting_for_resources(make_executor: ExecutorFactor
 def test_max_ranks_per_worker_replaces_the_process(make_executor: ExecutorFactory, tmp_path: Path) -> None:
     make_executor([steps.report_to(tmp_path)], tasks=4, workers=1, max_ranks_per_worker=2).run()
 
-    assert len({report["pid"] for report in steps.read_reports(tmp_path)}) == 2
+    assert len({report["pid"] for report in read_reports(tmp_path)}) == 2
 
 
 def test_arguments_by_position_are_those_of_datatrove(ray_cluster: object, tmp_path: Path) -> None:
@@ -276,7 +277,7 @@ def test_arguments_by_position_are_those_of_datatrove(ray_cluster: object, tmp_p
     )
 
     assert executor.run().completed == 2
-    report = steps.read_reports(tmp_path / "out")[0]
+    report = read_reports(tmp_path / "out")[0]
     assert report["resources"] == {"CPU": 2.0, "memory": 0.5 * 1024**3}
 
 

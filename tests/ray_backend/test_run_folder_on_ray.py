@@ -11,7 +11,8 @@ import pytest
 
 from ray_pipeline_core import RunFolderAccessError, RunFolderLockedError, RunFolderMismatchError, RunIncompleteError
 from tests.ray_backend import steps
-from tests.ray_backend.conftest import ExecutorFactory
+from tests.support.executors import ExecutorFactory
+from tests.support.steps import do_nothing, write_to
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -113,8 +114,8 @@ def test_other_world_size_or_steps_are_refused(
 
 
 def test_changed_parameters_are_a_warning(make_executor: ExecutorFactory, tmp_path: Path) -> None:
-    first = make_executor([steps.numbers, steps.write_to(tmp_path / "a")], tasks=2).run()
-    second = make_executor([steps.numbers, steps.write_to(tmp_path / "b")], tasks=2).run()
+    first = make_executor([steps.numbers, write_to(tmp_path / "a")], tasks=2).run()
+    second = make_executor([steps.numbers, write_to(tmp_path / "b")], tasks=2).run()
 
     assert first.warnings == ()
     (warning,) = second.warnings
@@ -151,7 +152,7 @@ def test_folder_that_cannot_be_written_is_an_error_before_any_rank(
 
 def test_secrets_stay_out_of_executor_json(make_executor: ExecutorFactory, run_folder: Path) -> None:
     environment = {"env_vars": {"DATABASE_URL": "postgres://me:hunter2@host/db"}}
-    make_executor([steps.do_nothing], ray_remote_kwargs={"runtime_env": environment}).run()
+    make_executor([do_nothing], ray_remote_kwargs={"runtime_env": environment}).run()
 
     text = (run_folder / "executor.json").read_text()
     assert "hunter2" not in text

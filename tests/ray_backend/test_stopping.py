@@ -15,7 +15,8 @@ import pytest
 
 from ray_pipeline_core import ConfigError, RunCancelledError
 from tests.ray_backend import steps
-from tests.ray_backend.conftest import ExecutorFactory
+from tests.support.executors import ExecutorFactory
+from tests.support.steps import do_nothing
 from tests.support.waiting import wait_for
 
 SCRIPT = """
@@ -128,5 +129,5 @@ def test_ray_option_that_ray_refuses_is_an_error_before_anything_starts(
     with pytest.raises(
         ConfigError, match=r"^ray_remote_kwargs with no_such_option, runtime_env: Ray refuses"
     ) as caught:
-        make_executor([steps.do_nothing], ray_remote_kwargs=options).run()
+        make_executor([do_nothing], ray_remote_kwargs=options).run()
     assert "hunter2" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Tests on a real Ray cluster."""
+"""Fixtures that make executors for the shared cluster."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ import pytest
 
 from ray_pipeline_core import RayPipelineExecutor, RetryPolicy
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 ExecutorFactory = Callable[..., RayPipelineExecutor]
 
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """Where the run under test keeps its folder."""
+    """The run folder of the executors that `make_executor` makes."""
     return tmp_path / "run"
 
 
 @pytest.fixture
 def make_executor(ray_cluster: object, run_folder: Path) -> ExecutorFactory:
-    """Makes executors that fit the shared cluster and don't wait long before they try again."""
+    """A function that makes executors that fit the shared cluster and wait little before a retry."""
 
     def make(pipeline: Any, **parameters: Any) -> RayPipelineExecutor:
         defaults: dict[str, Any] = {"logging_dir": str(run_folder), "workers": 2, "mem_per_cpu_gb": 0.1}
