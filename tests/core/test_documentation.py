@@ -255,7 +255,7 @@ def test_every_page_of_a_folder_is_linked_from_its_index(folder: str) -> None:
 
 
 def test_tests_that_documents_name_exist() -> None:
-    named = re.findall(r"`((?:\w+/)?test_\w+\.py)::(test_\w+)`", FAILURES.read_text())
+    named = re.findall(r"`((?:\w+/)*test_\w+\.py)::(test_\w+)`", FAILURES.read_text())
     assert len(named) > 50
     missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in where(file).read_text()]
     assert missing == []
@@ -272,5 +272,5 @@ def test_every_test_of_a_fault_is_in_the_table() -> None:
 
 
 def where(name: str) -> Path:
-    """Where the documents mean."""
+    """Return the path of a test file that the documents name."""
     return ROOT / "tests" / (name if "/" in name else f"chaos/{name}")

@@ -1,4 +1,4 @@
-"""What a run knows of the stats of runs before, by whole runs in this process."""
+"""The stats cache of a run folder, over several runs in this process."""
 
 from __future__ import annotations
 

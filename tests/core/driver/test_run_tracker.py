@@ -1,4 +1,4 @@
-"""The books of a run, where a whole run can't easily be brought to that point."""
+"""The run tracker, in states that a whole run hardly ever gets into."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def listener() -> Listener:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, listener: Listener) -> RunTracker:
+def tracker(tmp_path: Path, listener: Listener) -> RunTracker:
     folder = RunFolder(get_data_folder(str(tmp_path)))
     history = AttemptHistory(folder.folder)
     return RunTracker("run", folder, 4, history, lambda rank, attempt: attempt, ObserverGroup([listener]))
@@ -46,12 +46,12 @@ def described(failure: RankFailure) -> tuple[Any, ...]:
     return failure.attempts, failure.error_type, failure.node, failure.log
 
 
-def test_rank_that_is_given_up_keeps_what_it_had_suffered(ledger: RunTracker, listener: Listener) -> None:
-    ledger.rank_failed(RankOutcome(1, 2.0, STEP_RAISED), 1, AGAIN)
-    ledger.rank_failed(RankOutcome(2, 2.0, STEP_RAISED), 1, None)
-    ledger.give_up([1, 2, 3], NO_CLUSTER)
+def test_rank_that_is_given_up_keeps_what_it_had_suffered(tracker: RunTracker, listener: Listener) -> None:
+    tracker.rank_failed(RankOutcome(1, 2.0, STEP_RAISED), 1, AGAIN)
+    tracker.rank_failed(RankOutcome(2, 2.0, STEP_RAISED), 1, None)
+    tracker.give_up([1, 2, 3], NO_CLUSTER)
 
-    assert described(ledger.failures[1]) == (1, "ClusterError", "10.0.0.1", "/logs/task_00001.log")
-    assert described(ledger.failures[2]) == (1, "ValueError", "10.0.0.1", "/logs/task_00001.log")
-    assert described(ledger.failures[3]) == (0, "ClusterError", None, None)
+    assert described(tracker.failures[1]) == (1, "ClusterError", "10.0.0.1", "/logs/task_00001.log")
+    assert described(tracker.failures[2]) == (1, "ValueError", "10.0.0.1", "/logs/task_00001.log")
+    assert described(tracker.failures[3]) == (0, "ClusterError", None, None)
     assert listener.failed == [(1, True), (2, False), (1, False), (3, False)]

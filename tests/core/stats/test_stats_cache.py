@@ -1,4 +1,4 @@
-"""The merged stats of a run folder: in chunks, and over several runs."""
+"""`StatsCache`: merging in chunks, and what the next run reads of it."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def rank_stats(values: Iterable[int], eighths: int = 8, names: Iterable[str] = (
     return steps
 
 
-def book_of(files: Mapping[int, Steps]) -> StatsCache:
-    book = StatsCache()
+def cache_of(files: Mapping[int, Steps]) -> StatsCache:
+    stats = StatsCache()
     for rank, steps in files.items():
-        book.add(rank, steps, size_of(steps))
-    return book
+        stats.add(rank, steps, size_of(steps))
+    return stats
 
 
 def size_of(steps: Steps) -> int:
@@ -51,15 +51,15 @@ def sizes_of(files: Mapping[int, Steps]) -> dict[int, int]:
     return {rank: size_of(steps) for rank, steps in files.items()}
 
 
-def stored(book: StatsCache) -> Any:
-    """The book's cache, as the next run reads it."""
-    return json.loads(json.dumps(book.to_cache()))
+def stored(stats: StatsCache) -> Any:
+    """Return the content of `stats.cache.json`, as the next run reads it."""
+    return json.loads(json.dumps(stats.to_cache()))
 
 
-def taken_over(book: StatsCache, files: Mapping[int, Steps]) -> StatsCache:
-    """What the next run makes of the book's cache, when nothing has changed."""
+def taken_over(stats: StatsCache, files: Mapping[int, Steps]) -> StatsCache:
+    """Return the cache of the next run, if no stats file has changed."""
     after = StatsCache()
-    assert after.take_over(stored(book), files.keys(), sizes_of(files)) == set(files)
+    assert after.take_over(stored(stats), files.keys(), sizes_of(files)) == set(files)
     return after
 
 
@@ -98,18 +98,18 @@ some_files = st.dictionaries(
 # --- merging --------------------------------------------------------------------------------------------------------
 
 
-def test_empty_book_has_no_stats() -> None:
-    book = StatsCache()
-    assert len(book) == 0
-    assert book.result().to_list() == []
-    assert stored(book)["chunks"] == []
-    assert len(taken_over(book, {})) == 0
+def test_empty_cache_has_no_stats() -> None:
+    stats = StatsCache()
+    assert len(stats) == 0
+    assert stats.result().to_list() == []
+    assert stored(stats)["chunks"] == []
+    assert len(taken_over(stats, {})) == 0
 
 
 def test_totals_are_those_of_all_ranks_of_all_chunks() -> None:
-    book = book_of({rank: rank_stats([rank, 1]) for rank in (5, 999, 1000, 123_456)})
-    reader, _ = book.result().to_list()
-    assert len(book) == 4
+    stats = cache_of({rank: rank_stats([rank, 1]) for rank in (5, 999, 1000, 123_456)})
+    reader, _ = stats.result().to_list()
+    assert len(stats) == 4
     assert reader["stats"]["size"]["total"] == 5 + 999 + 1000 + 123_456 + 4
     assert (reader["stats"]["size"]["min"], reader["stats"]["size"]["max"]) == (1, 123_456)
     assert reader["stats"]["documents"]["total"] == 8
@@ -118,30 +118,30 @@ def test_totals_are_those_of_all_ranks_of_all_chunks() -> None:
 
 @given(some_files)
 def test_merging_in_chunks_gives_the_same_as_merging_all_at_once(files: dict[int, Steps]) -> None:
-    assert_same(book_of(files).result().to_list(), merged_at_once(files).to_list())
+    assert_same(cache_of(files).result().to_list(), merged_at_once(files).to_list())
 
 
 @given(some_files, st.randoms())
 def test_merging_gives_the_same_whichever_rank_comes_first(files: dict[int, Steps], shuffled: Any) -> None:
     order = list(files)
     shuffled.shuffle(order)
-    assert_same(book_of({rank: files[rank] for rank in order}).result().to_list(), book_of(files).result().to_list())
+    assert_same(cache_of({rank: files[rank] for rank in order}).result().to_list(), cache_of(files).result().to_list())
 
 
 def test_result_can_be_asked_for_while_ranks_are_added() -> None:
-    book, so_far = StatsCache(), dict[int, Steps]()
+    stats, so_far = StatsCache(), dict[int, Steps]()
     for rank, steps in FILES.items():
-        book.add(rank, steps, 1)
+        stats.add(rank, steps, 1)
         so_far[rank] = steps
-        assert_same(book.result().to_list(), merged_at_once(so_far).to_list())
-        assert book.result() == book.result()
+        assert_same(stats.result().to_list(), merged_at_once(so_far).to_list())
+        assert stats.result() == stats.result()
 
 
 def test_what_is_added_stays_as_it_was() -> None:
     before = json.dumps(FILES)
-    book = book_of(FILES)
-    book.result()
-    taken_over(book, FILES).result()
+    stats = cache_of(FILES)
+    stats.result()
+    taken_over(stats, FILES).result()
     assert json.dumps(FILES) == before
 
 
@@ -154,8 +154,8 @@ def test_metrics_of_a_single_rank_stay_as_its_file_has_them(rank: int) -> None:
         "odd": {"total": 4, "n": 4, "mean": 1.0, "of another version": True},
         "own unit": {"total": 9, "mean": 9, "unit": "byte"},
     }
-    book = book_of({rank: steps})
-    for each in (book, taken_over(book, {rank: steps})):
+    stats = cache_of({rank: steps})
+    for each in (stats, taken_over(stats, {rank: steps})):
         assert [step["stats"] for step in each.result().to_list()] == [step["stats"] for step in steps]
         each.result().to_list()[0]["stats"].clear()
         assert each.result().to_list()[0]["stats"] == steps[0]["stats"], "nobody can change it"
@@ -179,31 +179,31 @@ OTHERS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("rank", [3, 1002, 77_000], ids=["same chunk", "another known chunk", "new chunk"])
 @pytest.mark.parametrize("other", OTHERS)
 def test_stats_that_do_not_belong_here_are_refused_and_nothing_is_merged(other: str, rank: int) -> None:
-    for book in (book_of(FILES), taken_over(book_of(FILES), FILES)):
-        before, cache = book.result(), stored(book)
+    for stats in (cache_of(FILES), taken_over(cache_of(FILES), FILES)):
+        before, cache = stats.result(), stored(stats)
         with pytest.raises(StatsMergeError):
-            book.add(rank, OTHERS[other](), 1)
-        assert (len(book), book.result(), stored(book)) == (len(FILES), before, cache)
-        book.add(rank, rank_stats([1]), 1)
-        assert len(book) == len(FILES) + 1
+            stats.add(rank, OTHERS[other](), 1)
+        assert (len(stats), stats.result(), stored(stats)) == (len(FILES), before, cache)
+        stats.add(rank, rank_stats([1]), 1)
+        assert len(stats) == len(FILES) + 1
 
 
 def test_message_names_the_step_that_differs_across_chunks() -> None:
-    book = book_of({0: rank_stats([1])})
+    stats = cache_of({0: rank_stats([1])})
     with pytest.raises(StatsMergeError, match=r"step 1 is 'Filter: c' and was 'Filter: b'"):
-        book.add(5000, OTHERS["other names"](), 1)
+        stats.add(5000, OTHERS["other names"](), 1)
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
 
 
 @given(some_files)
-def test_book_is_the_same_after_it_was_stored(files: dict[int, Steps]) -> None:
-    book = book_of(files)
-    after = taken_over(book, files)
+def test_cache_is_the_same_after_it_was_stored(files: dict[int, Steps]) -> None:
+    stats = cache_of(files)
+    after = taken_over(stats, files)
     assert len(after) == len(files)
-    assert after.result() == book.result()
-    assert stored(after) == stored(book)
+    assert after.result() == stats.result()
+    assert stored(after) == stored(stats)
 
 
 @given(some_files, some_files)
@@ -211,23 +211,23 @@ def test_merging_goes_on_from_the_cache_as_if_nothing_had_been_between(
     before: dict[int, Steps], later: dict[int, Steps]
 ) -> None:
     later = {rank: steps for rank, steps in later.items() if rank not in before}
-    book = book_of(before)
-    after = taken_over(book, before)
-    for each in (book, after):
+    stats = cache_of(before)
+    after = taken_over(stats, before)
+    for each in (stats, after):
         for rank, steps in later.items():
             each.add(rank, steps, size_of(steps))
-    assert after.result() == book.result()
-    assert stored(after) == stored(book)
+    assert after.result() == stats.result()
+    assert stored(after) == stored(stats)
 
 
 def test_steps_that_counted_nothing_are_stored_as_well() -> None:
     files: dict[int, Steps] = {
         rank: [{"name": "Function: f", "time_stats": Timing().to_dict(), "stats": {}}] for rank in (1, 2)
     }
-    book = book_of(files)
-    assert taken_over(book, files).result() == book.result()
+    stats = cache_of(files)
+    assert taken_over(stats, files).result() == stats.result()
     empty: dict[int, Steps] = {1: [], 2: []}
-    assert taken_over(book_of(empty), empty).result().to_list() == []
+    assert taken_over(cache_of(empty), empty).result().to_list() == []
 
 
 Completed = tuple[Collection[int], dict[int, int]]
@@ -242,20 +242,20 @@ CHANGES: dict[str, Callable[[set[int], dict[int, int]], Completed]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_chunk_is_read_anew_alone_when_something_changed(change: str) -> None:
-    book, after = book_of(FILES), StatsCache()
+    stats, after = cache_of(FILES), StatsCache()
     completed, sizes = CHANGES[change](set(FILES), sizes_of(FILES))
-    assert after.take_over(stored(book), completed, sizes) == {0, 1, 2, 5999}
+    assert after.take_over(stored(stats), completed, sizes) == {0, 1, 2, 5999}
     assert len(after) == 4
     assert_same(after.result().to_list(), merged_at_once({rank: FILES[rank] for rank in (0, 1, 2, 5999)}).to_list())
     for rank in (1000, 1001):
         after.add(rank, FILES[rank], size_of(FILES[rank]))
-    assert after.result() == book.result()
+    assert after.result() == stats.result()
 
 
 @pytest.mark.parametrize(("completed", "sizes"), [((), sizes_of(FILES)), (FILES.keys(), {})])
 def test_nothing_is_taken_over_when_nothing_is_left(completed: Collection[int], sizes: dict[int, int]) -> None:
     after = StatsCache()
-    assert after.take_over(stored(book_of(FILES)), completed, sizes) == set()
+    assert after.take_over(stored(cache_of(FILES)), completed, sizes) == set()
     assert len(after) == 0
     assert after.result().to_list() == []
 
@@ -263,23 +263,23 @@ def test_nothing_is_taken_over_when_nothing_is_left(completed: Collection[int], 
 def test_ranks_that_are_not_in_the_cache_are_left_to_be_read() -> None:
     more = FILES | {3: rank_stats([9]), 2500: rank_stats([8])}
     after = StatsCache()
-    assert after.take_over(stored(book_of(FILES)), more.keys(), sizes_of(more)) == set(FILES)
+    assert after.take_over(stored(cache_of(FILES)), more.keys(), sizes_of(more)) == set(FILES)
 
 
 def test_cache_is_taken_by_its_ranks_alone_where_sizes_need_not_be_looked_at() -> None:
-    cache = stored(book_of(FILES))
+    cache = stored(cache_of(FILES))
     assert StatsCache().take_over(cache, FILES.keys(), None) == set(FILES)
     assert StatsCache().take_over(cache, FILES.keys() - {0}, None) == {rank for rank in FILES if rank >= CHUNK_RANKS}
 
 
 def test_cache_of_another_version_is_left_alone() -> None:
     after = StatsCache()
-    assert after.take_over(stored(book_of(FILES)) | {"version": 2}, FILES.keys(), sizes_of(FILES)) == set()
+    assert after.take_over(stored(cache_of(FILES)) | {"version": 2}, FILES.keys(), sizes_of(FILES)) == set()
     assert len(after) == 0
 
 
 def _with_chunk(**fields: Any) -> dict[str, Any]:
-    cache: dict[str, Any] = stored(book_of({0: FILES[0]}))
+    cache: dict[str, Any] = stored(cache_of({0: FILES[0]}))
     chunk = {key: value for key, value in (cache["chunks"][0] | fields).items() if value is not None}
     return cache | {"chunks": [chunk]}
 
@@ -334,25 +334,25 @@ def test_damaged_cache_raises_what_is_documented(damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_damaged_cache_leaves_nothing_in_the_book(damage: str) -> None:
-    cache = stored(book_of(FILES))
+def test_damaged_cache_leaves_nothing_behind(damage: str) -> None:
+    cache = stored(cache_of(FILES))
     chunks = DAMAGED[damage].get("chunks") if isinstance(DAMAGED[damage], dict) else None
     cache["chunks"].extend(chunks if isinstance(chunks, list) else [None])
-    book = StatsCache()
+    stats = StatsCache()
 
     with pytest.raises(DAMAGE):
-        book.take_over(cache, FILES.keys(), sizes_of(FILES))
-    assert len(book) == 0
-    assert book.result().to_list() == []
+        stats.take_over(cache, FILES.keys(), sizes_of(FILES))
+    assert len(stats) == 0
+    assert stats.result().to_list() == []
 
 
 def test_numbers_too_large_to_be_added_leave_out_a_chunk_and_say_so() -> None:
     def one_step(total: int) -> Steps:
         return [{"name": "a", "time_stats": 0, "stats": {"n": total}}]
 
-    book = book_of({0: one_step(10**400), CHUNK_RANKS: one_step(5), CHUNK_RANKS * 2: one_step(0)})
-    assert book.result().to_list()[0]["stats"] == {"n": 10**400}
-    assert [problem.partition(" are not in")[0] for problem in book.problems] == [
+    stats = cache_of({0: one_step(10**400), CHUNK_RANKS: one_step(5), CHUNK_RANKS * 2: one_step(0)})
+    assert stats.result().to_list()[0]["stats"] == {"n": 10**400}
+    assert [problem.partition(" are not in")[0] for problem in stats.problems] == [
         "stats of ranks 1000 to 1999",
         "stats of ranks 2000 to 2999",
     ]

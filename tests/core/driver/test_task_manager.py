@@ -32,7 +32,7 @@ from ray_pipeline_core.driver.task_manager import (
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
-from tests.core.fake_backend import (
+from tests.core.driver.fake_backend import (
     LOST,
     NEVER,
     OUT_OF_MEMORY,
