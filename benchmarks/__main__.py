@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.fresh_process import in_fresh_process
-from benchmarks.groups import GROUPS, measure_group
-from benchmarks.pictures import fill_docs
-from benchmarks.table import Row, failed, page, save
+from benchmarks.support.fresh_process import in_fresh_process
+from benchmarks.support.groups import GROUPS, measure_group
+from benchmarks.support.pictures import fill_docs
+from benchmarks.support.table import Row, failed, page, save
 
 
 def _measure_apart(name: str, full: bool) -> list[Row]:

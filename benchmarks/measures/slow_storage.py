@@ -9,10 +9,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clusters import WORKERS, executor_of, local_cluster, new_folder
-from benchmarks.slow_s3 import DELAY_S, slow_s3
-from benchmarks.table import Row
-from benchmarks.worked_ranks import note_work, worked_ranks
+from benchmarks.support.clusters import WORKERS, executor_of, local_cluster, new_folder
+from benchmarks.support.slow_s3 import DELAY_S, slow_s3
+from benchmarks.support.table import Row
+from benchmarks.support.worked_ranks import note_work, worked_ranks
 
 _RANK_S = 0.5
 

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clusters import WORKERS, local_cluster, new_folder
-from benchmarks.fresh_process import in_fresh_process
-from benchmarks.table import Row
+from benchmarks.support.clusters import WORKERS, local_cluster, new_folder
+from benchmarks.support.fresh_process import in_fresh_process
+from benchmarks.support.table import Row
 from examples.minhash_dedup import STANDARD_LIBRARY, build_executors, build_stages, write_documents
 
 _TASKS = 4

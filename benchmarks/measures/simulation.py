@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.fresh_process import in_fresh_process
-from benchmarks.table import Row
+from benchmarks.support.fresh_process import in_fresh_process
+from benchmarks.support.table import Row
 from ray_pipeline_core import RunConfig
 from ray_pipeline_core.driver.task_manager import RayTaskManager
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, BackendEvent, RankOutcome

@@ -13,9 +13,9 @@ from typing import Any
 
 import ray
 
-from benchmarks.clusters import executor_of, local_cluster
-from benchmarks.overhead import BareWorker
-from benchmarks.table import Row
+from benchmarks.measures.overhead import BareWorker
+from benchmarks.support.clusters import executor_of, local_cluster
+from benchmarks.support.table import Row
 from tests.support.waiting import wait_for
 
 _DEADLINE_S = 120.0

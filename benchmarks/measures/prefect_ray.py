@@ -9,8 +9,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.fresh_process import quiet_environment
-from benchmarks.table import Row
+from benchmarks.support.fresh_process import quiet_environment
+from benchmarks.support.table import Row
 
 _ENVIRONMENT = Path("build/benchmarks/prefect-env")
 _TASKS = 50

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fresh_process import quiet_environment
-from benchmarks.s3_server import BUCKET
+from benchmarks.support.fresh_process import quiet_environment
+from benchmarks.support.s3_server import BUCKET
 
 DELAY_S = 0.02
 
@@ -45,7 +45,7 @@ def slow_s3(delay_s: float = DELAY_S, **loaded: Path) -> Iterator[S3Server]:
         loaded: folders whose files are there to begin with, by the name that they get.
     """
     pairs = [f"{name}={folder}" for name, folder in loaded.items()]
-    command = [sys.executable, "-m", "benchmarks.s3_server", str(delay_s), *pairs]
+    command = [sys.executable, "-m", "benchmarks.support.s3_server", str(delay_s), *pairs]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet_environment())
     try:
         assert process.stdout is not None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.clusters import Stopwatch, cluster_of_nodes, executor_of, new_folder
-from benchmarks.table import Row
+from benchmarks.support.clusters import Stopwatch, cluster_of_nodes, executor_of, new_folder
+from benchmarks.support.table import Row
 from tests.support.steps import do_nothing
 
 _WORK_S = 0.06  # longer than what is handed over in batches

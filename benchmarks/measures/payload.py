@@ -14,9 +14,9 @@ import psutil
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-from benchmarks.clusters import WORKERS, Stopwatch, executor_of, local_cluster, new_folder
-from benchmarks.fresh_process import in_fresh_process
-from benchmarks.table import Row
+from benchmarks.support.clusters import WORKERS, Stopwatch, executor_of, local_cluster, new_folder
+from benchmarks.support.fresh_process import in_fresh_process
+from benchmarks.support.table import Row
 
 PAYLOAD_MB = 100
 _RANKS = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.table import Row
+from benchmarks.support.table import Row
 
 _CODE = """
 import time

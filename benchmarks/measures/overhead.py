@@ -12,8 +12,8 @@ from typing import Any
 import ray
 from ray.util import ActorPool
 
-from benchmarks.clusters import WORKERS, Stopwatch, executor_of, local_cluster, new_folder, seconds_of_run
-from benchmarks.table import Row
+from benchmarks.support.clusters import WORKERS, Stopwatch, executor_of, local_cluster, new_folder, seconds_of_run
+from benchmarks.support.table import Row
 from tests.support.steps import do_nothing
 
 FEW = 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from benchmarks.table import Row
+from benchmarks.support.table import Row
 
 GROUPS = (
     "imports",
@@ -25,5 +25,5 @@ GROUPS = (
 
 def measure_group(name: str, full: bool) -> list[Row]:
     """One group, in this process."""
-    rows: list[Row] = import_module(f"benchmarks.{name}").measure(full)
+    rows: list[Row] = import_module(f"benchmarks.measures.{name}").measure(full)
     return rows

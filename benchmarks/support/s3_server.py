@@ -1,7 +1,8 @@
 """An S3 server in memory, as lean as can be: what it takes itself must be little against the delay that is wanted.
 
-`python -m benchmarks.s3_server DELAY_S [NAME=FOLDER ...]` prints its URL. It has one bucket, believes everybody, and
-does what a run folder needs: put, also unless the object exists; get, head, delete; listings page by page.
+`python -m benchmarks.support.s3_server DELAY_S [NAME=FOLDER ...]` prints its URL. It has one bucket, believes
+everybody, and does what a run folder needs: put, also unless the object exists; get, head, delete; listings page by
+page.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clusters import executor_of, local_cluster, new_folder
-from benchmarks.table import Row
-from benchmarks.worked_ranks import Work, note_work, worked_ranks
+from benchmarks.support.clusters import executor_of, local_cluster, new_folder
+from benchmarks.support.table import Row
+from benchmarks.support.worked_ranks import Work, note_work, worked_ranks
 
 SLOTS = 40
 

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clusters import new_folder
-from benchmarks.slow_s3 import DELAY_S, slow_s3
-from benchmarks.table import Row
+from benchmarks.support.clusters import new_folder
+from benchmarks.support.slow_s3 import DELAY_S, slow_s3
+from benchmarks.support.table import Row
 from ray_pipeline_core.driver.run_tracker import RunTracker
 from ray_pipeline_core.events import ObserverGroup
 from ray_pipeline_core.storage.attempt_history import AttemptHistory

@@ -6,10 +6,10 @@ import resource
 import time
 from dataclasses import dataclass
 
-from benchmarks.clusters import Stopwatch, executor_of, local_cluster, new_folder, seconds_of_run
-from benchmarks.fresh_process import in_fresh_process
-from benchmarks.recovery import seconds_of_actor_start
-from benchmarks.table import Row
+from benchmarks.measures.recovery import seconds_of_actor_start
+from benchmarks.support.clusters import Stopwatch, executor_of, local_cluster, new_folder, seconds_of_run
+from benchmarks.support.fresh_process import in_fresh_process
+from benchmarks.support.table import Row
 from tests.support.steps import do_nothing
 
 SMALLEST = 1000

@@ -53,7 +53,7 @@ def in_fresh_process(function: Callable[..., Result], *arguments: Any, timeout_s
         call.write_bytes(pickle.dumps((name, arguments)))
         with output.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.fresh_process", folder],
+                [sys.executable, "-m", "benchmarks.support.fresh_process", folder],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

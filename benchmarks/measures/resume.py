@@ -10,9 +10,9 @@ from typing import Any
 
 import fsspec
 
-from benchmarks.clusters import executor_of, local_cluster, new_folder
-from benchmarks.slow_s3 import DELAY_S, S3Server, slow_s3
-from benchmarks.table import Row
+from benchmarks.support.clusters import executor_of, local_cluster, new_folder
+from benchmarks.support.slow_s3 import DELAY_S, S3Server, slow_s3
+from benchmarks.support.table import Row
 
 MISSING = 10
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import Row, page
+from benchmarks.support.table import Row, page
 
 _BEGIN, _END = "<!-- table -->", "<!-- /table -->"
 _PICTURES = {

@@ -1,0 +1,1 @@
+"""What the measurements share: clusters, processes, storage and the table of results."""
