@@ -1,1 +1,1 @@
-"""Measurements against bare Ray and datatrove, side by side in one run."""
+"""Measurements of ray-pipeline, compared with plain Ray and datatrove in the same run."""

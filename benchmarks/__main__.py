@@ -10,11 +10,11 @@ from pathlib import Path
 from benchmarks.support.fresh_process import in_fresh_process
 from benchmarks.support.groups import GROUPS, measure_group
 from benchmarks.support.pictures import fill_docs
-from benchmarks.support.table import Row, failed, page, save
+from benchmarks.support.table import Row, failed, machine, now, save, to_markdown
 
 
-def _measure_apart(name: str, full: bool) -> list[Row]:
-    """One group, in a process of its own; what goes wrong there is a row."""
+def _measure_in_fresh_process(name: str, full: bool) -> list[Row]:
+    """Measure one group in a process of its own; if that fails, the result is one row that says so."""
     started_s = time.monotonic()
     try:
         rows = in_fresh_process(measure_group, name, full)
@@ -35,9 +35,9 @@ def main() -> None:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     rows: list[Row] = []
     for name in arguments.names or GROUPS:
-        rows += _measure_apart(name, arguments.full)
+        rows += _measure_in_fresh_process(name, arguments.full)
         saved = save(rows, arguments.output)
-    print(f"\n{page(rows)}\nsaved as {saved}")
+    print(f"\n{now()}, {machine()}\n\n{to_markdown(rows)}\n\nsaved as {saved}")
     if arguments.docs is not None:
         fill_docs(rows, arguments.docs)
 

@@ -1,4 +1,4 @@
-"""How much of the time 40 workers have work, while there is some."""
+"""How much of the time 40 workers are busy while ranks are waiting."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SLOTS = 40
 
 @dataclass(frozen=True)
 class Stretch:
-    """Ranks of one length, which come one after another.
+    """Consecutive ranks of the same duration.
 
     Attributes:
-        seconds: what each takes.
-        first: the first of them.
-        count: how many they are.
-        limit: the share of slot time that must be at work, in percent.
+        seconds: The duration of each rank, in seconds.
+        first: The first rank.
+        count: The number of ranks.
+        limit: The smallest share of slot time that must be busy, in percent.
     """
 
     seconds: float
@@ -35,7 +35,7 @@ class Stretch:
 
 
 def stretches(full: bool) -> list[Stretch]:
-    """One run has them all: it takes most of the time to start the workers."""
+    """Return the stretches of one run: to start the workers for each would take most of the time."""
     if not full:
         return [Stretch(0.1, 0, 20 * SLOTS), Stretch(1.0, 20 * SLOTS, 6 * SLOTS, limit=95)]
     return [
@@ -51,13 +51,13 @@ def work(notes: str, parts: list[Stretch], data: Any, rank: int, world_size: int
 
 
 def busy_share(works: list[Work]) -> float:
-    """The share of slot time at work, from when all have begun until there is no rank left to hand out."""
+    """Return the busy share of slot time, from the start of the last worker to the start of the last rank."""
     first: dict[int, float] = {}
     for one in works:
-        first.setdefault(one.pid, one.begun_s)
+        first.setdefault(one.pid, one.started_s)
     assert len(first) == SLOTS, f"{len(first)} workers took part instead of {SLOTS}"
-    begin_s, end_s = max(first.values()), max(one.begun_s for one in works)
-    busy_s = sum(max(0.0, min(one.ended_s, end_s) - max(one.begun_s, begin_s)) for one in works)
+    begin_s, end_s = max(first.values()), max(one.started_s for one in works)
+    busy_s = sum(max(0.0, min(one.ended_s, end_s) - max(one.started_s, begin_s)) for one in works)
     return busy_s / (SLOTS * (end_s - begin_s))
 
 
@@ -73,7 +73,5 @@ def measure(full: bool) -> list[Row]:
 
 
 def _row(part: Stretch, works: list[Work]) -> Row:
-    on = f"{SLOTS} workers on one machine, {part.count} ranks; from when all are at work until none is left to hand out"
-    return Row(
-        f"slots at work, ranks of {part.seconds:g} s", busy_share(works) * 100, "%", part.limit, on, at_least=True
-    )
+    on = f"{SLOTS} workers on one machine, {part.count} ranks; while all workers are started and ranks are waiting"
+    return Row(f"busy slots, ranks of {part.seconds:g} s", busy_share(works) * 100, "%", part.limit, on, at_least=True)

@@ -1,4 +1,4 @@
-"""What a group costs that two nodes run together, against one that a single node runs."""
+"""The cost of a group on a gang of two nodes, compared with one on a single node."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.support.clusters import Stopwatch, cluster_of_nodes, executor_of
 from benchmarks.support.table import Row
 from tests.support.steps import do_nothing
 
-_WORK_S = 0.06  # longer than what is handed over in batches
+_WORK_S = 0.06  # too long to be submitted in batches
 
 
 def work_a_little(data: Any, rank: int, world_size: int) -> None:
@@ -17,7 +17,7 @@ def work_a_little(data: Any, rank: int, world_size: int) -> None:
 
 
 def _group_ms(step: Any, nodes: int, groups: int) -> float:
-    """From the first group to the last, on one slot."""
+    """Return the time per group on one slot, in milliseconds."""
     with new_folder() as folder:
         watch = Stopwatch()
         executor_of(step, folder, groups, workers=1, nodes_per_task=nodes, observers=[watch]).run()
@@ -32,12 +32,12 @@ def measure(full: bool) -> list[Row]:
     (single_ms, gang_ms), (idle_single_ms, idle_gang_ms) = (
         [min(column) for column in zip(*runs, strict=True)] for runs in (working, idle)
     )
-    on = f"one slot, {groups} groups of {_WORK_S * 1000:g} ms, quickest of {turns}"
-    no_op = f"one slot, {groups * 5} groups, quickest of {turns}; single nodes get theirs in batches"
+    on = f"one slot, {groups} groups of {_WORK_S * 1000:g} ms, fastest of {turns}"
+    no_op = f"one slot, {groups * 5} groups, fastest of {turns}; a single node gets groups in batches"
     return [
-        Row("a group on one node", single_ms, "ms", None, on),
-        Row("a group on a gang of two nodes", gang_ms, "ms", None, on),
-        Row("a group, gang / one node", gang_ms / single_ms, "x", 2.0, on),
-        Row("a no-op group on one node", idle_single_ms, "ms", None, no_op),
-        Row("a no-op group on a gang of two nodes", idle_gang_ms, "ms", None, no_op),
+        Row("time per group, one node", single_ms, "ms", None, on),
+        Row("time per group, gang of two nodes", gang_ms, "ms", None, on),
+        Row("time per group, gang / one node", gang_ms / single_ms, "x", 2.0, on),
+        Row("time per no-op group, one node", idle_single_ms, "ms", None, no_op),
+        Row("time per no-op group, gang of two nodes", idle_gang_ms, "ms", None, no_op),
     ]

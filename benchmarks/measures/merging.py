@@ -1,4 +1,4 @@
-"""Merging the stats that an earlier run left, against the loop that datatrove's tools have."""
+"""Merging the stats of an earlier run, compared with the loop of datatrove's `merge_stats`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TURNS = 3
 
 
 def _write_stats(folder: Path, ranks: int) -> None:
-    """Stats of three steps that count documents and their length, in datatrove's own format."""
+    """Write stats of three steps, which count documents and their lengths, with datatrove's classes."""
     from datatrove.utils.stats import PipelineStats, Stats
 
     chance = random.Random(1)
@@ -50,13 +50,13 @@ def _datatrove_s(folder: Path, ranks: int) -> float:
 
 def _ours_s(folder: DataFolder, ranks: int) -> float:
     run_folder = RunFolder(folder)
-    ledger = RunTracker("merge", run_folder, ranks, AttemptHistory(folder), lambda rank, attempt: 1, ObserverGroup([]))
+    tracker = RunTracker("merge", run_folder, ranks, AttemptHistory(folder), lambda rank, attempt: 1, ObserverGroup([]))
     started_s = time.perf_counter()
-    damaged = ledger.take_over(set(range(ranks)))
-    ledger.merged_stats().to_json()
+    damaged = tracker.take_over(set(range(ranks)))
+    tracker.merged_stats().to_json()
     seconds = time.perf_counter() - started_s
     assert not damaged
-    assert not ledger.warnings
+    assert not tracker.warnings
     return seconds
 
 
@@ -76,10 +76,10 @@ def measure(full: bool) -> list[Row]:
         on_s3_s = _on_s3_s(folder, ranks)
     ours_s, theirs_s = (min(values) for values in zip(*pairs, strict=True))
     on = f"{ranks:,} files, {len(_STEPS)} steps"
-    s3 = f"on S3 with {DELAY_S * 1000:.0f} ms a call"
+    s3 = f"S3 with {DELAY_S * 1000:.0f} ms per call"
     return [
-        Row("merge of stats, ours, locally", ours_s, "s", None, f"{on}, quickest of {_TURNS}"),
-        Row("merge of stats, datatrove's loop", theirs_s, "s", None, f"{on}, quickest of {_TURNS}"),
-        Row("merge of stats, ours / datatrove's loop", ours_s / theirs_s, "x", 1.0, "the same files"),
-        Row(f"merge of stats, {s3}", on_s3_s, "s", 20.0, on),
+        Row("merging stats, ray-pipeline, local disk", ours_s, "s", None, f"{on}, fastest of {_TURNS}"),
+        Row("merging stats, datatrove, local disk", theirs_s, "s", None, f"{on}, fastest of {_TURNS}"),
+        Row("merging stats, ray-pipeline / datatrove", ours_s / theirs_s, "x", 1.0, "the same files"),
+        Row(f"merging stats, ray-pipeline, {s3}", on_s3_s, "s", 20.0, on),
     ]

@@ -1,4 +1,4 @@
-"""Real work: the four stages of the MinHash example on real text, ours and datatrove's executors."""
+"""The four stages of the MinHash example on real text, with our executor and with datatrove's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PART = ("asyncio", "email", "http", "importlib", "json", "logging", "multiproce
 
 
 def _run_stages(executor: Any, folder: Path, **parameters: Any) -> float:
-    """Runs the stages with one of datatrove's executors."""
+    """Run the stages with one of datatrove's executors, and return the duration in seconds."""
     started_s = time.perf_counter()
     with contextlib.redirect_stderr(io.StringIO()):
         for stage in build_stages(folder, _TASKS):
@@ -50,7 +50,11 @@ def run_ours(folder: Path) -> float:
 
 
 def _seconds(run: Any, source: Path) -> tuple[float, int]:
-    """In a process of its own: datatrove's executor forks, and that must not meet Ray's threads."""
+    """Call `run` in a new process, since datatrove's executor forks and this process may have Ray's threads.
+
+    Returns:
+        The duration in seconds, and the number of documents.
+    """
     with new_folder() as folder:
         documents = write_documents(source, folder, _TASKS)
         return in_fresh_process(run, folder), documents
@@ -70,11 +74,11 @@ def measure(full: bool) -> list[Row]:
         on_ray_s = _seconds(run_datatrove_on_ray, source)[0] if full else None
     on = f"{documents:,} documents, {WORKERS} processes"
     rows = [
-        Row("MinHash, ours", ours_s, "s", None, f"{on}, on a cluster that is there"),
+        Row("MinHash, ray-pipeline", ours_s, "s", None, f"{on}, on a running cluster"),
         Row("MinHash, datatrove's local executor", local_s, "s", None, on),
-        Row("MinHash, ours / datatrove's local executor", ours_s / local_s, "x", 1.05, on),
+        Row("MinHash, ray-pipeline / datatrove's local executor", ours_s / local_s, "x", 1.05, on),
     ]
     if on_ray_s is not None:
-        rows.append(Row("MinHash, datatrove's Ray executor", on_ray_s, "s", None, f"{on}, on a cluster that is there"))
-        rows.append(Row("MinHash, ours / datatrove's Ray executor", ours_s / on_ray_s, "x", None, on))
+        rows.append(Row("MinHash, datatrove's Ray executor", on_ray_s, "s", None, f"{on}, on a running cluster"))
+        rows.append(Row("MinHash, ray-pipeline / datatrove's Ray executor", ours_s / on_ray_s, "x", None, on))
     return rows

@@ -1,4 +1,4 @@
-"""What a rank costs that does nothing: ours, bare Ray, and datatrove's executor."""
+"""The cost of a rank that does nothing: with ray-pipeline, with plain Ray, and with datatrove's executor."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.util import ActorPool
 
+from benchmarks.support.bare_ray import BareWorker
 from benchmarks.support.clusters import WORKERS, Stopwatch, executor_of, local_cluster, new_folder, seconds_of_run
 from benchmarks.support.table import Row
 from tests.support.steps import do_nothing
@@ -19,20 +20,6 @@ from tests.support.steps import do_nothing
 FEW = 20
 WHOLE = 500
 DATATROVE_RANKS = 4
-
-
-@ray.remote
-class BareWorker:
-    """An actor that writes the same three files that a rank leaves, and does nothing else."""
-
-    def idle(self, rank: int) -> int:
-        return rank
-
-    def write(self, folder: str, rank: int) -> int:
-        files = {f"stats/{rank:05d}.json": "[]", f"logs/task_{rank:05d}.log": "log\n", f"completions/{rank:05d}": ""}
-        for name, content in files.items():
-            (Path(folder) / name).write_text(content)
-        return rank
 
 
 @contextlib.contextmanager
@@ -44,7 +31,7 @@ def _run_folder() -> Iterator[Path]:
 
 
 def _after_first_s(ranks: int) -> float:
-    """From the first rank settled to the end of the run: without the workers' start."""
+    """Return the time from the first completed rank to the end of the run, in seconds."""
     with new_folder() as folder:
         watch = Stopwatch()
         executor_of(do_nothing, folder, ranks, observers=[watch]).run()
@@ -52,7 +39,7 @@ def _after_first_s(ranks: int) -> float:
 
 
 def _bare_pool_ms(ranks: int, write: bool) -> float:
-    """A warm pool: the actors are started before the time counts."""
+    """Return the time per call of a pool whose actors are started already, in milliseconds."""
     actors = [BareWorker.remote() for _ in range(WORKERS)]  # type: ignore[attr-defined]
     ray.get([actor.idle.remote(0) for actor in actors])
     pool = ActorPool(actors)
@@ -91,10 +78,10 @@ def _datatrove_ms(ranks: int) -> float:
 
 
 def measure(full: bool) -> list[Row]:
-    """Ratios of one run on one warm cluster; the quickest of some turns each."""
+    """Measure all of them on one cluster, several times each, and take the fastest."""
     ranks, turns = (10_000, 5) if full else (2000, 2)
     with local_cluster():
-        seconds_of_run(do_nothing, FEW)  # warms up the cluster and the imports
+        seconds_of_run(do_nothing, FEW)  # starts Ray's worker processes and imports
         whole_s = seconds_of_run(do_nothing, WHOLE)
         few_s = min(_after_first_s(FEW) for _ in range(turns))
         figures = [
@@ -103,14 +90,14 @@ def measure(full: bool) -> list[Row]:
         ]
         datatrove_ms = _datatrove_ms(DATATROVE_RANKS)
     ours_s, writing_ms, bare_ms = (min(values) for values in zip(*figures, strict=True))
-    ours_ms = (ours_s - few_s) / (ranks - FEW) * 1000  # the end of a run is the same for few ranks and for many
-    on = f"{WORKERS} workers, {ranks} ranks, quickest of {turns}"
+    ours_ms = (ours_s - few_s) / (ranks - FEW) * 1000  # the end of a run takes the same time for few ranks and for many
+    on = f"{WORKERS} workers, {ranks} ranks, fastest of {turns}"
     return [
-        Row(f"{WHOLE} no-op ranks, whole run", whole_s, "s", 5.0, f"{WORKERS} workers, their start included"),
-        Row("a rank, ours", ours_ms, "ms", None, f"{on}, from the first on, less a run of {FEW}"),
-        Row("a rank, bare pool that writes three files", writing_ms, "ms", None, on),
-        Row("a rank, bare pool", bare_ms, "ms", None, on),
-        Row("a rank, datatrove", datatrove_ms, "ms", None, f"{WORKERS} workers, {DATATROVE_RANKS} ranks"),
-        Row("a rank, ours / bare pool that writes", ours_ms / writing_ms, "x", 1.2, "against the least possible"),
-        Row("a rank, ours / datatrove", ours_ms / datatrove_ms, "x", 0.001, "against the original"),
+        Row(f"{WHOLE} no-op ranks, whole run", whole_s, "s", 5.0, f"{WORKERS} workers, including their start"),
+        Row("time per no-op rank, ray-pipeline", ours_ms, "ms", None, f"{on}; minus a run of {FEW}"),
+        Row("time per no-op rank, ActorPool that writes three files", writing_ms, "ms", None, on),
+        Row("time per no-op rank, ActorPool", bare_ms, "ms", None, on),
+        Row("time per no-op rank, datatrove", datatrove_ms, "ms", None, f"{WORKERS} workers, {DATATROVE_RANKS} ranks"),
+        Row("time per no-op rank, ray-pipeline / ActorPool that writes", ours_ms / writing_ms, "x", 1.2, "same run"),
+        Row("time per no-op rank, ray-pipeline / datatrove", ours_ms / datatrove_ms, "x", 0.001, "same run"),
     ]

@@ -1,4 +1,4 @@
-"""A pipeline that holds much: how often it travels, and who keeps it."""
+"""A pipeline that holds a lot of data: how often it is stored, and which processes keep it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RANKS = 20
 
 @dataclass(frozen=True)
 class Carried:
-    """What a run with a payload of some size took, in MB and seconds."""
+    """What a run cost whose pipeline holds a payload, in MB and seconds."""
 
     per_rank_s: float
     stored_mb: float
@@ -34,19 +34,19 @@ class Carried:
 
 
 def note_memory(folder: str, payload: bytes, data: Any, rank: int, world_size: int) -> None:
-    """Notes how much memory this process has for itself."""
+    """Write how much memory belongs to this process alone."""
     Path(folder, str(rank)).write_text(str(psutil.Process(os.getpid()).memory_full_info().uss))
 
 
 def _stored() -> tuple[int, int]:
-    """Bytes and objects that were ever put into the cluster's object store."""
+    """Return how many bytes and objects were put into the cluster's object store so far."""
     state = get_state_from_address(ray.get_runtime_context().gcs_address)  # type: ignore[no-untyped-call]
     stats = get_memory_info_reply(state).store_stats  # type: ignore[no-untyped-call]
     return int(stats.cumulative_created_bytes), int(stats.cumulative_created_objects)
 
 
 def carry(payload_mb: int) -> Carried:
-    """In a process of its own, for the sake of the driver's memory."""
+    """Run a pipeline with a payload, in a process whose peak memory is that of this run."""
     with local_cluster(), new_folder() as folder:
         notes = folder / "notes"
         notes.mkdir()
@@ -69,14 +69,12 @@ def carry(payload_mb: int) -> Carried:
 def measure(full: bool) -> list[Row]:
     without, loaded = (in_fresh_process(carry, size) for size in (0, PAYLOAD_MB))
     on = f"a pipeline that holds {PAYLOAD_MB} MB, {_RANKS} ranks, {WORKERS} workers"
-    more = f"{on}; against one that holds nothing"
+    more = f"{on}; compared with an empty step"
     times = (loaded.stored_mb - without.stored_mb) / PAYLOAD_MB
     per_rank_ms = (loaded.per_rank_s - without.per_rank_s) * 1000
     return [
-        Row("how often the pipeline is stored", times, "times", None, f"{on}; in {loaded.stored_objects} object(s)"),
-        Row("a rank's time for the payload, which it unpickles", per_rank_ms, "ms", None, more),
-        Row(
-            "a worker's own memory for the payload", loaded.worker_mb - without.worker_mb, "MB", None, f"{more}; median"
-        ),
+        Row("copies of the pipeline in the object store", times, "", None, f"{on}; {loaded.stored_objects} objects"),
+        Row("time per rank to unpickle the payload", per_rank_ms, "ms", None, more),
+        Row("worker's own memory for the payload", loaded.worker_mb - without.worker_mb, "MB", None, f"{more}; median"),
         Row("driver's peak memory for the payload", loaded.driver_mb - without.driver_mb, "MB", None, more),
     ]

@@ -1,4 +1,4 @@
-"""What a mapped task of prefect-ray costs, in an environment of its own."""
+"""The cost of a mapped task of prefect-ray, which needs an environment of its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ json.dump(mapped(int(sys.argv[1])), open(sys.argv[2], "w"))
 
 
 def _python() -> Path:
-    """The environment's interpreter; it is made the first time."""
+    """Return the interpreter of the environment, which is created the first time."""
     python = _ENVIRONMENT / "bin/python"
     if not python.exists():
         uv = [sys.executable, "-m", "uv"]
@@ -61,4 +61,5 @@ def measure(full: bool) -> list[Row]:
         script.write_text(_FLOW)
         _call([str(_python()), str(script), str(_TASKS), str(answer)])
         seconds = json.loads(answer.read_text())
-    return [Row("a mapped task of prefect-ray", seconds / _TASKS * 1000, "ms", None, f"{_TASKS} no-op tasks, 2 CPUs")]
+    on = f"{_TASKS} no-op tasks, 2 CPUs"
+    return [Row("time per mapped task, prefect-ray", seconds / _TASKS * 1000, "ms", None, on)]

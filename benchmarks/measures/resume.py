@@ -1,4 +1,4 @@
-"""What it takes to see what a folder of many ranks lacks: a run of the last ten, less a run of ten alone."""
+"""The time to find the missing ranks in a folder of many: a run of the last ten, minus a run of ten alone."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ MISSING = 10
 
 
 def fail_some(data: Any, rank: int, world_size: int, failing: frozenset[int] = frozenset()) -> None:
-    """Does nothing, or fails."""
+    """Raise on some ranks."""
     if rank in failing:
-        raise ValueError("as told")
+        raise ValueError("a failing rank")
 
 
 def _make_folder(folder: Path, ranks: int) -> None:
-    """A folder as a run leaves it of which ten ranks failed."""
+    """Make the folder of a run in which ten ranks failed."""
     failing = frozenset(range(ranks // MISSING // 2, ranks, ranks // MISSING))
     step: Any = functools.partial(fail_some, failing=failing)
     result = executor_of(step, folder, ranks, max_failed_ranks=MISSING).run()
     assert len(result.failed) == MISSING
-    shutil.rmtree(folder / "logs")  # nothing looks at those of ranks that are done
+    shutil.rmtree(folder / "logs")  # a resumed run does not read them
 
 
 def _seconds(folder: Any, ranks: int) -> float:
@@ -41,7 +41,7 @@ def _seconds(folder: Any, ranks: int) -> float:
 
 
 def _listing_s(server: S3Server) -> float:
-    """One page after another, as a plain listing is made."""
+    """Return the duration of a listing of all markers, page by page, in seconds."""
     files = fsspec.filesystem("s3", **server.options)
     url, _ = server.folder("full/completions")
     files.ls(server.folder("")[0])  # connects
@@ -53,8 +53,8 @@ def _listing_s(server: S3Server) -> float:
 def _rows(where: str, ranks: int, resume_s: float, ten_s: float) -> list[Row]:
     on = f"{ranks:,} ranks, {MISSING} of them missing"
     return [
-        Row(f"resume, {where}", resume_s, "s", None, on),
-        Row(f"{MISSING} ranks in an empty folder, {where}", ten_s, "s", None, "the same cluster"),
+        Row(f"resumed run, {where}", resume_s, "s", None, on),
+        Row(f"run of {MISSING} ranks in an empty folder, {where}", ten_s, "s", None, "same cluster"),
     ]
 
 
@@ -67,12 +67,12 @@ def measure(full: bool) -> list[Row]:
             listing_s = _listing_s(server)
             s3_ten_s = _seconds(server.folder("ten"), MISSING)
             s3_resume_s = _seconds(server.folder("full"), ranks)
-    s3 = f"on S3 with {DELAY_S * 1000:.0f} ms a call"
+    s3 = f"S3 with {DELAY_S * 1000:.0f} ms per call"
     ratio = (s3_resume_s - s3_ten_s) / listing_s
     return [
-        *_rows("locally", ranks, resume_s, ten_s),
-        Row("resume without its ten ranks, locally", resume_s - ten_s, "s", 3.0, "the former less the latter"),
+        *_rows("local disk", ranks, resume_s, ten_s),
+        Row(f"resumed run minus run of {MISSING} ranks, local disk", resume_s - ten_s, "s", 3.0, "same cluster"),
         *_rows(s3, ranks, s3_resume_s, s3_ten_s),
-        Row(f"listing of the markers, {s3}", listing_s, "s", None, f"{-(-ranks // 1000)} pages, each after the other"),
-        Row(f"resume without its ten ranks / listing, {s3}", ratio, "x", 1.3, "all that the resumed run does"),
+        Row(f"listing of all markers, {s3}", listing_s, "s", None, f"{-(-ranks // 1000)} pages, one after another"),
+        Row(f"resumed run minus run of {MISSING} ranks / listing, {s3}", ratio, "x", 1.3, "same cluster"),
     ]

@@ -1,4 +1,4 @@
-"""The driver's loop alone, on simulated slots: what an event costs with many slots and with few."""
+"""The driver's loop on simulated slots: the time per event with many slots and with few."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _RAISED = AttemptFailure("error", "ValueError", "bad row")
 
 @dataclass(frozen=True)
 class Simulated:
-    """What a run cost.
+    """The cost of a run.
 
     Attributes:
-        events: how many the loop handled.
-        loop_s: the time that it took for that, without the time in the backend.
-        grown_mib: by how much the process grew meanwhile, the backend's memory included.
-        hours: what the run took by its own clock.
+        events: The number of events that the loop handled.
+        loop_s: The time that the loop took, without that of the backend, in seconds.
+        grown_mib: The growth of the process, including the backend's memory, in MiB.
+        hours: The duration of the run in simulated time, in hours.
     """
 
     events: int
@@ -43,7 +43,7 @@ class Simulated:
 
 
 class TimedBackend(SimulatedBackend):
-    """Counts the time that is spent in it, and the events."""
+    """A simulated backend that counts its events and measures its own time, in seconds."""
 
     spent_s = 0.0
     events = 0
@@ -95,9 +95,9 @@ def _memory_mib() -> float:
 
 
 def simulate(slots: int, ranks: int) -> Simulated:
-    """Ranks of which one in a hundred attempts loses its worker and one in a hundred raises.
+    """Run ranks of which 1 % of the attempts lose their worker and 1 % raise.
 
-    They take 10 to 60 seconds on many slots, and less on fewer, so that as many events come in a second.
+    A rank takes 10 to 60 s on many slots, and less on few, so that the rate of events is the same.
     """
     chance, clock = random.Random(1), ManualClock()
     scale = slots / MANY
@@ -110,7 +110,7 @@ def simulate(slots: int, ranks: int) -> Simulated:
     tracker = CountingTracker(backend)
     before_mib = _memory_mib()
     config, groups, stop = RunConfig(tasks=ranks, time=600), make_groups(range(ranks), 1), threading.Event()
-    # One group at a time, so that there are as many events.
+    # One group per call, so that the number of events does not depend on the number of slots.
     manager = RayTaskManager(backend, config, groups, tracker, stop, clock, chance.random, max_batch=1)
     started_s = time.perf_counter()
     manager.run()
@@ -126,17 +126,11 @@ def measure(full: bool) -> list[Row]:
     few_us, many_us = (run.loop_s / run.events * 1e6 for run in (few, many))
     on = f"{ranks:,} simulated ranks, 2 % of the attempts fail"
     return [
-        Row(f"decisions of the loop, {MANY:,} slots", 1e6 / many_us, "/s", None, f"{on}; without the backend's time"),
-        Row(f"the loop's memory, {MANY:,} slots", many.grown_mib, "MiB", None, f"{on}; with that of the simulation"),
+        Row(f"events per second, {MANY:,} slots", 1e6 / many_us, "/s", None, f"{on}; without the backend's time"),
+        Row(f"loop's memory, {MANY:,} slots", many.grown_mib, "MiB", None, f"{on}; including the simulation"),
         Row(
-            f"an event, {MANY:,} slots",
-            many_us,
-            "µs",
-            None,
-            f"ranks of 10 to 60 s; {many.hours:.1f} h by the run's own clock",
+            f"time per event, {MANY:,} slots", many_us, "µs", None, f"ranks of 10 to 60 s; {many.hours:.1f} h simulated"
         ),
-        Row(
-            f"an event, {FEW} slots", few_us, "µs", None, f"as many a second; {few.hours:.1f} h by the run's own clock"
-        ),
-        Row(f"an event, {MANY:,} slots / {FEW} slots", many_us / few_us, "x", 1.2, on),
+        Row(f"time per event, {FEW} slots", few_us, "µs", None, f"same rate; {few.hours:.1f} h simulated"),
+        Row(f"time per event, {MANY:,} slots / {FEW} slots", many_us / few_us, "x", 1.2, on),
     ]

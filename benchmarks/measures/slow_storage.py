@@ -1,4 +1,4 @@
-"""What a rank costs on storage that is far away: the time that a worker spends between two ranks."""
+"""The overhead of a rank on remote storage, which is the time between two ranks on the same worker."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _RANK_S = 0.5
 
 
 def gaps_s(folder: Path) -> list[float]:
-    """Between the end of each rank and the begin of the next one in the same process."""
+    """Return the times between the end of a rank and the start of the next in the same process, in seconds."""
     by_process = defaultdict(list)
     for work in worked_ranks(folder):
         by_process[work.pid].append(work)
     pairs = [pair for works in by_process.values() for pair in itertools.pairwise(works)]
-    return [after.begun_s - before.ended_s for before, after in pairs]
+    return [after.started_s - before.ended_s for before, after in pairs]
 
 
 def measure(full: bool) -> list[Row]:
@@ -35,9 +35,9 @@ def measure(full: bool) -> list[Row]:
         whole_s = time.perf_counter() - started_s
         gaps = gaps_s(notes)
     gap_s = sum(gaps) / len(gaps)
-    on = f"S3 with {DELAY_S * 1000:.0f} ms a call, {ranks} ranks of {_RANK_S} s, {WORKERS} workers"
+    on = f"S3 with {DELAY_S * 1000:.0f} ms per call, {ranks} ranks of {_RANK_S} s, {WORKERS} workers"
     return [
-        Row("between two ranks of a worker, on S3", gap_s * 1000, "ms", None, f"{on}; as the ranks note themselves"),
-        Row("overhead of a rank on S3", gap_s / _RANK_S * 100, "%", 5.0, "that time, as a share of the rank"),
-        Row("whole run on S3", whole_s, "s", None, f"{on}; its work alone is {ranks * _RANK_S / WORKERS:g} s"),
+        Row("time between two ranks on a worker, S3", gap_s * 1000, "ms", None, f"{on}; recorded by the ranks"),
+        Row("overhead per rank, S3", gap_s / _RANK_S * 100, "%", 5.0, "that time as a share of the rank's"),
+        Row("whole run, S3", whole_s, "s", None, f"{on}; the ranks alone take {ranks * _RANK_S / WORKERS:g} s"),
     ]

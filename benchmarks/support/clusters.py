@@ -1,4 +1,4 @@
-"""Clusters to measure on, and runs on them that are watched."""
+"""Clusters to measure on, and executors that run there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORKERS = 2
 
 @contextlib.contextmanager
 def local_cluster(cpus: int = WORKERS + 2) -> Iterator[None]:
-    """A cluster of one node that declares so many CPUs, whatever the machine has."""
+    """Start a cluster of one node with `cpus` CPUs, whatever the machine has."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
     try:
@@ -31,7 +31,7 @@ def local_cluster(cpus: int = WORKERS + 2) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cluster_of_nodes(nodes: int = 3) -> Iterator[None]:
-    """Several nodes on this machine, with two CPUs each."""
+    """Start a cluster of several nodes with two CPUs each on this machine."""
     cluster = Cluster()
     memory: dict[str, Any] = {"memory": 4 * 1024**3, "object_store_memory": 100 * 1024**2}
     for _ in range(nodes):
@@ -52,7 +52,7 @@ def new_folder() -> Iterator[Path]:
 
 
 def executor_of(step: Any, folder: Any, ranks: int, **parameters: Any) -> RayPipelineExecutor:
-    """An executor of one step, or of a list of them, for workers that need little."""
+    """Return an executor of one step, or of a list of steps, whose workers need little memory."""
     steps = step if isinstance(step, list) else [step]
     logging_dir = str(folder) if isinstance(folder, Path) else folder
     defaults: dict[str, Any] = {"workers": WORKERS, "mem_per_cpu_gb": 0.1, "logging_dir": logging_dir}
@@ -60,7 +60,7 @@ def executor_of(step: Any, folder: Any, ranks: int, **parameters: Any) -> RayPip
 
 
 def seconds_of_run(step: Any, ranks: int, **parameters: Any) -> float:
-    """What a whole run takes, in a local folder of its own."""
+    """Return the duration of a whole run in a new local folder, in seconds."""
     with new_folder() as folder:
         executor = executor_of(step, folder, ranks, **parameters)
         started_s = time.perf_counter()
@@ -69,12 +69,12 @@ def seconds_of_run(step: Any, ranks: int, **parameters: Any) -> float:
 
 
 class Stopwatch(RunObserver):
-    """Notes when the first and the last rank of a run was settled.
+    """Measures when the first and the last rank of a run completed.
 
     Attributes:
-        first_s: from its making to the first one, in seconds.
-        last_s: the same to the last one.
-        ranks: how many there were.
+        first_s: The time from the creation of this object to the first completed rank, in seconds.
+        last_s: The time to the last completed rank, in seconds.
+        ranks: The number of completed ranks.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Stopwatch(RunObserver):
 
     @property
     def elapsed_s(self) -> float:
-        """Since its making, in seconds."""
+        """The time since the creation of this object, in seconds."""
         return time.perf_counter() - self._started_s
 
     def on_rank_finished(self, rank: int, seconds: float) -> None:
@@ -94,5 +94,5 @@ class Stopwatch(RunObserver):
 
     @property
     def per_rank_s(self) -> float:
-        """From the first to the last, so without the workers' start."""
+        """The time per rank from the first to the last, without the start of the workers, in seconds."""
         return (self.last_s - self.first_s) / (self.ranks - 1)

@@ -1,4 +1,4 @@
-"""Calls a function in a process of its own, so that what it measures is its own: memory, imports, a cluster."""
+"""Calls a function in a new process, for measurements of memory or imports, or with a cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # The folders of a deployment or an account have no place in a measurement.
+    # A measurement must not depend on the AWS account of whoever runs it.
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
@@ -33,19 +33,19 @@ _SHOWN_CHARACTERS = 600
 
 
 class MeasurementError(Exception):
-    """The process has measured nothing."""
+    """A measurement that failed in its process."""
 
 
 def quiet_environment() -> dict[str, str]:
-    """This process's environment without what would send data, or the measurement, somewhere else."""
+    """Return this process's environment without telemetry and without the addresses of other clusters and servers."""
     return {name: value for name, value in os.environ.items() if name not in _LEFT_OUT} | QUIET
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: Any, timeout_s: float = 1800.0) -> Result:
-    """Calls a module's function with arguments that can be pickled.
+    """Call a module's function in a new process; its arguments and its result are pickled.
 
     Raises:
-        MeasurementError: it raised, or took too long; the message ends with what the process said last.
+        MeasurementError: the function raised, or took longer than `timeout_s`; the message has the end of its output.
     """
     name = f"{function.__module__}:{function.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -61,8 +61,8 @@ def in_fresh_process(function: Callable[..., Result], *arguments: Any, timeout_s
             )
             _wait(process, timeout_s)
         if not answer.exists():
-            said = output.read_text(errors="replace").strip()[-_SHOWN_CHARACTERS:]
-            raise MeasurementError(f"{name} ended with {process.returncode}: {said}")
+            printed = output.read_text(errors="replace").strip()[-_SHOWN_CHARACTERS:]
+            raise MeasurementError(f"{name} ended with {process.returncode}: {printed}")
         result: Result = pickle.loads(answer.read_bytes())
         return result
 
@@ -85,14 +85,14 @@ def _kill_with_children(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _answer(folder: Path) -> None:
+def _call_and_answer(folder: Path) -> None:
     name, arguments = pickle.loads((folder / "call").read_bytes())
     module, _, function = name.partition(":")
     result = getattr(__import__(module, fromlist=[function]), function)(*arguments)
-    aside = folder / "answer.partial"
-    aside.write_bytes(pickle.dumps(result))
-    aside.rename(folder / "answer")
+    partial = folder / "answer.partial"
+    partial.write_bytes(pickle.dumps(result))
+    partial.rename(folder / "answer")
 
 
 if __name__ == "__main__":
-    _answer(Path(sys.argv[1]))
+    _call_and_answer(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The groups of measurements: each is a module with `measure(full)`."""
+"""The groups of measurements, which are the modules of `benchmarks.measures`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ GROUPS = (
 
 
 def measure_group(name: str, full: bool) -> list[Row]:
-    """One group, in this process."""
+    """Measure one group in this process."""
     rows: list[Row] = import_module(f"benchmarks.measures.{name}").measure(full)
     return rows

@@ -1,4 +1,4 @@
-"""The page of the last full run: its table, and pictures of how it scales."""
+"""The page of the last full run: its table, and diagrams of how a run scales."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.table import Row, page
+from benchmarks.support.table import Row, machine, now, page
 
 _BEGIN, _END = "<!-- table -->", "<!-- /table -->"
 _PICTURES = {
@@ -16,20 +16,24 @@ _PICTURES = {
 
 
 def fill_docs(rows: list[Row], docs: Path) -> None:
-    """Puts the table into `performance.md`, and draws the pictures beside it."""
+    """Replace the table in `performance.md`, and draw the diagrams that it shows.
+
+    Raises:
+        ValueError: the page has no markers around its table.
+    """
     path = docs / "performance.md"
     before, begin, rest = path.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):
-        raise ValueError(f"{path} has no place for the table between {_BEGIN} and {_END}")
-    path.write_text(f"{before}{_BEGIN}\n{page(rows)}{_END}{after}")
+        raise ValueError(f"{path} must contain {_BEGIN} and, after it, {_END}: the table goes between them")
+    path.write_text(f"{before}{_BEGIN}\n{page(rows, now(), machine())}{_END}{after}")
     (docs / "images").mkdir(exist_ok=True)
     for name, (measure, label) in _PICTURES.items():
         _draw(points(rows, measure), label, docs / "images" / f"{name}.svg")
 
 
 def points(rows: list[Row], measure: str) -> list[tuple[int, float]]:
-    """Number of ranks and figure of each row of a measure."""
+    """Return the number of ranks and the value of each row of a measure."""
     pattern = re.compile(rf"{re.escape(measure)}, ([\d,]+) no-op ranks.*")
     found = ((pattern.fullmatch(row.measure), row.value) for row in rows)
     return [(int(match[1].replace(",", "")), value) for match, value in found if match and value is not None]

@@ -1,8 +1,8 @@
-"""An S3 server in memory, as lean as can be: what it takes itself must be little against the delay that is wanted.
+"""A minimal S3 server in memory, whose own time per call is short compared with the delay that it adds.
 
-`python -m benchmarks.support.s3_server DELAY_S [NAME=FOLDER ...]` prints its URL. It has one bucket, believes
-everybody, and does what a run folder needs: put, also unless the object exists; get, head, delete; listings page by
-page.
+`python -m benchmarks.support.s3_server DELAY_S [NAME=FOLDER ...]` prints its URL. It has one bucket, accepts all
+credentials, and implements what a run folder needs: get, head, delete, put (also with `If-None-Match`), and listings
+in pages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PAGE = 1000
 
 
 class Objects:
-    """The bucket: content by key, and the keys in order."""
+    """The objects of the bucket, with their keys in order."""
 
     def __init__(self) -> None:
         self._contents: dict[str, bytes] = {}
@@ -36,14 +36,14 @@ class Objects:
     def get(self, key: str) -> bytes | None:
         return self._contents.get(key)
 
-    def put(self, key: str, content: bytes, unless_there: bool = False) -> bool:
+    def put(self, key: str, content: bytes, unless_exists: bool = False) -> bool:
         with self._lock:
-            is_there = key in self._contents
-            if not is_there:
+            exists = key in self._contents
+            if not exists:
                 bisect.insort(self._keys, key)
-            if not (is_there and unless_there):
+            if not (exists and unless_exists):
                 self._contents[key] = content
-            return not (is_there and unless_there)
+            return not (exists and unless_exists)
 
     def delete(self, key: str) -> None:
         with self._lock:
@@ -57,7 +57,7 @@ class Objects:
         self._keys = sorted(self._contents)
 
     def page(self, prefix: str, delimiter: str, after: str, size: int) -> tuple[list[str], list[str], str]:
-        """Keys, common prefixes, and the last name of a page that has others after it."""
+        """Return the keys and common prefixes of a page, and its last key unless it is the last page."""
         with self._lock:
             return self._page(prefix, delimiter, after, size)
 
@@ -78,7 +78,7 @@ class Objects:
         return keys, folders, ""
 
     def listing(self, query: dict[str, str]) -> bytes:
-        """A page as XML."""
+        """Return a page as XML."""
         after = query.get("continuation-token", query.get("start-after", ""))
         size = min(int(query.get("max-keys", _PAGE)), _PAGE)
         keys, folders, last = self.page(query.get("prefix", ""), query.get("delimiter", ""), after, size)
@@ -97,8 +97,8 @@ class Objects:
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # connections are kept, as by S3
-    wbufsize = -1  # an answer leaves in one piece
+    protocol_version = "HTTP/1.1"  # keeps connections open, as S3 does
+    wbufsize = -1  # buffers an answer, so that it is sent at once
     disable_nagle_algorithm = True
     objects = Objects()
     delay_s = 0.0
@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         return go_on
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keeps the console quiet."""
+        """Log nothing."""
 
     def _receive(self) -> bytes:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -149,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
             content = self.objects.get(unquote(source).partition(f"{BUCKET}/")[2])
             self.objects.put(self.key, content or b"")
             self._answer(200, f"<CopyObjectResult><LastModified>{_DATE}</LastModified></CopyObjectResult>".encode())
-        elif self.objects.put(self.key, body, unless_there=self.headers.get("If-None-Match") == "*"):
+        elif self.objects.put(self.key, body, unless_exists=self.headers.get("If-None-Match") == "*"):
             self._answer(200, b"", {"ETag": f'"{md5(body).hexdigest()}"'})
         else:
             self._refuse(412, "PreconditionFailed")
@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(204, b"")
 
     def do_POST(self) -> None:
-        """Deletes many."""
+        """Delete several objects."""
         for key in re.findall(r"<Key>(.*?)</Key>", self._receive().decode()):
             self.objects.delete(key)
         self._answer(200, b"<DeleteResult></DeleteResult>")

@@ -1,4 +1,4 @@
-"""Starts an S3 server on the loopback whose every answer takes a while, as over a network."""
+"""Starts an S3 server on the loopback that delays every answer, as a network does."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ DELAY_S = 0.02
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where a server answers.
+    """A running S3 server.
 
     Attributes:
-        endpoint: its URL.
+        endpoint: The URL of the server.
     """
 
     endpoint: str
 
     @property
     def options(self) -> dict[str, Any]:
-        """Storage options that reach it."""
+        """The storage options for this server."""
         return {"key": "bench-key", "secret": "bench-secret", "client_kwargs": {"endpoint_url": self.endpoint}}
 
     def folder(self, name: str) -> tuple[str, dict[str, Any]]:
-        """A run folder there."""
+        """Return a run folder on this server, with its storage options."""
         return f"s3://{BUCKET}/{name}", self.options
 
 
 @contextlib.contextmanager
 def slow_s3(delay_s: float = DELAY_S, **loaded: Path) -> Iterator[S3Server]:
-    """A server with one bucket in a process of its own.
+    """Start a server with one bucket in a new process.
 
     Args:
-        delay_s: what every call takes on top, in seconds.
-        loaded: folders whose files are there to begin with, by the name that they get.
+        delay_s: the delay of each answer, in seconds.
+        loaded: local folders whose files are in the bucket from the start, by their name there.
     """
     pairs = [f"{name}={folder}" for name, folder in loaded.items()]
     command = [sys.executable, "-m", "benchmarks.support.s3_server", str(delay_s), *pairs]
@@ -51,7 +51,7 @@ def slow_s3(delay_s: float = DELAY_S, **loaded: Path) -> Iterator[S3Server]:
         assert process.stdout is not None
         endpoint = process.stdout.readline().strip()
         if not endpoint:
-            raise RuntimeError("the S3 server did not start")
+            raise RuntimeError("the S3 server did not start: see its output above")
         yield S3Server(endpoint)
     finally:
         process.terminate()
