@@ -7,7 +7,7 @@ BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := $(wildcard ray_pipeline_core airflow_provider prefect_integration tests examples benchmarks)
+SOURCES := $(wildcard ray_pipeline_core airflow_provider prefect_integration tests examples benchmarks docs/tools)
 
 # No target phones home.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -15,7 +15,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test chaos soak bench bench-full constraints clean
+.PHONY: help setup demo check docs format test chaos soak bench bench-full constraints clean
 
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench        compare with datatrove's executor and bare Ray (BENCH_ARGS='overhead' measures that alone)"
 	@echo "make bench-full   the same in full sizes, for docs/performance.md"
 	@echo "make format       put the code into the form that make check asks for"
+	@echo "make docs         write docs/errors.md, the reference of all messages"
 	@echo "make setup        only create or renew the environment in $(VENV)"
 	@echo "make constraints  pin the development environment anew (UPGRADE=--upgrade takes newer versions)"
 	@echo "make clean        remove what the tools left behind; the environment stays"
@@ -60,6 +61,10 @@ check: setup
 	$(BIN)/python -m ruff format --check $(SOURCES)
 	$(BIN)/python -m mypy $(SOURCES)
 	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/python -m docs.tools.error_reference
+	$(BIN)/python -m docs.tools.module_table
 
 format: setup
 	$(BIN)/python -m ruff check --fix $(SOURCES)

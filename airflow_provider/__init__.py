@@ -1,4 +1,4 @@
-"""Airflow provider: runs rank-sharded pipelines on Ray as Airflow tasks."""
+"""The Airflow provider, which runs rank-sharded pipelines on Ray as Airflow tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a task instance keeps its run folder unless told."""
+"""The run folder and the name of an Airflow task instance that sets neither."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow.sdk import conf
 
 
 class TaskInstanceKey(Protocol):
-    """What tells one task instance from another, whatever the try."""
+    """The attributes that identify a task instance; all of its tries have the same."""
 
     dag_id: str
     run_id: str
@@ -19,19 +19,19 @@ class TaskInstanceKey(Protocol):
 
 
 def default_folder(ti: TaskInstanceKey) -> str:
-    """The run folder of a task instance: the same for each of its tries, another for every DAG run and mapped index.
+    """Return the run folder of a task instance, below Airflow's log folder, which is writable wherever tasks run.
 
-    It lies below Airflow's own log folder, which is writable wherever tasks run.
+    It is the same for all tries of the task instance, and differs for every DAG run and map index.
     """
     base = conf.get("logging", "base_log_folder")
-    # Quoted as in a URL, so that two runs never share a folder: "a/b" and "a:b" are allowed names of runs.
+    # Quoted as in a URL, so that two DAG runs never share a folder: "a/b" and "a:b" are valid run ids.
     parts = [f"{key}={quote(getattr(ti, key), safe='+')}" for key in ("dag_id", "run_id", "task_id")]
     mapped = [f"map_index={ti.map_index}"] if _is_mapped(ti) else []
     return os.path.join(os.path.expanduser(base), "ray_pipeline", *parts, *mapped)
 
 
 def default_name(ti: TaskInstanceKey) -> str:
-    """What a task instance's run is called in messages unless told."""
+    """Return the name that a task instance's run has in messages."""
     return f"{ti.task_id}[{ti.map_index}]" if _is_mapped(ti) else ti.task_id
 
 

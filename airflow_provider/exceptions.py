@@ -1,4 +1,4 @@
-"""The core's errors as Airflow's."""
+"""Translates the core's errors into Airflow's exceptions."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from ray_pipeline_core import ConfigError, RayPipelineError, RunFolderMismatchError, RunIncompleteError, RunResult
 
-_NO_RETRY_HELPS = (ConfigError, RunFolderMismatchError)
-_SHOWN_FAILURES = 20
+_NOT_RETRYABLE = (ConfigError, RunFolderMismatchError)
+_MAX_LISTED_FAILURES = 20
 
 
 def as_airflow_error(error: RayPipelineError) -> AirflowException:
-    """The error that the Airflow task fails with.
+    """Return the exception that the Airflow task should raise for `error`.
 
     Returns:
-        An `AirflowFailException`, after which Airflow does not retry, where only a person can help; else an
-        `AirflowException`.
+        An `AirflowFailException`, after which Airflow does not retry, if a retry can't help; an `AirflowException`
+        otherwise.
     """
-    kind = AirflowFailException if isinstance(error, _NO_RETRY_HELPS) else AirflowException
+    kind = AirflowFailException if isinstance(error, _NOT_RETRYABLE) else AirflowException
     if isinstance(error, RunIncompleteError) and error.result is not None:
         return kind(_list_failures(error.result))
     return kind(str(error))
 
 
 def _list_failures(result: RunResult) -> str:
-    more = len(result.failed) - _SHOWN_FAILURES
+    more = len(result.failed) - _MAX_LISTED_FAILURES
     lines = [
         f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed, {result.completed} "
         f"completed; the next try runs only the missing ones. Run folder: {result.logging_dir}",
-        *(str(failure) for failure in result.failed[:_SHOWN_FAILURES]),
+        *(str(failure) for failure in result.failed[:_MAX_LISTED_FAILURES]),
         *([f"and {more} more: all are in result.json of the run folder"] if more > 0 else []),
     ]
     return "\n".join(lines)

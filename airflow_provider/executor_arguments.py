@@ -1,4 +1,4 @@
-"""From the operator's arguments to the executor's."""
+"""Checks the operator's arguments, and makes an executor of them once templates are rendered."""
 
 from __future__ import annotations
 
@@ -11,37 +11,39 @@ from airflow_provider.default_folder import TaskInstanceKey, default_folder, def
 from ray_pipeline_core import ConfigError, RayPipelineExecutor
 
 EXECUTOR_ARGUMENTS = tuple(name for name in inspect.signature(RayPipelineExecutor).parameters if name != "depends")
-"""The executor's parameters that the operator takes too."""
+"""The executor's parameters that the operator also has."""
 
-TEMPLATED = ("pipeline", "pipeline_kwargs", "logging_dir", "name", "tasks", "workers", "address")
-"""Parameters that may be templates, or results of other tasks."""
+TEMPLATE_FIELDS = ("pipeline", "pipeline_kwargs", "logging_dir", "name", "tasks", "workers", "address")
+"""Parameters that may be templates, or XComs of other tasks."""
 
 _INTEGERS = ("tasks", "workers")
 
-# What stands for a template, or for storage that a DAG's parse has no business with, when the rest is checked.
-_STAND_INS: Mapping[str, Any] = {"pipeline": "module:factory", "logging_dir": ".", "tasks": 1, "workers": 1}
+# Used instead of templates, and of storage that must not be touched while the DAG is parsed, to check the rest.
+_PLACEHOLDERS: Mapping[str, Any] = {"pipeline": "module:factory", "logging_dir": ".", "tasks": 1, "workers": 1}
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Checks what can be checked before templates are rendered.
+    """Check the arguments as far as possible before templates are rendered.
 
     Args:
         arguments: the executor's arguments by name; any of them may be a template.
 
     Raises:
-        ConfigError: an argument is wrong, whatever the templates become.
+        ConfigError: an argument is wrong, whatever the templates render to.
     """
-    checked = {name: _STAND_INS.get(name) if _is_unknown(name, value) else value for name, value in arguments.items()}
+    checked = {
+        name: _PLACEHOLDERS.get(name) if _needs_placeholder(name, value) else value for name, value in arguments.items()
+    }
     RayPipelineExecutor(**_with_integers(checked))
 
 
 def make_executor(arguments: Mapping[str, Any], storage: Any, ti: TaskInstanceKey) -> RayPipelineExecutor:
-    """Makes the executor of a task instance.
+    """Make the executor of a task instance.
 
     Args:
-        arguments: the executor's arguments by name, with rendered templates; `logging_dir` holds the path alone.
-        storage: what `split_folder` took from `logging_dir`.
-        ti: the task instance, which chooses run folder and name where there are none.
+        arguments: the executor's arguments by name, with rendered templates; `logging_dir` is only the path.
+        storage: the filesystem or storage options that `split_folder` returned.
+        ti: the task instance, from which a missing run folder and name are derived.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -55,25 +57,25 @@ def make_executor(arguments: Mapping[str, Any], storage: Any, ti: TaskInstanceKe
     return RayPipelineExecutor(**_with_integers(arguments) | chosen)
 
 
-def _is_unknown(name: str, value: Any) -> bool:
+def _needs_placeholder(name: str, value: Any) -> bool:
     if name == "logging_dir":
         path, _ = split_folder(value)
         return isinstance(path, str) or _is_template(path)
-    return name in TEMPLATED and _is_template(value)
+    return name in TEMPLATE_FIELDS and _is_template(value)
 
 
 def _is_template(value: Any) -> bool:
-    """Whether Airflow will put something else in the place of `value`: it is a template or another task's result."""
+    """Return whether Airflow will replace `value` when the task runs: it is a template, or another task's XCom."""
     if isinstance(value, str):
         return any(mark in value for mark in ("{{", "{%", "{#"))
     return hasattr(value, "resolve") and not isinstance(value, os.PathLike)
 
 
 def _with_integers(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with integers for what rendered templates left as text.
+    """Return the arguments with integers in place of the strings that templates render to.
 
     Raises:
-        ConfigError: a text is no integer.
+        ConfigError: a string is not an integer.
     """
     return {name: _as_integer(name, value) if name in _INTEGERS else value for name, value in arguments.items()}
 
@@ -88,26 +90,26 @@ def _as_integer(name: str, value: Any) -> Any:
 
 
 def split_folder(spec: Any) -> tuple[Any, Any]:
-    """Splits a `logging_dir` into its path, which may hold templates, and its filesystem or options, which may not.
+    """Split a `logging_dir` into its path, which may hold templates, and its filesystem or storage options.
 
-    Storage options carry secrets, so Airflow's renderer, which stores what it renders, must not see them.
+    Storage options may hold secrets, and Airflow stores rendered template fields, so only the path is one.
 
     Returns:
-        Path or URL, and what stands beside it in a pair; None beside a path alone.
+        The path or URL, and the filesystem or storage options; None if there are none.
     """
     path, storage = spec if isinstance(spec, tuple) and len(spec) == 2 else (spec, None)
     if isinstance(path, os.PathLike):
         return os.fspath(path), storage
-    if hasattr(path, "path") and hasattr(path, "fs"):  # a DataFolder, ours or datatrove's
+    if hasattr(path, "path") and hasattr(path, "fs"):  # a data folder of this package or of datatrove
         return path.path, path.fs
     return path, storage
 
 
 def with_runtime_env(options: Any, runtime_env: Any) -> Any:
-    """Adds a runtime environment to the Ray actor options.
+    """Return the Ray actor options with a runtime environment added.
 
     Raises:
-        ConfigError: it is no dict, or the options hold one already.
+        ConfigError: it is not a dict, or the options already have one.
     """
     if runtime_env is None:
         return options

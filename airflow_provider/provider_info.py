@@ -1,4 +1,4 @@
-"""What Airflow's provider manager asks: who this provider is and which modules it has."""
+"""Describes the provider to Airflow: its name, its integration and its operator modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _INTEGRATION = "Ray"
 
 
 def get_provider_info() -> dict[str, Any]:
-    """What Airflow shows of the provider and loads of it; Airflow calls this before it can be used itself."""
+    """Return the provider's metadata; Airflow may call this before it is fully imported itself."""
     return {
         "package-name": "ray-pipeline",
         "name": "Ray Pipeline",

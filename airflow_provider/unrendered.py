@@ -7,46 +7,46 @@ from typing import Any
 
 
 class Unrendered:
-    """A value that Airflow's renderer leaves alone, and shows and stores as a text that every parse repeats.
+    """A value that Airflow must not render; the UI and the stored DAG have a string in its place.
 
-    Airflow renders what it finds in lists and dicts, and stores the arguments of mapped tasks; a text with an
-    address in it makes a new version of the DAG at every parse.
+    Airflow looks for templates inside lists and dicts, and stores the arguments of mapped tasks. The string must be
+    the same at every parse: one with a memory address in it would make a new DAG version each time.
 
     Args:
-        value: what is kept from Airflow.
-        text: what Airflow gets instead.
+        value: the value.
+        shown: the string, or list of strings, that Airflow shows and stores instead.
     """
 
-    def __init__(self, value: Any, text: str | list[str]) -> None:
+    def __init__(self, value: Any, shown: str | list[str]) -> None:
         self.value = value
-        self.text = text
+        self.shown = shown
 
     def serialize(self) -> str | list[str]:
-        """What Airflow shows; it looks for a method of this name."""
-        return self.text
+        """Return the string that Airflow shows and stores; Airflow looks for a method of this name."""
+        return self.shown
 
     def __repr__(self) -> str:
-        return str(self.text)
+        return str(self.shown)
 
 
 def unrendered(value: Any) -> Unrendered:
-    """Keeps a value that may hold secrets, or has no stable text, from Airflow."""
+    """Wrap a value that may hold secrets, or whose `repr` changes from parse to parse."""
     return value if isinstance(value, Unrendered) else Unrendered(value, "<not shown>")
 
 
 def unrendered_steps(pipeline: Any) -> Any:
-    """Keeps a pipeline of objects from Airflow, which then shows the names of its steps; a string stays one."""
+    """Wrap a list of steps, of which Airflow then shows the names; return an import path as it is."""
     if isinstance(pipeline, Sequence) and not isinstance(pipeline, str):
-        return Unrendered(pipeline, [_step_text(step) for step in pipeline])
+        return Unrendered(pipeline, [_shown_step(step) for step in pipeline])
     return pipeline
 
 
 def unwrap(value: Any) -> Any:
-    """The value itself, whether it was kept from Airflow or not."""
+    """Return the value inside an `Unrendered`, and any other value as it is."""
     return value.value if isinstance(value, Unrendered) else value
 
 
-def _step_text(step: Callable[..., Any] | Sequence[Any]) -> str:
+def _shown_step(step: Callable[..., Any] | Sequence[Any]) -> str:
     while hasattr(step, "func"):  # functools.partial
         step = step.func
     if not callable(step):

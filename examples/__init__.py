@@ -1,1 +1,1 @@
-"""Examples: each is run by a test."""
+"""Examples of pipelines; each is run by a test."""

@@ -2,8 +2,8 @@
 
     signatures ── buckets ── clusters ── filter
 
-The text is Python's own standard library, which every machine has: each function and class of a module's top level
-is a document. Nothing is downloaded: the English word tokenizer that the stages use needs spaCy, but no model.
+The text is Python's standard library, which every machine has: each top-level function or class of a module is a
+document. Nothing is downloaded: the stages use the English word tokenizer of spaCy, which needs no model.
 
 python -m examples.minhash_dedup [--work-dir build/minhash_dedup] [--tasks 4]
 """
@@ -32,25 +32,25 @@ from ray_pipeline_core import RayPipelineError, RayPipelineExecutor, RunResult
 CONFIG = MinhashConfig()
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 
-_LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})
-_SHOWN_GROUPS = 5
+_EXCLUDED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})
+_REPORTED_GROUPS = 5
 
 
 class CorpusError(Exception):
-    """There are no documents to work on, or they are not those that the work folder was made for."""
+    """There are no documents, or the work folder was made for others."""
 
 
 # --- the documents ---
 
 
 def documents_of(source: Path) -> Iterator[dict[str, str]]:
-    """Yields every top-level function and class below `source`, in the order of path and line.
+    """Yield every top-level function and class below `source`, in the order of path and line.
 
-    Tests and installed packages are left out, and so are files that are no valid Python.
+    Tests, installed packages and files that are not valid Python are left out.
     """
     for path in sorted(source.rglob("*.py")):
         relative = path.relative_to(source)
-        if _LEFT_OUT.isdisjoint(relative.parts):
+        if _EXCLUDED_FOLDERS.isdisjoint(relative.parts):
             yield from _definitions(path, relative.as_posix())
 
 
@@ -69,12 +69,12 @@ def _definitions(path: Path, name: str) -> Iterator[dict[str, str]]:
 
 
 def write_documents(source: Path, work_dir: Path, shards: int) -> int:
-    """Writes the documents of `source` as JSONL to `<work_dir>/documents`, or keeps those that an earlier run wrote.
+    """Write the documents of `source` as JSONL to `<work_dir>/documents`, or keep those that an earlier run wrote.
 
     Args:
         source: the folder with the Python files.
-        work_dir: where everything of the deduplication goes.
-        shards: number of files to share the documents out to, one per rank.
+        work_dir: the folder for all files of the deduplication.
+        shards: number of files to write, one per rank.
 
     Returns:
         The number of documents.
@@ -84,7 +84,7 @@ def write_documents(source: Path, work_dir: Path, shards: int) -> int:
     """
     manifest = work_dir / "documents.json"
     if manifest.exists():
-        return _count_earlier(json.loads(manifest.read_text()), source, work_dir, shards)
+        return _count_documents(json.loads(manifest.read_text()), source, work_dir, shards)
     lines = [json.dumps(document) + "\n" for document in documents_of(source)]
     if not lines:
         raise CorpusError(f"{source} has no Python file with a function or class: name another folder with --source")
@@ -92,18 +92,18 @@ def write_documents(source: Path, work_dir: Path, shards: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
         (folder / f"{shard:05d}.jsonl").write_text("".join(lines[shard::shards]))
-    # Last, so that it vouches for whole files.
+    # Written last, so that where it exists the documents are complete.
     manifest.write_text(json.dumps({"source": str(source), "shards": shards, "documents": len(lines)}))
     return len(lines)
 
 
-def _count_earlier(earlier: dict[str, Any], source: Path, work_dir: Path, shards: int) -> int:
-    if (earlier["source"], earlier["shards"]) != (str(source), shards):
+def _count_documents(manifest: dict[str, Any], source: Path, work_dir: Path, shards: int) -> int:
+    if (manifest["source"], manifest["shards"]) != (str(source), shards):
         raise CorpusError(
-            f"{work_dir} holds the documents of {earlier['source']} for --tasks {earlier['shards']}, not those of "
+            f"{work_dir} holds the documents of {manifest['source']} for --tasks {manifest['shards']}, not those of "
             f"{source} for --tasks {shards}: choose another --work-dir"
         )
-    return int(earlier["documents"])
+    return int(manifest["documents"])
 
 
 # --- the four stages ---
@@ -114,9 +114,9 @@ class Stage:
     """A stage of the deduplication.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         pipeline: its steps.
-        tasks: the number of ranks it must be cut into.
+        tasks: the number of ranks that it must have.
     """
 
     name: str
@@ -125,16 +125,16 @@ class Stage:
 
 
 def build_stages(work_dir: Path, tasks: int = 4) -> list[Stage]:
-    """The stages in their order: each reads what the ones before it have left in `work_dir`.
+    """Return the stages in the order in which they run; each reads files that earlier ones wrote to `work_dir`.
 
     Args:
-        work_dir: where `documents` lies and everything else goes.
-        tasks: ranks of the two stages that read the documents. Both must see the same files in the same rank, since
-            a document is known by its rank and its place there.
+        work_dir: the folder with `documents`, to which all other files are written.
+        tasks: ranks of the two stages that read the documents. Both must see the same files in the same rank, because
+            a document is identified by its rank and its position there.
     """
 
     def reader() -> JsonlReader:
-        # The id says where a document comes from; the path of its shard would only differ from machine to machine.
+        # The id identifies a document; the path of its shard would make the output differ from machine to machine.
         return JsonlReader(str(work_dir / "documents"), add_file_path=False)
 
     def writer(name: str) -> JsonlWriter:
@@ -154,12 +154,12 @@ def build_stages(work_dir: Path, tasks: int = 4) -> list[Stage]:
 
 
 def build_executors(work_dir: Path, tasks: int = 4, **options: Any) -> RayPipelineExecutor:
-    """The executor of the last stage; it depends on the one before, and so on.
+    """Return the executor of the last stage; each executor depends on the one before.
 
     Args:
-        work_dir: where `documents` lies and everything else goes, run folders included.
+        work_dir: the folder with `documents`, to which all other files are written, run folders included.
         tasks: ranks of the two stages that read the documents.
-        options: further parameters for every `RayPipelineExecutor`.
+        **options: further parameters of every `RayPipelineExecutor`.
     """
     executor: RayPipelineExecutor | None = None
     for stage in build_stages(work_dir, tasks):
@@ -179,7 +179,7 @@ def build_executors(work_dir: Path, tasks: int = 4, **options: Any) -> RayPipeli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Deduplicates and prints what was kept and removed; the exit code is 0, or 1 when it failed."""
+    """Deduplicate, print a report, and return the exit code: 0, or 1 if the run failed."""
     arguments = _parse_arguments(argv)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(work_dir: Path, count: int, result: RunResult) -> str:
     kept, removed = _read_documents(work_dir / "kept"), _read_documents(work_dir / "removed")
-    groups = sorted(kept, key=_group_size, reverse=True)[:_SHOWN_GROUPS]
+    groups = sorted(kept, key=_group_size, reverse=True)[:_REPORTED_GROUPS]
     lines = [
         f"{count} functions and classes in {work_dir / 'documents'}",
         f"{len(kept):7} kept        in {work_dir / 'kept'}",
@@ -212,7 +212,7 @@ def _read_documents(folder: Path) -> list[dict[str, Any]]:
 
 
 def _group_size(document: dict[str, Any]) -> int:
-    # A rank without removals leaves its documents as they are.
+    # Only ranks that remove documents add the size.
     return int(document["metadata"].get("minhash_cluster_size", 1))
 
 

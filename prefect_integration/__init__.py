@@ -1,4 +1,4 @@
-"""Ray pipelines in Prefect: a task that runs an executor, and a flow made of an executor and all it depends on."""
+"""Ray pipelines in Prefect: a task that runs an executor, and a flow that is made from an executor graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_retryable", "ray_pipeline_flow", "run_ray_pipeline"]
 
-# Loaded at first use: Prefect imports this package whenever it starts, and is slow to import itself.
+# Imported at first use: Prefect imports this package whenever it starts, and these modules import much of Prefect.
 _LAZY = {
     "is_retryable": "prefect_integration.retry_condition",
     "ray_pipeline_flow": "prefect_integration.flows",

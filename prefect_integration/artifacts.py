@@ -1,4 +1,4 @@
-"""A run as Prefect artifacts: a bar of progress, a table of results, a table of failed ranks."""
+"""Publishes a run as Prefect artifacts: a progress bar, a table of results, a table of failed ranks."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from ray_pipeline_core import Progress, RunObserver, RunPlan, RunResult
 
 UPDATE_INTERVAL_S = 5.0
-"""Time between two updates of the progress artifact, in seconds; a shorter run gets none."""
+"""Time between two updates of the progress artifact, in seconds; a shorter run has no such artifact."""
 MAX_FAILED_RANKS = 500
 """Rows in the table of failed ranks."""
 ARTIFACT_TIMEOUT_S = 5.0
-"""How long a run waits for a server to take its artifacts, in seconds."""
+"""How long a run waits for the server to store an artifact, in seconds."""
 
 logger = logging.getLogger(__name__)
 
 
 class ResultTables(RunObserver):
-    """Collects the results of a chain of executors, and publishes them as tables."""
+    """Collects the results of the executors of a graph, and publishes them as tables."""
 
     def __init__(self) -> None:
         self._results: list[RunResult] = []
 
     def on_run_finished(self, result: RunResult) -> None:
-        """Keeps the result."""
+        """Add the result to the tables."""
         self._results.append(result)
 
     def publish(self) -> None:
-        """Creates the artifacts; whatever goes wrong is logged and nothing else."""
+        """Create the artifacts; errors are logged, not raised."""
         if self._results:
             name = self._results[-1].name
             publish_table(artifact_key(name), [result_row(result) for result in self._results], f"Result of {name}")
@@ -47,7 +47,7 @@ class ResultTables(RunObserver):
 
 
 class ProgressArtifact(RunObserver):
-    """A bar of progress, updated every few seconds from a thread, since a server may be slow.
+    """A progress artifact, updated every few seconds from a thread, because the server may be slow.
 
     Args:
         interval_s: time between two updates, in seconds.
@@ -61,7 +61,7 @@ class ProgressArtifact(RunObserver):
         self._thread: threading.Thread | None = None
 
     def on_run_started(self, plan: RunPlan) -> None:
-        """Starts the thread that updates."""
+        """Start the thread that updates the artifact."""
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._update_at_intervals, plan.name), name="progress-artifact", daemon=True
@@ -69,43 +69,43 @@ class ProgressArtifact(RunObserver):
         self._thread.start()
 
     def on_progress(self, progress: Progress) -> None:
-        """Keeps the newest progress for the thread."""
+        """Store the newest progress for the thread."""
         self._percent = 100.0 * (progress.completed + progress.failed) / progress.world_size
 
     def on_run_finished(self, result: RunResult) -> None:
-        """Has the thread show the end, and waits for it a moment."""
+        """Let the thread update the artifact for the last time, and wait up to `ARTIFACT_TIMEOUT_S` for it."""
         self._percent = 100.0 * (result.completed + len(result.failed)) / result.world_size
         self._ended.set()
         if self._thread is not None:
             self._thread.join(ARTIFACT_TIMEOUT_S)
 
     def _update_at_intervals(self, name: str) -> None:
-        shown = None
+        published = None
         while not self._ended.wait(self._interval_s):
-            if self._percent != shown:
-                shown = self._percent
-                self._show(name, shown)
+            if self._percent != published:
+                published = self._percent
+                self._publish(name, published)
         if self._id is not None:
-            self._show(name, self._percent)
+            self._publish(name, self._percent)
 
-    def _show(self, name: str, percent: float) -> None:
+    def _publish(self, name: str, percent: float) -> None:
         try:
             if self._id is None:
                 key = f"{artifact_key(name)}-progress"
                 self._id = cast(UUID, create_progress_artifact(percent, key=key, description=f"Progress of {name}"))
             else:
                 update_progress_artifact(self._id, percent)
-        except Exception as error:  # noqa: BLE001 - the next update is due soon
+        except Exception as error:  # noqa: BLE001 - progress must not fail the run, and the next update follows soon
             logger.debug("progress of %s can't be shown: %s", name, error)
 
 
 def artifact_key(name: str) -> str:
-    """A key of the form that Prefect allows: lower-case letters, digits and dashes."""
+    """Return `name` in the form that Prefect requires of keys: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "ray-pipeline"
 
 
 def result_row(result: RunResult) -> dict[str, Any]:
-    """One line about a run."""
+    """Return the row of a run in the table of results."""
     return {
         "executor": result.name,
         "ranks": result.world_size,
@@ -120,7 +120,7 @@ def result_row(result: RunResult) -> dict[str, Any]:
 
 
 def failure_rows(result: RunResult) -> list[dict[str, Any]]:
-    """A line for each of the first failed ranks."""
+    """Return a row for each of the first `MAX_FAILED_RANKS` failed ranks."""
     return [
         {
             "rank": failure.rank,
@@ -135,22 +135,22 @@ def failure_rows(result: RunResult) -> list[dict[str, Any]]:
 
 
 def publish_table(key: str, rows: Sequence[dict[str, Any]], description: str) -> None:
-    """Creates a table artifact of the current Prefect run; whatever goes wrong is logged and nothing else."""
-    attempt(lambda: create_table_artifact(list(rows), key=key, description=description), f"artifact {key}")
+    """Create a table artifact of the current flow run or task run; errors are logged, not raised."""
+    create_artifact(lambda: create_table_artifact(list(rows), key=key, description=description), f"artifact {key}")
 
 
-def attempt(create: Callable[[], object], what: str, patience_s: float = ARTIFACT_TIMEOUT_S) -> None:
-    """Calls `create` in a thread with the current context, and waits for it no longer than `patience_s` seconds."""
+def create_artifact(create: Callable[[], object], label: str, timeout_s: float = ARTIFACT_TIMEOUT_S) -> None:
+    """Call `create` in a thread with the current context, and wait up to `timeout_s` seconds for it."""
 
     def call() -> None:
         try:
             create()
         except Exception as error:  # noqa: BLE001 - an artifact must not fail the run
-            logger.warning("%s could not be created: %s", what, error)
+            logger.warning("%s could not be created: %s", label, error)
 
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(call,), name="artifact", daemon=True)
     thread.start()
-    thread.join(patience_s)
+    thread.join(timeout_s)
     if thread.is_alive():
-        logger.warning("%s is not waited for any longer: the server has not answered for %g s", what, patience_s)
+        logger.warning("%s is not waited for any longer: the server has not answered for %g s", label, timeout_s)

@@ -1,4 +1,4 @@
-"""Stops a run whose Prefect flow run is being cancelled."""
+"""Stops a run when its Prefect flow run is cancelled."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 
 POLL_INTERVAL_S = 2.0
-"""Time between two looks at the flow run's state, in seconds."""
+"""Time between two requests for the flow run's state, in seconds."""
 REQUEST_TIMEOUT_S = 10.0
 """How long the server may take to answer, in seconds."""
 CONFIRM_DELAY_S = 3.0
-"""Time between the end of a stopped run and the confirmation that its flow run is cancelled, in seconds."""
+"""Time between the end of a stopped run and the change of its flow run to *Cancelled*, in seconds."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def stopped_with_flow_run(stop: Callable[[], None]) -> Iterator[None]:
-    """Calls `stop` if the current flow run, or the one it is part of, is cancelled while the block runs.
+    """Call `stop` if the current flow run, or the one it is a subflow of, is cancelled while the block runs.
 
-    Where Prefect itself interrupts the thread, nothing is done: that is the main thread of a process that Prefect
-    started for the flow run. Elsewhere nobody tells it: a submitted task runs in a thread of a pool, and a script
-    that was started by hand has no runner.
+    Prefect itself interrupts the main thread of a process that a runner or worker started for the flow run; there
+    this does nothing. It is needed in the threads of submitted tasks, which Prefect does not interrupt, and in scripts
+    that were started by hand, which have no runner.
 
     Args:
         stop: ends the run; it may be called several times, from another thread.
@@ -42,8 +42,8 @@ def stopped_with_flow_run(stop: Callable[[], None]) -> Iterator[None]:
         return
     ended = threading.Event()
     context = contextvars.copy_context()
-    # No daemon: it ends when the block does, or soon after, and what it has to say must not be lost.
-    threading.Thread(target=context.run, args=(_watch, ended, stop), name="prefect-cancellation").start()
+    # Not a daemon: it ends with the block or soon after, and must still set the state of the flow run.
+    threading.Thread(target=context.run, args=(_poll_flow_runs, ended, stop), name="prefect-cancellation").start()
     try:
         yield
     finally:
@@ -51,25 +51,25 @@ def stopped_with_flow_run(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def _has_runner() -> bool:
-    """Whether this process was started for the flow run, by `serve` or a worker, which sees to cancelling it."""
+    """Return whether a runner started this process for the flow run, with `serve` or in a worker, and can cancel it."""
     return deployment.id is not None or "PREFECT__FLOW_RUN_ID" in os.environ
 
 
-def _watch(ended: threading.Event, stop: Callable[[], None]) -> None:
+def _poll_flow_runs(ended: threading.Event, stop: Callable[[], None]) -> None:
     cancelled: set[UUID] = set()
-    # A client of its own: that of the flow run is closed when the flow ends, and used by other threads.
+    # A separate client: the one of the flow run is used by other threads, and closed when the flow ends.
     with get_client(sync_client=True, httpx_settings={"timeout": REQUEST_TIMEOUT_S}) as client:
         while not ended.wait(POLL_INTERVAL_S):
             try:
-                cancelled = {one for one in _flow_run_ids() if _is_cancelled(client, one)}
-            except Exception as error:  # noqa: BLE001 - the server may be back at the next look
+                cancelled = {each for each in _flow_run_ids() if _is_cancelled(client, each)}
+            except Exception as error:  # noqa: BLE001 - the next request may succeed
                 logger.debug("the state of the flow run can't be read: %s", error)
             if cancelled:
                 stop()
         if cancelled and not _has_runner():
-            # First comes the flow's own end: the server turns it down as long as the flow run is being cancelled.
+            # The flow must end first: the server rejects its final state as long as the flow run is *Cancelling*.
             time.sleep(CONFIRM_DELAY_S)
-            _confirm(client, cancelled)
+            _set_cancelled(client, cancelled)
 
 
 def _flow_run_ids() -> set[UUID]:
@@ -81,10 +81,10 @@ def _is_cancelled(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
-def _confirm(client: SyncPrefectClient, flow_runs: set[UUID]) -> None:
-    """Does what a runner would: a flow run that is being cancelled becomes *Cancelled*, and nothing else."""
+def _set_cancelled(client: SyncPrefectClient, flow_runs: set[UUID]) -> None:
+    """Move the flow runs from *Cancelling* to *Cancelled*, as a runner would."""
     for flow_run_id in flow_runs:
         try:
             client.set_flow_run_state(flow_run_id, Cancelled(message="Its Ray pipeline was stopped."))
-        except Exception as error:  # noqa: BLE001 - the run is stopped in any case
+        except Exception as error:  # noqa: BLE001 - the run has been stopped all the same
             logger.warning("flow run %s stays in state Cancelling: %s", flow_run_id, error)

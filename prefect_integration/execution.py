@@ -1,10 +1,7 @@
-"""Runs an executor inside a Prefect run: observed, cancelled with its flow run, and written down."""
+"""Runs an executor in a Prefect run: logged there, cancelled with its flow run, published as artifacts."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,37 +10,44 @@ from prefect.runtime import task_run
 
 from prefect_integration.artifacts import ProgressArtifact, ResultTables
 from prefect_integration.cancellation import stopped_with_flow_run
-from prefect_integration.run_log import RunLog
 from ray_pipeline_core import (
     ConfigError,
+    ProgressLog,
     RayPipelineExecutor,
     RunCancelledError,
     RunObserver,
+    RunOptions,
     RunPlan,
-    topological_order,
 )
 
-# Which task run an executor last began its ranks in.
-_begun: WeakKeyDictionary[RayPipelineExecutor, str | None] = WeakKeyDictionary()
+# The task run in which each executor last started its ranks.
+_started_in: WeakKeyDictionary[RayPipelineExecutor, str | None] = WeakKeyDictionary()
 
 
 def run_executor(executor: RayPipelineExecutor) -> dict[str, Any]:
-    """Runs an executor, and all it depends on, in the current Prefect run.
+    """Run an executor, and all it depends on, in the current flow run or task run.
 
     Returns:
         The executor's result as plain JSON.
 
     Raises:
-        ConfigError: this is no executor.
-        RayPipelineError: what else `RayPipelineExecutor.run` raises.
-        KeyboardInterrupt: Ctrl-C, once the run has ended in order; Prefect takes the run for crashed then.
+        ConfigError: `executor` is not a `RayPipelineExecutor`.
+        RayPipelineError: any other error of `RayPipelineExecutor.run`.
+        KeyboardInterrupt: Ctrl-C was pressed; it is raised after the run has ended in order, and Prefect marks the
+            flow run as crashed.
     """
     if not isinstance(executor, RayPipelineExecutor):
         raise ConfigError(f"executor={executor!r}: must be a RayPipelineExecutor")
     tables = ResultTables()
+    logger = get_run_logger()
+
+    def options_of(node: RayPipelineExecutor) -> RunOptions:
+        observers = (ProgressLog(logger), ProgressArtifact(), tables, _StartRecord(node))
+        return RunOptions(observers, skip_completed=True if _is_retry(node) else None)
+
     try:
-        with _observed(executor, tables), stopped_with_flow_run(executor.stop):
-            return executor.run().to_dict()
+        with stopped_with_flow_run(executor.stop):
+            return executor.run(options_of=options_of).to_dict()
     except RunCancelledError as error:
         if isinstance(error.__cause__, KeyboardInterrupt):
             raise error.__cause__ from None
@@ -52,44 +56,18 @@ def run_executor(executor: RayPipelineExecutor) -> dict[str, Any]:
         tables.publish()
 
 
-@contextlib.contextmanager
-def _observed(executor: RayPipelineExecutor, tables: ResultTables) -> Iterator[None]:
-    """Has the run log and the artifacts watch each executor of the chain, for the time of one run.
-
-    They are added to the executors themselves, not to copies, so that the owner's `executor.stop()` works.
-    """
-    with contextlib.ExitStack() as stack:
-        for link in topological_order(executor):
-            stack.enter_context(_resumed_in_retry(link))
-            watching = (RunLog(get_run_logger(), link.name), ProgressArtifact(), tables, _BeginNote(link))
-            link.observers = (*link.observers, *watching)
-            stack.callback(_remove_observers, link, watching)
-        yield
+def _is_retry(node: RayPipelineExecutor) -> bool:
+    """Return whether this task run has started the executor's ranks before; a retry runs only the missing ones."""
+    return task_run.id is not None and _started_in.get(node) == task_run.id
 
 
-def _remove_observers(link: RayPipelineExecutor, watching: tuple[RunObserver, ...]) -> None:
-    link.observers = tuple(one for one in link.observers if one not in watching)
+class _StartRecord(RunObserver):
+    """Records that the executor's ranks were started in this task run, so that a retry keeps their markers."""
 
-
-@contextlib.contextmanager
-def _resumed_in_retry(link: RayPipelineExecutor) -> Iterator[None]:
-    """Skips completed ranks if this task run has already begun them anew: a retry runs what is missing."""
-    before = link.config
-    if task_run.id is not None and _begun.get(link) == task_run.id:
-        link.config = replace(before, skip_completed=True)
-    try:
-        yield
-    finally:
-        link.config = before
-
-
-class _BeginNote(RunObserver):
-    """Notes that the run folder holds no marker older than this task run."""
-
-    def __init__(self, link: RayPipelineExecutor) -> None:
-        self._link = link
+    def __init__(self, node: RayPipelineExecutor) -> None:
+        self._node = node
         self._task_run_id: str | None = task_run.id
 
     def on_run_started(self, plan: RunPlan) -> None:
-        """From here on, markers are this task run's own, or wanted."""
-        _begun[self._link] = self._task_run_id
+        """Record the task run; markers that should not be reused have been removed by now."""
+        _started_in[self._node] = self._task_run_id

@@ -1,4 +1,4 @@
-"""Which failures Prefect's retries can cure."""
+"""Decides which failures Prefect retries."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from ray_pipeline_core import (
     StatsMergeError,
 )
 
-_INCURABLE = (ConfigError, RunCancelledError, RunFolderMismatchError, StatsMergeError)
+_NOT_RETRYABLE = (ConfigError, RunCancelledError, RunFolderMismatchError, StatsMergeError)
 
 
 def is_retryable(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry may cure the failure in `state`; the `retry_condition_fn` of `run_ray_pipeline`.
+    """Return whether a retry may fix the failure in `state`; the `retry_condition_fn` of `run_ray_pipeline`.
 
-    A wrong argument, a pipeline that can't be loaded, a run folder of another pipeline and a run that was stopped
-    fail the same way again, or were meant to end. All else may pass: ranks that failed, a lost cluster, a locked
-    folder. A failure of an executor that another one depends on counts as itself.
+    A wrong argument, a pipeline that can't be loaded, a run folder of another pipeline and stats that can't be merged
+    would fail again, and a run that was stopped should not start again. Everything else may be transient: failed
+    ranks, a lost cluster, a locked run folder. If an executor failed because of one that it depends on, the failure of
+    that one decides.
 
     Args:
         task: the Prefect task.
-        run: its task run.
-        state: the failed state, which holds the exception.
+        run: the task run.
+        state: its failed state, whose result is the exception.
     """
     error: BaseException | None = state.result(raise_on_failure=False)
     while isinstance(error, DependencyFailedError) and error.__cause__ is not None:
         error = error.__cause__
-    retryable = not isinstance(error, _INCURABLE)
+    retryable = not isinstance(error, _NOT_RETRYABLE)
     if not retryable:
         _log_not_retried(run, error)
     return retryable
 
 
 def _log_not_retried(run: TaskRun, error: object) -> None:
-    # Prefect itself logs nothing about a failure that its retry condition turns down.
+    # Prefect logs nothing about a failure that the retry condition rejects.
     try:
         logger = get_run_logger()
     except MissingContextError:

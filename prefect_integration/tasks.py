@@ -13,30 +13,31 @@ from ray_pipeline_core import RayPipelineExecutor
 
 
 def name_task_run(parameters: dict[str, Any]) -> str:
-    """The executor's name, as the name of the task run."""
+    """Return the name of the task run: the executor's."""
     return str(getattr(parameters["executor"], "name", "ray-pipeline"))
 
 
 # Prefect pickles a task by value, together with the globals its function names, so the body is one call.
 @task(
     name="run-ray-pipeline",
-    task_run_name=name_task_run,  # type: ignore[arg-type] # Prefect's protocol has a method that no function has
+    task_run_name=name_task_run,  # type: ignore[arg-type] # Prefect's protocol requires a method that functions lack
     cache_policy=NO_CACHE,
     retry_condition_fn=is_retryable,
 )
 def run_ray_pipeline(executor: RayPipelineExecutor) -> dict[str, Any]:
-    """Runs an executor, and all it depends on, in one task run.
+    """Run an executor, and all it depends on, in one task run.
 
-    Progress, failed attempts and the result go to the run's log; a table of the result, another one of failed ranks
-    and, for longer runs, a bar of progress become artifacts. `ray_pipeline_flow` gives every executor a task run of
-    its own instead.
+    Progress, failed attempts and the result are logged in the task run. The result and the failed ranks are published
+    as table artifacts, and the progress of longer runs as a progress artifact. `ray_pipeline_flow` makes a flow with
+    a separate task run for each executor instead.
 
-    A retry (`run_ray_pipeline.with_options(retries=2)`) runs only the ranks that are missing in the run folder, also
-    with `skip_completed=False`, which then counts for the first try alone. What no retry cures is not tried again,
+    A retry (`run_ray_pipeline.with_options(retries=2)`) runs only the missing ranks, even with
+    `skip_completed=False`, which applies to the first attempt only. A failure that a retry can't fix is not retried,
     see `is_retryable`.
 
-    A cancelled flow run stops the ranks within seconds, whether the task was called or submitted. Ctrl-C and a flow's
-    time limit reach the thread of the flow alone; a flow that waits for a submitted task passes them on like this::
+    If the flow run is cancelled, the ranks are stopped within seconds, whether the task was called or submitted.
+    Ctrl-C and the flow's timeout reach only the flow's own thread; a flow that waits for a submitted task should pass
+    them on::
 
         future = run_ray_pipeline.submit(executor)
         try:
@@ -46,13 +47,13 @@ def run_ray_pipeline(executor: RayPipelineExecutor) -> dict[str, Any]:
             raise
 
     Args:
-        executor: what to run. Prefect neither walks through it nor hashes it.
+        executor: the executor. Prefect neither resolves futures inside it nor hashes it.
 
     Returns:
-        `RunResult.to_dict()` of the executor, which is what its run folder's `result.json` holds.
+        The executor's `RunResult.to_dict()`, as stored in `result.json` of the run folder.
 
     Raises:
-        ConfigError: this is no executor, or one of its pipelines can't be loaded.
-        RayPipelineError: what else `RayPipelineExecutor.run` raises.
+        ConfigError: `executor` is not a `RayPipelineExecutor`, or a pipeline can't be loaded.
+        RayPipelineError: any other error of `RayPipelineExecutor.run`.
     """
     return run_executor(executor)

@@ -1,4 +1,4 @@
-"""Rank-sharded data pipelines on Ray: the core that the Airflow and Prefect adapters share."""
+"""The public API of ray-pipeline: rank-sharded data pipelines on Ray."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StepStats
 
 if TYPE_CHECKING:
+    from ray_pipeline_core.driver.planning import RunOptions
     from ray_pipeline_core.driver.task_manager import RayTaskManager
     from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
+    from ray_pipeline_core.observers.progress_log import ProgressLog
     from ray_pipeline_core.ray_backend.rank_worker import RankWorker
     from ray_pipeline_core.scheduling.rank_groups import TaskGroup
     from ray_pipeline_core.scheduling.timeouts import TimeoutManager
@@ -46,6 +48,7 @@ __all__ = [
     "PipelineStats",
     "PipelineStep",
     "Progress",
+    "ProgressLog",
     "RankFailure",
     "RankResources",
     "RankWorker",
@@ -63,6 +66,7 @@ __all__ = [
     "RunFolderMismatchError",
     "RunIncompleteError",
     "RunObserver",
+    "RunOptions",
     "RunPlan",
     "RunResult",
     "StatsMergeError",
@@ -73,8 +77,10 @@ __all__ = [
     "topological_order",
 ]
 
-# Loaded at first use: fsspec takes most of the import's time, and the worker imports ray.
+# Loaded at first use, since fsspec takes most of the import time, and RankWorker needs Ray.
 _LAZY = {
+    "ProgressLog": "ray_pipeline_core.observers.progress_log",
+    "RunOptions": "ray_pipeline_core.driver.planning",
     "DataFolder": "ray_pipeline_core.storage.data_folder",
     "RankWorker": "ray_pipeline_core.ray_backend.rank_worker",
     "RayPipelineExecutor": "ray_pipeline_core.executor",

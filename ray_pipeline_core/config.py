@@ -1,4 +1,4 @@
-"""What a run is asked to do: frozen values, checked when they are made."""
+"""The parameters of a run, as frozen values that are checked when they are created."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ray_pipeline_core.errors import ConfigError
+from ray_pipeline_core.errors import ConfigError, qualified_name
+from ray_pipeline_core.failure_kinds import Budget
+from ray_pipeline_core.validation import is_integer, is_number, require, require_integer, require_limit, require_number
 
 GIB = 1024**3
-_ROUNDING = 1e-6
 PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
-_INHERITED_RESOURCES = {
+# Ray options that may replace a parameter of the executor, with the name and the default of that parameter.
+_RESOURCE_RAY_OPTIONS = {
     "num_cpus": ("cpus_per_task", 1),
     "num_gpus": ("gpus_per_task", 0),
     "memory": ("mem_per_cpu_gb", 2),
 }
-# Ray options that would break what the run does with its workers, and what to use instead.
+# How far, in ranks, `max_failed_ranks * tasks` may be below a whole number and still be rounded up to it.
+_FAILED_RANKS_TOLERANCE = 1e-6
+# Ray options that would conflict with the run's control of its workers, and what to use instead.
 _RESERVED_RAY_OPTIONS = {
     "max_restarts": "retry=RetryPolicy(...)",
     "max_task_retries": "retry=RetryPolicy(...)",
@@ -30,50 +34,19 @@ _RESERVED_RAY_OPTIONS = {
 }
 
 
-def require(ok: bool, parameter: str, value: object, allowed: str) -> None:
-    """Raises a `ConfigError` that names parameter, value and what is allowed, unless `ok`."""
-    if not ok:
-        raise ConfigError(f"{parameter}={value!r}: {allowed}")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-
-
-def require_integer(parameter: str, value: Any, at_least: int) -> None:
-    """Raises `ConfigError` unless `value` is an integer of at least `at_least`."""
-    ok = _is_integer(value) and value >= at_least
-    require(ok, parameter, value, f"must be an integer of at least {at_least}")
-
-
-def require_number(parameter: str, value: Any, at_least: float = 0) -> None:
-    """Raises `ConfigError` unless `value` is a finite number of at least `at_least`."""
-    ok = _is_number(value) and at_least <= value < math.inf
-    require(ok, parameter, value, f"must be a number of at least {at_least}")
-
-
-def require_limit(parameter: str, value: Any) -> None:
-    """Raises `ConfigError` unless `value` is a number above 0; an infinite limit is none."""
-    require(_is_number(value) and value > 0, parameter, value, "must be a number above 0")
-
-
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often what is tried again; every kind of failure pays from a budget of its own.
+    """How often failed ranks are retried, with separate budgets for lost workers, preemptions, timeouts and errors.
 
     Attributes:
-        max_retries: attempts after a worker was lost (crash, kill, out of memory, dead node).
-        max_preemptions: attempts after a node was taken away by notice; these cost no `max_retries`.
-        max_timeouts: attempts after a group ran over its time limit.
-        max_errors: attempts after a step raised one of `retry_on`.
-        retry_on: exception types, or their names, that may be tried again.
-        backoff_s: pause before the second attempt, in seconds; it doubles with each further one.
+        max_retries: retries after the loss of a worker (crash, kill, out of memory, dead node).
+        max_preemptions: retries after the preemption of a node; these do not count towards `max_retries`.
+        max_timeouts: retries after a group exceeded its time limit.
+        max_errors: retries after a step raised one of `retry_on`.
+        retry_on: types of exceptions, or their names, after which a rank is retried.
+        backoff_s: pause before the second attempt, in seconds; it doubles with each further attempt.
         backoff_max_s: the longest pause, in seconds.
-        oom_memory_factor: how many times as much memory an attempt reserves after one ran out of it.
+        oom_memory_factor: factor by which the reserved memory grows after an attempt that ran out of memory.
     """
 
     max_retries: int = 3
@@ -100,9 +73,19 @@ class RetryPolicy:
         require(ok, "RetryPolicy.retry_on", entries, allowed)
         object.__setattr__(self, "retry_on", tuple(entries))
 
+    def limit(self, budget: Budget) -> int:
+        """Return how many retries a budget allows."""
+        limits: dict[Budget, int] = {
+            "retries": self.max_retries,
+            "preemptions": self.max_preemptions,
+            "timeouts": self.max_timeouts,
+            "errors": self.max_errors,
+        }
+        return limits[budget]
+
     @property
     def retry_on_names(self) -> frozenset[str]:
-        """The names in `retry_on`; a type stands for its qualified name."""
+        """The names of the exceptions in `retry_on`; for a type, its qualified name."""
         return frozenset(entry if isinstance(entry, str) else qualified_name(entry) for entry in self.retry_on)
 
 
@@ -110,20 +93,15 @@ def _names_exception(entry: object) -> bool:
     return isinstance(entry, str) or (isinstance(entry, type) and issubclass(entry, BaseException))
 
 
-def qualified_name(cls: type) -> str:
-    """`module.Class`, or the bare name for a builtin."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-
-
 @dataclass(frozen=True)
 class RankResources:
-    """What one rank group reserves, on each of its nodes.
+    """The resources that a rank group reserves on each of its nodes.
 
     Attributes:
         cpus: CPUs per node.
         memory_bytes: memory per node, in bytes.
         gpus: GPUs per node.
-        nodes: nodes in the gang.
+        nodes: number of nodes of the group.
         placement_strategy: Ray's strategy for the bundles of a gang.
         ray_options: further Ray actor options.
     """
@@ -136,25 +114,25 @@ class RankResources:
     ray_options: Mapping[str, Any] = field(default_factory=dict)
 
     def with_memory_factor(self, factor: float) -> RankResources:
-        """The same with `factor` times the memory."""
+        """Return the resources with `factor` times the memory."""
         return self if factor == 1 else replace(self, memory_bytes=int(self.memory_bytes * factor))
 
     def bundle(self) -> dict[str, float]:
-        """The resources of one node in Ray's names, custom ones included and zeros left out."""
-        wanted: dict[str, float] = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes}
-        wanted |= self.ray_options.get("resources") or {}
-        return {name: amount for name, amount in wanted.items() if amount}
+        """Return the resources of one node with Ray's names, including custom resources, and without zeros."""
+        bundle: dict[str, float] = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes}
+        bundle |= self.ray_options.get("resources") or {}
+        return {name: amount for name, amount in bundle.items() if amount}
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All of an executor's parameters that steer a run, checked.
+    """The parameters of an executor that control its run.
 
     The fields have the meaning of the executor's parameters of the same names. `ray_remote_kwargs` may override a
     resource that is left at its default, as it may in datatrove.
 
     Raises:
-        ConfigError: a value is not allowed; the message names parameter, value and what is.
+        ConfigError: a value is not allowed; the message names the parameter, its value and the allowed values.
     """
 
     tasks: int = 1
@@ -183,7 +161,7 @@ class RunConfig:
 
     def _check_counts(self) -> None:
         require_integer("tasks", self.tasks, at_least=1)
-        workers_ok = _is_integer(self.workers) and (self.workers == -1 or self.workers >= 1)
+        workers_ok = is_integer(self.workers) and (self.workers == -1 or self.workers >= 1)
         require(workers_ok, "workers", self.workers, "must be at least 1, or -1 for as many as the cluster grants")
         for name in ("nodes_per_task", "tasks_per_job"):
             require_integer(name, getattr(self, name), at_least=1)
@@ -199,9 +177,9 @@ class RunConfig:
                 require_limit(name, getattr(self, name))
         require_limit("startup_timeout", self.startup_timeout)
         require(isinstance(self.retry, RetryPolicy), "retry", self.retry, "must be a RetryPolicy")
-        lost = self.max_failed_ranks
-        lost_ok = _is_number(lost) and lost >= 0 and (lost < 1 or float(lost).is_integer())
-        require(lost_ok, "max_failed_ranks", lost, "must be a count of ranks, or a fraction from 0 to below 1")
+        allowed = self.max_failed_ranks
+        allowed_ok = is_number(allowed) and allowed >= 0 and (allowed < 1 or float(allowed).is_integer())
+        require(allowed_ok, "max_failed_ranks", allowed, "must be a count of ranks, or a fraction from 0 to below 1")
         for name in ("skip_completed", "log_first"):
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "must be True or False")
         strategy = self.placement_strategy
@@ -232,8 +210,8 @@ class RunConfig:
             )
         if option == "resources" and value is not None:
             _check_custom_resources(value)
-        if option in _INHERITED_RESOURCES:
-            parameter, default = _INHERITED_RESOURCES[option]
+        if option in _RESOURCE_RAY_OPTIONS:
+            parameter, default = _RESOURCE_RAY_OPTIONS[option]
             require_number(f"ray_remote_kwargs[{option!r}]", value)
             if getattr(self, parameter) != default:
                 raise ConfigError(
@@ -243,7 +221,7 @@ class RunConfig:
 
     @property
     def resources(self) -> RankResources:
-        """What a group reserves on each of its nodes."""
+        """The resources that a rank group reserves on each of its nodes."""
         options = dict(self.ray_remote_kwargs or {})
         cpus = options.pop("num_cpus", self.cpus_per_task)
         memory_bytes = int(options.pop("memory", self.mem_per_cpu_gb * self.cpus_per_task * GIB))
@@ -252,10 +230,10 @@ class RunConfig:
 
     @property
     def allowed_failures(self) -> int:
-        """How many ranks may fail in a run that still succeeds: a count, or the floor of a fraction of `tasks`."""
-        lost = self.max_failed_ranks
-        # A fraction such as 0.29 is stored as slightly less, and of 100 ranks it means 29 all the same.
-        return math.floor(lost * self.tasks + _ROUNDING) if lost < 1 else int(lost)
+        """Number of ranks that may fail in a successful run; a fraction of `tasks` is rounded down."""
+        allowed = self.max_failed_ranks
+        # The float 0.29 is slightly less than 0.29, but must still allow 29 of 100 ranks.
+        return math.floor(allowed * self.tasks + _FAILED_RANKS_TOLERANCE) if allowed < 1 else int(allowed)
 
 
 def _check_custom_resources(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""An executor in plain JSON, for `executor.json`: what ran, without secrets."""
+"""The description of an executor in `executor.json`, without secrets."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_pipeline_core.fingerprint import HIDDEN, is_secret, stable_text, without_secrets
+from ray_pipeline_core.fingerprint import stable_string
 from ray_pipeline_core.pipeline import Step, step_name
+from ray_pipeline_core.redaction import HIDDEN, is_secret, without_secrets
 
-_LEFT_OUT = ("depends", "logging_dir", "observers", "pipeline", "ray_remote_kwargs")
+# Parameters that are described in another form, or not at all.
+_NOT_COPIED = ("depends", "logging_dir", "observers", "pipeline", "ray_remote_kwargs")
 
 
 def describe_executor(parameters: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
-    """The executor's parameters, `world_size` and steps; what JSON can't hold is its text.
+    """Return the executor's parameters, `world_size` and steps as plain JSON; other values become strings.
 
     Args:
-        parameters: the executor's arguments by name.
-        steps: its loaded pipeline.
+        parameters: the executor's parameters by name.
+        steps: its loaded steps.
     """
-    plain = {name: _plain(value) for name, value in parameters.items() if name not in _LEFT_OUT}
+    plain = {name: _plain(value) for name, value in parameters.items() if name not in _NOT_COPIED}
     plain["logging_dir"] = parameters["logging_dir"].url
     plain["ray_remote_kwargs"] = _without_environment(parameters.get("ray_remote_kwargs"))
     plain["depends"] = [parent.name for parent in _parents(parameters.get("depends"))]
@@ -43,7 +45,7 @@ def _describe(step: Step) -> dict[str, Any]:
 
 
 def _without_environment(options: Mapping[str, Any] | None) -> Any:
-    """Environment variables carry secrets under any name, so none of their values is kept."""
+    """Return Ray's options without the values of environment variables, any of which may be a secret."""
     if options is None:
         return None
     runtime_env = options.get("runtime_env")
@@ -56,8 +58,8 @@ def _without_environment(options: Mapping[str, Any] | None) -> Any:
 def _plain(value: Any) -> Any:
     try:
         return _as_json(without_secrets(value))
-    except Exception:  # noqa: BLE001 - a user's object may raise anything, and no run ends for its description
-        return _text_of(value)
+    except Exception:  # noqa: BLE001 - a user's object may raise anything, and must not make the run fail
+        return _string_of(value)
 
 
 def _as_json(value: Any) -> Any:
@@ -69,8 +71,8 @@ def _as_json(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return _text_of(value)
+    return _string_of(value)
 
 
-def _text_of(value: object) -> str:
-    return stable_text(value) or f"<{type(value).__qualname__}>"
+def _string_of(value: object) -> str:
+    return stable_string(value) or f"<{type(value).__qualname__}>"

@@ -1,6 +1,6 @@
-"""The error tree.
+"""The exceptions that ray-pipeline raises.
 
-Every error that ray-pipeline raises on purpose derives from `RayPipelineError`::
+All of them derive from `RayPipelineError`::
 
     RayPipelineError
     ├─ ConfigError (also a ValueError)
@@ -18,7 +18,7 @@ Every error that ray-pipeline raises on purpose derives from `RayPipelineError`:
     │  └─ RunCancelledError
     └─ StatsMergeError
 
-An error marked ``*`` may go away by itself: its `.retryable` is True. All errors survive pickling, because they
+The cause of an error marked ``*`` may be temporary: its `.retryable` is True. All errors can be pickled, since they
 keep their message in `args` and everything else in their `__dict__`.
 """
 
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 
 
 class RayPipelineError(Exception):
-    """Base of every error of this package.
+    """Base class of all errors of this package.
 
     Attributes:
-        retryable: whether doing the same again later may succeed without anybody changing anything.
+        retryable: whether the same call may succeed later without any change.
     """
 
     retryable: ClassVar[bool] = False
 
 
 class ConfigError(RayPipelineError, ValueError):
-    """An argument is wrong; the message names the parameter, its value and what is allowed."""
+    """An argument is wrong; the message names the parameter, its value and the allowed values."""
 
 
 class PipelineLoadError(ConfigError):
-    """The pipeline can't be imported, called or pickled; the message names module, function or step."""
+    """The pipeline can't be imported, called or pickled; the message names the module, function or step."""
 
 
 class ClusterError(RayPipelineError):
-    """The Ray cluster does not do what the run needs."""
+    """The Ray cluster can't be used for this run."""
 
 
 class ClusterUnreachableError(ClusterError):
@@ -59,7 +59,7 @@ class ClusterUnreachableError(ClusterError):
 
 
 class ResourcesUnavailableError(ClusterError):
-    """No worker could start within `startup_timeout`; the message says what was asked and what there is."""
+    """No worker could start within `startup_timeout`; the message names the requested and the existing resources."""
 
 
 class RunFolderError(RayPipelineError):
@@ -67,27 +67,27 @@ class RunFolderError(RayPipelineError):
 
 
 class RunFolderLockedError(RunFolderError):
-    """Another run holds the folder's lease; the message names its holder."""
+    """Another run holds the lease on the run folder; the message names the holder."""
 
     retryable: ClassVar[bool] = True
 
 
 class RunFolderMismatchError(RunFolderError):
-    """The folder holds markers of another world size or another list of steps."""
+    """The run folder has markers of a run with another world size or other steps."""
 
 
 class RunFolderAccessError(RunFolderError):
-    """The folder can't be read or written."""
+    """The run folder can't be read or written."""
 
     retryable: ClassVar[bool] = True
 
 
 class RunError(RayPipelineError):
-    """A run that started did not end well.
+    """A run was started but did not succeed.
 
     Args:
         message: what happened, to which ranks, and what to do.
-        result: what the run achieved, or None when it never came to a result.
+        result: the result of the run, or None if it ended before it had one.
     """
 
     def __init__(self, message: str, result: RunResult | None = None) -> None:
@@ -100,7 +100,7 @@ class RunIncompleteError(RunError):
 
 
 class DependencyFailedError(RunError):
-    """An executor this one depends on failed, so this one was not started; `.result` is the parent's.
+    """An executor that this one depends on failed, so this one was not started; `.result` is that executor's result.
 
     Attributes:
         parent_name: the name of the executor that failed.
@@ -115,3 +115,8 @@ class RunCancelledError(RunError):
 
 class StatsMergeError(RayPipelineError):
     """Stats can't be merged: a stats file is damaged, or the steps of two ranks differ."""
+
+
+def qualified_name(cls: type) -> str:
+    """Return `module.Class`, or `Class` for a builtin, as results and histories name the types of exceptions."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

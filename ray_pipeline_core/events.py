@@ -1,4 +1,4 @@
-"""What a run tells its observers while it goes on."""
+"""Observers of a run, and the events and progress that they receive."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes:
         name: the executor's name.
         world_size: number of ranks.
         completed: ranks completed so far, those of earlier runs included.
-        skipped: those completed by earlier runs.
-        failed: ranks given up.
-        running: ranks handed to workers now.
+        skipped: ranks completed by earlier runs.
+        failed: ranks that failed and are not retried.
+        running: ranks assigned to workers.
         workers: workers (or gangs) that are ready or busy.
-        starting: workers (or gangs) that wait for resources or start up.
-        retries: attempts made again for any reason but preemption.
-        preemptions: attempts made again because a node was taken away.
-        elapsed_s: seconds since the run began.
+        starting: workers (or gangs) that wait for resources or are starting.
+        retries: further attempts for any reason but preemption.
+        preemptions: further attempts after a preemption of the node.
+        elapsed_s: time since the run started, in seconds.
     """
 
     name: str
@@ -44,52 +44,52 @@ class Progress:
 
     @property
     def remaining(self) -> int:
-        """Ranks neither completed nor failed."""
+        """Number of ranks that have neither completed nor failed."""
         return self.world_size - self.completed - self.failed
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to go at the pace of this run so far; None before its first rank has ended."""
+        """Estimated time to the end of the run, in seconds; None until its first rank has ended."""
         ended = self.completed - self.skipped + self.failed
         return self.elapsed_s / ended * self.remaining if ended else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return the progress as plain JSON."""
         return asdict(self) | {"remaining": self.remaining, "eta_s": self.eta_s}
 
 
 class RunObserver:
-    """Base of what watches a run; override what you need.
+    """Base class of observers of a run; override the methods that you need.
 
-    The methods are called one at a time, from the thread that drives the run, and should return soon. One that
-    raises is logged once and cannot hurt the run.
+    The methods are called one at a time, on the thread of the driver, and should return quickly. The run continues if
+    one raises an exception; the first exception of each observer is logged.
     """
 
     def on_run_started(self, plan: RunPlan) -> None:
-        """The folder is leased and listed, and the first worker is about to be asked for."""
+        """React to the start of the run: the run folder is leased and read, but no worker is requested yet."""
 
     def on_rank_finished(self, rank: int, seconds: float) -> None:
-        """A rank completed: its marker stands. `seconds` is what it took on the worker."""
+        """React to the completion of a rank, whose marker is set; `seconds` is its run time on the worker."""
 
     def on_rank_failed(self, failure: RankFailure, will_retry: bool) -> None:
-        """An attempt of a rank failed."""
+        """React to a failed attempt of a rank; `will_retry` tells whether another attempt follows."""
 
     def on_progress(self, progress: Progress) -> None:
-        """Something changed, or some time went by; at most a few times a second."""
+        """React to new progress; called at most a few times per second, also if nothing has changed."""
 
     def on_run_finished(self, result: RunResult) -> None:
-        """The run is over, well or not; stats and result are written."""
+        """React to the end of the run, successful or not; stats and result are written."""
 
 
 class ObserverGroup(RunObserver):
-    """Passes every event to several observers, and survives those that raise."""
+    """Passes every event to several observers, and logs the exceptions that they raise."""
 
     def __init__(self, observers: Iterable[Any]) -> None:
         self._observers = list(observers)
         self._logged: set[int] = set()
 
     def add(self, observer: RunObserver) -> None:
-        """Adds an observer, who hears what happens from now on."""
+        """Add an observer, which receives all later events."""
         self._observers.append(observer)
 
     def _notify(self, event: str, *args: object) -> None:
@@ -99,7 +99,7 @@ class ObserverGroup(RunObserver):
                 method = getattr(observer, event, None)
                 if method is not None:
                     method(*args)
-            except (Exception, SystemExit):  # noqa: BLE001 - an observer's fault must not become the run's
+            except (Exception, SystemExit):  # noqa: BLE001 - an observer must not make the run fail
                 self._log_once(observer, event)
 
     def _log_once(self, observer: object, event: str) -> None:
@@ -108,21 +108,21 @@ class ObserverGroup(RunObserver):
             logger.exception("observer %r raised in %s; this is logged once, the run goes on", observer, event)
 
     def on_run_started(self, plan: RunPlan) -> None:
-        """Passes the event on."""
+        """Pass the event to all observers."""
         self._notify("on_run_started", plan)
 
     def on_rank_finished(self, rank: int, seconds: float) -> None:
-        """Passes the event on."""
+        """Pass the event to all observers."""
         self._notify("on_rank_finished", rank, seconds)
 
     def on_rank_failed(self, failure: RankFailure, will_retry: bool) -> None:
-        """Passes the event on."""
+        """Pass the event to all observers."""
         self._notify("on_rank_failed", failure, will_retry)
 
     def on_progress(self, progress: Progress) -> None:
-        """Passes the event on."""
+        """Pass the event to all observers."""
         self._notify("on_progress", progress)
 
     def on_run_finished(self, result: RunResult) -> None:
-        """Passes the event on."""
+        """Pass the event to all observers."""
         self._notify("on_run_finished", result)

@@ -5,29 +5,24 @@ from __future__ import annotations
 import os
 import random
 import string
-import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from ray_pipeline_core.config import RetryPolicy, RunConfig, require
-from ray_pipeline_core.dependencies import order_by_dependency
-from ray_pipeline_core.description import describe_executor
+from ray_pipeline_core.config import RetryPolicy, RunConfig
 from ray_pipeline_core.driver.driver_thread import DriverThread
-from ray_pipeline_core.driver.graph import run_in_order
-from ray_pipeline_core.driver.pipeline_run import PipelineRun
-from ray_pipeline_core.driver.session import BackendSource, RaySession
-from ray_pipeline_core.errors import RunFolderMismatchError
-from ray_pipeline_core.events import ObserverGroup, RunObserver
-from ray_pipeline_core.observers import default_observers
-from ray_pipeline_core.pipeline import PipelineSpec, check_pipeline, load_pipeline, pack_pipeline, step_name
+from ray_pipeline_core.driver.graph import execution_order, plan_graph, run_graph, shared_address
+from ray_pipeline_core.driver.planning import RunOptions
+from ray_pipeline_core.events import RunObserver
+from ray_pipeline_core.pipeline import PipelineSpec, check_pipeline
+from ray_pipeline_core.ray_backend.session import RaySession
 from ray_pipeline_core.result import RunPlan, RunResult
-from ray_pipeline_core.scheduling.rank_groups import make_groups
 from ray_pipeline_core.storage.data_folder import DataFolder, DataFolderSpec, get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.validation import require, require_optional_string
 
 
 class RayPipelineExecutor:
@@ -101,10 +96,10 @@ class RayPipelineExecutor:
     ) -> None:
         arguments = dict(locals())
         check_pipeline(pipeline, pipeline_kwargs)
-        # The configuration's fields are those arguments that steer a run, by the same names.
+        # The fields of the configuration are the arguments that control a run, by the same names.
         self.config = RunConfig(**{field: arguments[field] for field in RunConfig.__dataclass_fields__})
-        _require_text("name", name)
-        _require_text("address", address)
+        require_optional_string("name", name)
+        require_optional_string("address", address)
         self.pipeline = pipeline
         self.pipeline_kwargs = dict(pipeline_kwargs) if pipeline_kwargs is not None else None
         self.depends = depends
@@ -113,16 +108,20 @@ class RayPipelineExecutor:
         self.name = name or Path(self.logging_dir.path).name or "run"
         self.observers = _as_observers(observers)
         self.address = address
+        self.completed_result: RunResult | None = None
         self._stop = threading.Event()
-        self._result: RunResult | None = None
         topological_order(self)
 
     # --- running ---
 
-    def run(self) -> RunResult:
-        """Runs this executor and all it depends on, and blocks until everything is done.
+    def run(self, *, options_of: Callable[[RayPipelineExecutor], RunOptions] | None = None) -> RunResult:
+        """Run this executor and all it depends on, and block until everything is done.
 
-        On the main thread SIGTERM and Ctrl-C stop the run in order.
+        On the main thread, SIGTERM and Ctrl-C stop the run in order.
+
+        Args:
+            options_of: returns what this call changes for an executor of the graph; for those who embed runs in
+                something else, such as an orchestrator.
 
         Returns:
             The result of this executor.
@@ -135,112 +134,54 @@ class RayPipelineExecutor:
             RunFolderError: the run folder is locked, belongs to another pipeline or can't be used.
             ClusterError: no cluster answers, or it lacks the resources.
         """
+        backends = RaySession(shared_address(self))
+        run = partial(run_graph, self, backends, self._stop)
+        if options_of is not None:
+            run = partial(run, options_of=options_of)
         try:
-            return DriverThread(self._run_chain, self._stop).run()
+            return DriverThread(run, self._stop).run()
         finally:
             self._stop.clear()
 
     def stop(self) -> None:
-        """Ends the run that goes on in another thread, or the next one: `run()` raises `RunCancelledError`."""
+        """End the run that goes on in another thread, or else the next one: `run()` raises `RunCancelledError`."""
         self._stop.set()
 
-    def _run_chain(self) -> RunResult:
-        with RaySession(self._chain_address(), self._stop) as session:
-            return self.run_with(session, self._stop)
-
-    def run_with(self, backends: BackendSource, stop: threading.Event) -> RunResult:
-        """Runs this executor and all it depends on with workers from `backends`, in the calling thread."""
-        order = [link for link in topological_order(self) if link is self or not link._is_done()]
-        # All pipelines are loaded first: a mistake in the last one should not cost the hours of the others.
-        runs = {id(link): link._make_run(stop) for link in order}
-
-        def run_one(link: RayPipelineExecutor) -> RunResult:
-            run = runs[id(link)]
-            later = [after.config for after in order[order.index(link) + 1 :]]
-            backend_for = partial(backends.backend_for, later=later)
-            link._result = run.execute(backend_for, partial(link._plan, steps=run.steps))
-            return link._result
-
-        return run_in_order(order, run_one)
-
-    def _is_done(self) -> bool:
-        return self._result is not None and self._result.ok
-
-    def _make_run(self, stop: threading.Event) -> PipelineRun:
-        steps = load_pipeline(self.pipeline, self.pipeline_kwargs)
-        folder = RunFolder(self.logging_dir)
-        return PipelineRun(
-            name=self.name,
-            config=self.config,
-            folder=folder,
-            steps=steps,
-            packed_pipeline=pack_pipeline(steps),
-            description=describe_executor(self.parameters(), steps),
-            observers=ObserverGroup([*default_observers(), *self.observers]),
-            stop=stop,
-        )
-
-    def _chain_address(self) -> str | None:
-        addresses = {link.address for link in topological_order(self)} - {None}
-        allowed = "all executors of a chain must use the same cluster"
-        require(len(addresses) <= 1, "address", sorted(map(str, addresses)), allowed)
-        return addresses.pop() if addresses else None
-
-    # --- looking ---
+    # --- inspecting ---
 
     def plan(self) -> RunPlan:
-        """What `run()` would do with this executor, without running anything.
+        """Return what `run()` would do with this executor, without running anything.
 
-        Where `run()` would refuse the run folder, the plan's warnings say so.
+        Where `run()` would refuse the run folder, the warnings of the plan say so.
 
         Raises:
-            PipelineLoadError: a pipeline of the chain can't be imported, called or pickled.
+            PipelineLoadError: a pipeline of the graph can't be imported, called or pickled.
         """
-        *_, run = [link._make_run(self._stop) for link in topological_order(self)]
-        pending = self.get_incomplete_ranks()
-        completed = sorted(set(range(self.world_size)).difference(pending))
-        try:
-            _, warnings = run.look()
-        except RunFolderMismatchError as error:
-            warnings = [str(error)]
-        return self._plan(completed, pending, run.steps, self._cluster_slots(), warnings)
+        slots = RaySession(shared_address(self)).reachable_slots(self.config.resources)
+        return plan_graph(self, slots)
 
-    def _plan(
-        self,
-        completed: Sequence[int],
-        pending: Sequence[int],
-        steps: Sequence[Any] = (),
-        cluster_slots: int | None = None,
-        warnings: Sequence[str] = (),
-    ) -> RunPlan:
-        groups = make_groups(pending, self.config.tasks_per_job)
-        workers = len(groups) if self.config.workers == -1 else min(self.config.workers, len(groups))
-        per_group = self.config.resources.bundle()
-        at_once = workers if cluster_slots is None else min(workers, cluster_slots)
-        return RunPlan(
-            name=self.name,
-            world_size=self.world_size,
-            completed_ranks=tuple(completed),
-            pending_ranks=tuple(pending),
-            groups=tuple(group.ranks for group in groups),
-            steps=tuple(step_name(step) for step in steps),
-            resources_per_group=per_group,
-            nodes=self.config.nodes_per_task,
-            resources_total={key: value * self.config.nodes_per_task * at_once for key, value in per_group.items()},
-            workers=workers,
-            cluster_slots=cluster_slots,
-            dependency_order=tuple(link.name for link in topological_order(self)),
-            logging_dir=self.logging_dir.url,
-            warnings=tuple(warnings),
-        )
+    def get_incomplete_ranks(self, ranks: Iterable[int] | None = None, skip_completed: bool | None = None) -> list[int]:
+        """Return the ranks that have no marker yet, or all of them where completed ranks are not skipped.
 
-    def _cluster_slots(self) -> int | None:
-        address = self._chain_address() or os.environ.get("RAY_ADDRESS")
-        if "ray" not in sys.modules and not address:  # then there is no cluster, and importing it takes seconds
-            return None
-        from ray_pipeline_core.ray_backend.cluster import reachable_slots
+        Args:
+            ranks: the ranks to look at; all by default.
+            skip_completed: overrides the executor's own.
+        """
+        wanted = list(range(self.world_size) if ranks is None else ranks)
+        if not (self.skip_completed if skip_completed is None else skip_completed):
+            return wanted
+        completed = RunFolder(self.logging_dir).completed_ranks(self.world_size)
+        return [rank for rank in wanted if rank not in completed]
 
-        return reachable_slots(self.config.resources, address)
+    def is_rank_completed(self, rank: int) -> bool:
+        """Return whether the rank's marker exists; always False with `skip_completed=False`."""
+        return self.skip_completed and RunFolder(self.logging_dir).is_completed(rank)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return every constructor argument by name, with the run folder resolved: they make an equal executor."""
+        config = {name: getattr(self.config, name) for name in RunConfig.__dataclass_fields__}
+        own = ("pipeline", "pipeline_kwargs", "depends", "logging_dir", "name", "observers", "address")
+        return config | {name: getattr(self, name) for name in own}
 
     @property
     def dependencies(self) -> tuple[RayPipelineExecutor, ...]:
@@ -252,37 +193,8 @@ class RayPipelineExecutor:
         """Number of ranks."""
         return self.config.tasks
 
-    def __getattr__(self, name: str) -> Any:
-        # The parameters that steer a run are attributes by their own names, as in datatrove.
-        if name in RunConfig.__dataclass_fields__ and "config" in self.__dict__:
-            return getattr(self.config, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def get_incomplete_ranks(self, ranks: Iterable[int] | None = None, skip_completed: bool | None = None) -> list[int]:
-        """The ranks that have no marker yet, or all of them where completed ranks are not skipped.
-
-        Args:
-            ranks: the ranks to look at; all by default.
-            skip_completed: overrides the executor's own.
-        """
-        wanted = list(range(self.world_size) if ranks is None else ranks)
-        if not (self.config.skip_completed if skip_completed is None else skip_completed):
-            return wanted
-        completed = RunFolder(self.logging_dir).completed_ranks(self.world_size)
-        return [rank for rank in wanted if rank not in completed]
-
-    def is_rank_completed(self, rank: int) -> bool:
-        """Whether the rank's marker stands; always False with `skip_completed=False`."""
-        return self.config.skip_completed and RunFolder(self.logging_dir).is_completed(rank)
-
-    def parameters(self) -> dict[str, Any]:
-        """Every constructor argument by name, with the run folder resolved: an equal executor can be made of them."""
-        config = {name: getattr(self.config, name) for name in RunConfig.__dataclass_fields__}
-        own = ("pipeline", "pipeline_kwargs", "depends", "logging_dir", "name", "observers", "address")
-        return config | {name: getattr(self, name) for name in own}
-
     def __getstate__(self) -> dict[str, Any]:
-        # Orchestrators pickle what they run; a run that is going on is not part of an executor.
+        # Orchestrators pickle what they run; a run that goes on is not part of an executor.
         return {name: value for name, value in self.__dict__.items() if name != "_stop"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -291,19 +203,106 @@ class RayPipelineExecutor:
     def __repr__(self) -> str:
         return f"RayPipelineExecutor(name={self.name!r}, tasks={self.world_size}, logging_dir={self.logging_dir.url!r})"
 
+    # --- the parameters that control a run ---
+
+    @property
+    def tasks(self) -> int:
+        """Number of ranks."""
+        return self.config.tasks
+
+    @property
+    def workers(self) -> int:
+        """Rank groups that run at the same time; -1 = as many as the cluster grants."""
+        return self.config.workers
+
+    @property
+    def skip_completed(self) -> bool:
+        """Whether ranks whose marker exists are skipped."""
+        return self.config.skip_completed
+
+    @property
+    def randomize_start_duration(self) -> int:
+        """The longest time that a rank sleeps before it starts, in seconds."""
+        return self.config.randomize_start_duration
+
+    @property
+    def cpus_per_task(self) -> float:
+        """CPUs reserved for a group, on each of its nodes."""
+        return self.config.cpus_per_task
+
+    @property
+    def mem_per_cpu_gb(self) -> float:
+        """GiB reserved per CPU."""
+        return self.config.mem_per_cpu_gb
+
+    @property
+    def gpus_per_task(self) -> float:
+        """GPUs reserved for a group, on each of its nodes."""
+        return self.config.gpus_per_task
+
+    @property
+    def nodes_per_task(self) -> int:
+        """Nodes in a gang."""
+        return self.config.nodes_per_task
+
+    @property
+    def ray_remote_kwargs(self) -> Mapping[str, Any] | None:
+        """Further Ray actor options."""
+        return self.config.ray_remote_kwargs
+
+    @property
+    def log_first(self) -> bool:
+        """Whether the first rank of each group also logs to the worker's console."""
+        return self.config.log_first
+
+    @property
+    def tasks_per_job(self) -> int:
+        """Ranks that one worker runs side by side."""
+        return self.config.tasks_per_job
+
+    @property
+    def time(self) -> float | None:
+        """Time limit of a group, in seconds."""
+        return self.config.time
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """Which failures are retried, and how often."""
+        return self.config.retry
+
+    @property
+    def max_failed_ranks(self) -> float:
+        """Ranks that may fail in a run that still succeeds."""
+        return self.config.max_failed_ranks
+
+    @property
+    def startup_timeout(self) -> float:
+        """Time within which at least one worker must have started, in seconds."""
+        return self.config.startup_timeout
+
+    @property
+    def placement_strategy(self) -> str:
+        """Ray's strategy for the nodes of a gang."""
+        return self.config.placement_strategy
+
+    @property
+    def max_ranks_per_worker(self) -> int | None:
+        """Ranks after which the worker process is replaced; None = never."""
+        return self.config.max_ranks_per_worker
+
+    @property
+    def run_timeout(self) -> float | None:
+        """Time limit of the whole run, in seconds."""
+        return self.config.run_timeout
+
 
 def topological_order(executor: RayPipelineExecutor) -> list[RayPipelineExecutor]:
-    """All executors that `executor` depends on, parents first, each once, and `executor` at the end.
+    """Return all executors that `executor` depends on, parents first, each once, and `executor` at the end.
 
     Raises:
         ConfigError: they depend on one another in a circle.
     """
-    return order_by_dependency(executor, lambda link: link.dependencies, lambda link: repr(link.name))
-
-
-def _require_text(parameter: str, value: object) -> None:
-    ok = value is None or (isinstance(value, str) and value != "")
-    require(ok, parameter, value, "must be a text that is not empty, or None")
+    return cast("list[RayPipelineExecutor]", execution_order(executor))
 
 
 def _as_executors(depends: object) -> tuple[RayPipelineExecutor, ...]:

@@ -1,4 +1,4 @@
-"""What a pipeline looks like from outside, so that a run folder is not continued with another one."""
+"""What identifies a pipeline in its run folder, so that the folder is not continued with another one."""
 
 from __future__ import annotations
 
@@ -6,29 +6,16 @@ import functools
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ray_pipeline_core.pipeline import Step, step_name
+from ray_pipeline_core.redaction import MAX_DESCRIBED_LENGTH, is_large, is_secret, redact_values, without_secrets
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+|object at |<locals>.<lambda>")
-_SECRET_WORDS = (
-    r"passw|passphrase|pwd|secret|token(?!iz)|credential|(?:api|access|account)[_-]?key|connection_?str|private|"
-    r"auth(?!ors?(?:_|\b))|signature|cookie|bearer|(?:^|(?<![a-z]))(?:pass|pw|sig|sas)(?![a-z])"
-)
-_SECRET = re.compile(_SECRET_WORDS, re.IGNORECASE)
-_SECRET_NUMBER = re.compile(r"passw|pwd|secret", re.IGNORECASE)
-# What follows such a name in a text: quoted, or up to the next thing that ends a value.
-_SECRET_IN_TEXT = re.compile(
-    rf"""(\b[\w-]{{0,60}}?(?:{_SECRET_WORDS})\w{{0,60}}['"]?\s*[=:]\s*)"""
-    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?:(?:bearer|basic)\s+)?[^\s,;&(){}\[\]'"]+)""",
-    re.IGNORECASE,
-)
-_URL_PASSWORD = re.compile(r"(://[^/@:\s]*:|https?://)[^/@\s]+@")
-_LONGEST_TEXT = 500
-_LARGE = 10_000
+_MAX_STABLE_LENGTH = 500
+_MAX_SHOWN_LENGTH = 60
 _MAIN = "__main__"
-HIDDEN = "***"
 
 
 @dataclass(frozen=True)
@@ -37,8 +24,8 @@ class Fingerprint:
 
     Attributes:
         world_size: number of ranks.
-        steps: one mapping per step: `step`, its type's qualified name and its own, and `parameters`, the text of
-            each of its parameters that has a stable one.
+        steps: one mapping per step: `step`, the qualified name of its type with the step's own name, and
+            `parameters`, the string of each parameter that has a stable one.
     """
 
     world_size: int
@@ -46,15 +33,15 @@ class Fingerprint:
 
     @classmethod
     def of(cls, steps: Sequence[Step], world_size: int) -> Fingerprint:
-        """The fingerprint of a pipeline cut into `world_size` ranks."""
+        """Return the fingerprint of a pipeline that runs on `world_size` ranks."""
         return cls(world_size, tuple(describe_step(step) for step in steps))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return plain JSON."""
         return {"world_size": self.world_size, "steps": [dict(step) for step in self.steps]}
 
     def differences(self, earlier: Mapping[str, Any]) -> list[str]:
-        """Why a folder with the fingerprint `earlier` must not be continued; empty when it may be."""
+        """Return why a folder with the fingerprint `earlier` must not be continued; nothing if it may be."""
         found = []
         if earlier.get("world_size") != self.world_size:
             found.append(f"it was cut into {earlier.get('world_size')} ranks, now into {self.world_size}")
@@ -65,7 +52,7 @@ class Fingerprint:
         return found
 
     def changed_parameters(self, earlier: Mapping[str, Any]) -> list[str]:
-        """A sentence for each step whose parameters differ from those in `earlier`."""
+        """Return a sentence for each step whose parameters differ from those in `earlier`."""
         sentences = []
         for index, (now, before) in enumerate(zip(self.steps, earlier.get("steps") or (), strict=False)):
             names = _changed(before.get("parameters") or {}, now["parameters"])
@@ -78,26 +65,26 @@ class Fingerprint:
 
 
 def _is_same_step(before: object, now: object) -> bool:
-    """Whether two names mean the same: a script calls its module `__main__`, and who imports it by its name."""
+    """Return whether two names mean the same step: a script is `__main__` to itself and has a name to importers."""
     one, other = sorted((str(before), str(now)), key=lambda name: not name.startswith(f"{_MAIN}."))
     return one == other or (one.startswith(f"{_MAIN}.") and other.endswith(one.removeprefix(_MAIN)))
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    # A parameter that only one side has may have lost or gained a stable text: a false alarm is worse than a miss.
+    # A parameter that only one side has may have lost or gained a stable string: a false alarm is worse than a miss.
     return [
-        f"{name} ({_short(before[name])} -> {_short(now[name])})"
+        f"{name} ({_shorten(before[name])} -> {_shorten(now[name])})"
         for name in now
         if name in before and before[name] != now[name]
     ]
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _shorten(string: str) -> str:
+    return string if len(string) <= _MAX_SHOWN_LENGTH else f"{string[: _MAX_SHOWN_LENGTH - 3]}..."
 
 
 def describe_step(step: Step) -> dict[str, Any]:
-    """Type, name and stable parameters of a step, without anything secret."""
+    """Return the type, name and stable parameters of a step, without anything secret."""
     return {"step": _identity(step), "parameters": _parameters(step)}
 
 
@@ -115,16 +102,16 @@ def _identity(step: Step) -> str:
 
 def _parameters(step: Step) -> dict[str, str]:
     if not callable(step):
-        return _stable_texts({"items": len(step)})
+        return _stable_strings({"items": len(step)})
     if isinstance(step, functools.partial):
-        return _stable_texts(_arguments(step))
+        return _stable_strings(_arguments(step))
     if hasattr(step, "__qualname__"):
         return {}
-    return _stable_texts({key: value for key, value in vars(step).items() if key != "stats"} if _has_vars(step) else {})
+    return _stable_strings({key: value for key, value in getattr(step, "__dict__", {}).items() if key != "stats"})
 
 
 def _arguments(step: functools.partial[Any]) -> dict[str, Any]:
-    """What a partial holds, by the names of the function's parameters as far as they can be told."""
+    """Return the arguments of a partial, by the names of the function's parameters as far as they are known."""
     try:
         names = list(inspect.signature(step.func).parameters)
     except (TypeError, ValueError):
@@ -133,61 +120,24 @@ def _arguments(step: functools.partial[Any]) -> dict[str, Any]:
     return dict(zip(names, step.args, strict=False)) | dict(step.keywords)
 
 
-def _has_vars(step: object) -> bool:
-    return hasattr(step, "__dict__")
+def _stable_strings(values: Mapping[str, Any]) -> dict[str, str]:
+    strings = {name: stable_string(value) for name, value in values.items() if not is_secret(name, value)}
+    return {name: string for name, string in strings.items() if string is not None}
 
 
-def _stable_texts(values: Mapping[str, Any]) -> dict[str, str]:
-    texts = {name: stable_text(value) for name, value in values.items() if not is_secret(name, value)}
-    return {name: text for name, text in texts.items() if text is not None}
-
-
-def is_secret(name: str, value: object) -> bool:
-    """Whether a value of this name must not be written anywhere; `max_tokens=100` may."""
-    if value is None or isinstance(value, bool | float):
-        return False
-    return (_SECRET_NUMBER if isinstance(value, int) else _SECRET).search(name) is not None
-
-
-def without_secrets(value: object) -> Any:
-    """A copy of nested containers in which no secret is left, and sets have an order."""
-    if _is_large(value):
-        return f"<{type(value).__qualname__} of {len(value)}>"  # type: ignore[arg-type]
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name, None) for field in fields(value)}
-    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        return {key: HIDDEN if is_secret(str(key), item) else without_secrets(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(map(repr, value))
-    if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    return _redacted(value) if isinstance(value, str) else value
-
-
-def _is_large(value: object) -> bool:
-    """Whether a value is data rather than a parameter: nobody reads its text, and looking through it takes long."""
-    return isinstance(value, str | bytes | bytearray | list | tuple | set | frozenset | dict) and len(value) > _LARGE
-
-
-def _redacted(text: str) -> str:
-    return _SECRET_IN_TEXT.sub(rf"\1{HIDDEN}", _URL_PASSWORD.sub(rf"\1{HIDDEN}@", text))
-
-
-def stable_text(value: object) -> str | None:
-    """The value's text, without secrets, if it is the same in every process; else None."""
-    if _is_large(value):
+def stable_string(value: object) -> str | None:
+    """Return the value's `repr` without secrets if it is the same in every process, else None."""
+    if is_large(value):
         return None
     try:
-        text = repr(without_secrets(_path_of_folder(value)))
-        text = "" if len(text) > _LARGE else _redacted(text)
-    except Exception:  # noqa: BLE001 - a repr may raise anything, and then there is no text
+        string = repr(without_secrets(_path_of_folder(value)))
+        string = "" if len(string) > MAX_DESCRIBED_LENGTH else redact_values(string)
+    except Exception:  # noqa: BLE001 - a repr may raise anything, and then there is no string
         return None
-    return None if not text or _ADDRESS.search(text) or len(text) > _LONGEST_TEXT else text
+    return None if not string or _ADDRESS.search(string) or len(string) > _MAX_STABLE_LENGTH else string
 
 
 def _path_of_folder(value: Any) -> Any:
-    """The path of a folder on some filesystem, whose own text has an address; anything else as it is."""
+    """Return the path of a folder on some filesystem, since its repr has an address; anything else as it is."""
     path = getattr(value, "path", None)
     return path if isinstance(path, str) and hasattr(value, "fs") else value

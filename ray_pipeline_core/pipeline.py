@@ -1,4 +1,4 @@
-"""The step protocol: what a pipeline is, how it is loaded, copied and run for one rank."""
+"""Pipelines: the step protocol, and how the steps are loaded, pickled and run for one rank."""
 
 from __future__ import annotations
 
@@ -14,39 +14,40 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from ray_pipeline_core.config import require
 from ray_pipeline_core.errors import ConfigError, PipelineLoadError
 from ray_pipeline_core.stats.pipeline_stats import Metric, PipelineStats, StepStats, Timing
+from ray_pipeline_core.validation import require
 
 Step: TypeAlias = Callable[..., Any] | Sequence[Any]
 PipelineSpec: TypeAlias = Sequence[Step] | str
 
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-_ITEMS = "items"
-# Generators, map, zip and their like: the next step can't tell them from a generator that counts.
-_MODULES_OF_BARE_ITERATORS = ("builtins", "itertools")
+_ITEMS_METRIC = "items"
+# Generators, map, zip and the like: they can be replaced by a generator that counts items, without a difference for
+# the next step.
+_BUILTIN_ITERATOR_MODULES = ("builtins", "itertools")
 
 
 class _LazyStats:
-    """Makes a step's stats at their first use, so that a subclass needs no `super().__init__()`."""
+    """Creates a step's stats at their first use, so that subclasses need no `super().__init__()`."""
 
     def __get__(self, step: PipelineStep | None, owner: type) -> Any:
         if step is None:
             return self
-        stats = step.__dict__["stats"] = StepStats(_text_of(step))
+        stats = step.__dict__["stats"] = StepStats(_string_of(step))
         return stats
 
 
 class PipelineStep(ABC):
-    """A step with a name, a type and stats of its own.
+    """Base class of steps that have a name, a type and stats.
 
-    Subclasses set the class attributes `name` and `type` and implement `run`. Steps of datatrove, plain functions
-    and any other callable work as well; this class is for those who want stats without datatrove.
+    Subclasses set the class attributes `name` and `type` and implement `run`. A pipeline may also contain datatrove's
+    steps, plain functions and any other callables; this class provides stats without datatrove.
 
     Attributes:
-        name: what the step is called in stats and logs; the class's name by default.
-        type: a coarse kind such as "Reader" or "Filter".
-        stats: the step's stats for the rank that runs.
+        name: the step's name in stats and logs; the class's name by default.
+        type: the kind of step, such as "Reader" or "Filter".
+        stats: the step's stats for the running rank.
     """
 
     name: str = ""
@@ -60,28 +61,28 @@ class PipelineStep(ABC):
 
     @abstractmethod
     def run(self, data: Any, rank: int, world_size: int) -> Any:
-        """Does the step's work for one rank.
+        """Do the step's work for one rank.
 
         Args:
-            data: what the step before returned; None for the first step.
+            data: the return value of the previous step; None for the first step.
             rank: the shard to work on, in [0, world_size).
             world_size: the number of shards.
 
         Returns:
-            The next step's `data`, usually a generator.
+            The `data` of the next step, usually a generator.
         """
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Calls `run`."""
+        """Call `run`."""
         return self.run(data, rank, world_size)
 
     def stat_update(self, *names: str, value: float = 1, unit: str | None = None) -> None:
-        """Adds `value` to each of the metrics `names`, in `unit` ("doc" unless told)."""
+        """Add `value` to each of the metrics `names`, in `unit` ("doc" by default)."""
         for name in names:
             self.stats.stats[name].update(value, unit)
 
     def track_time(self, unit: str | None = None) -> Timing:
-        """A context manager that adds the time spent inside to the step's stats, per `unit`."""
+        """Return a context manager that adds the time spent in its block to the step's stats, per `unit`."""
         timing: Timing = self.stats.time_stats
         if unit:
             timing.unit = unit
@@ -89,7 +90,7 @@ class PipelineStep(ABC):
 
 
 def check_pipeline(pipeline: object, pipeline_kwargs: object) -> None:
-    """Raises `ConfigError` unless `pipeline` is a usable list of steps or an import path."""
+    """Raise `ConfigError` unless `pipeline` is a usable list of steps or an import path."""
     if isinstance(pipeline, str):
         form = "must have the form 'package.module:factory'"
         require(_IMPORT_PATH.fullmatch(pipeline) is not None, "pipeline", pipeline, form)
@@ -119,10 +120,10 @@ def _check_steps(pipeline: object) -> None:
 
 
 def load_pipeline(pipeline: PipelineSpec, pipeline_kwargs: Mapping[str, Any] | None = None) -> list[Step]:
-    """The steps themselves; an import path is imported and its factory called.
+    """Return the steps of a pipeline; for an import path, import the module and call the factory.
 
     Raises:
-        PipelineLoadError: the module can't be imported, or the factory is missing, raises or returns no steps.
+        PipelineLoadError: the module can't be imported, or the factory is missing, raises an error or returns no steps.
     """
     if not isinstance(pipeline, str):
         return list(pipeline)
@@ -145,7 +146,7 @@ def _import_factory(path: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     try:
         target: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a script may end the process when it is imported
+    except (Exception, SystemExit) as error:  # a script may call sys.exit() when it is imported
         raise PipelineLoadError(
             f"pipeline={path!r}: importing module {module_name!r} raised {type(error).__name__}: {error}; "
             "it must be importable where the run happens"
@@ -161,7 +162,7 @@ def _import_factory(path: str) -> Callable[..., Any]:
 
 
 def pack_pipeline(steps: Sequence[Step]) -> bytes:
-    """The pipeline as bytes, from which every rank takes a fresh copy.
+    """Return the pickled pipeline, from which every rank unpickles its own copy.
 
     Raises:
         PipelineLoadError: a step can't be pickled; the message names it.
@@ -184,16 +185,16 @@ def _first_unpicklable(steps: Sequence[Step]) -> tuple[int, Exception] | None:
     for index, step in enumerate(steps):
         try:
             cloudpickle.dumps(step)
-        except Exception as error:  # noqa: BLE001 - anything may come out of a user's __reduce__
+        except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
             return index, error
     return None
 
 
 def unpack_pipeline(packed: bytes | memoryview) -> list[Step]:
-    """A fresh copy of the pipeline.
+    """Return a new copy of a pickled pipeline.
 
     Raises:
-        PipelineLoadError: the bytes can't be read here, usually since a module is missing.
+        PipelineLoadError: the pipeline can't be unpickled here, usually because a module is missing.
     """
     try:
         return pickle.loads(packed)  # type: ignore[no-any-return]
@@ -205,18 +206,18 @@ def unpack_pipeline(packed: bytes | memoryview) -> list[Step]:
 
 
 def step_name(step: Step) -> str:
-    """What a step is called in stats, logs and errors."""
+    """Return the name of a step in stats, logs and errors."""
     if not callable(step):
         return f"Data: {type(step).__name__} of {len(step)}"
     if hasattr(step, "stats"):
-        return _text_of(step)
+        return _string_of(step)
     function = step
     while isinstance(function, functools.partial):
         function = function.func
     return f"Function: {getattr(function, '__name__', type(function).__name__)}"
 
 
-def _text_of(step: Step) -> str:
+def _string_of(step: Step) -> str:
     try:
         return str(step)
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
@@ -224,15 +225,15 @@ def _text_of(step: Step) -> str:
 
 
 def run_pipeline(steps: Sequence[Step], rank: int, world_size: int) -> PipelineStats:
-    """Runs the steps for one rank and drains what the last one returns.
+    """Run the steps for one rank, and consume the iterable that the last one returns.
 
     Args:
-        steps: a fresh copy of the pipeline; its stats are filled.
+        steps: a new copy of the pipeline; the stats of its steps are updated.
         rank: the shard, in [0, world_size).
         world_size: the number of shards.
 
     Returns:
-        The stats of all steps that have some, in the order of the steps.
+        The stats of all callable steps, in the order of the steps.
     """
     data: Any = None
     clock = _StepClock()
@@ -254,11 +255,11 @@ def run_pipeline(steps: Sequence[Step], rank: int, world_size: int) -> PipelineS
 
 
 class _StepClock:
-    """Tells which tracked function's time runs now, so that a lazy chain counts no second twice."""
+    """Adds the elapsed time to the innermost running function only, so that nested generators count no time twice."""
 
     def __init__(self) -> None:
         self._running: list[_TrackedFunction] = []
-        self._since = 0.0
+        self._switched_s = 0.0
 
     def enter(self, function: _TrackedFunction) -> None:
         self._switch()
@@ -269,14 +270,14 @@ class _StepClock:
         self._running.pop()
 
     def _switch(self) -> None:
-        now = perf_counter()
+        now_s = perf_counter()
         if self._running:
-            self._running[-1].seconds += now - self._since
-        self._since = now
+            self._running[-1].seconds += now_s - self._switched_s
+        self._switched_s = now_s
 
 
 class _TrackedFunction:
-    """A plain function with the stats that it can't keep itself: its time and the items it yields."""
+    """A plain function together with its stats: its running time and the number of items that it yields."""
 
     def __init__(self, function: Callable[..., Any], clock: _StepClock) -> None:
         self.function = function
@@ -290,10 +291,10 @@ class _TrackedFunction:
             returned = self.function(data, rank, world_size)
         finally:
             self._clock.leave()
-        if isinstance(returned, Iterator) and type(returned).__module__ in _MODULES_OF_BARE_ITERATORS:
+        if isinstance(returned, Iterator) and type(returned).__module__ in _BUILTIN_ITERATOR_MODULES:
             return self._iterate(returned)
         if not isinstance(returned, str | bytes):
-            # What can't tell its length passes by uncounted; so does an iterator that can do more than iterate.
+            # Values without a length are not counted, and neither are iterators with further methods.
             with contextlib.suppress(Exception):
                 self.items = len(returned)
         return returned
@@ -314,12 +315,12 @@ class _TrackedFunction:
     def stats(self) -> StepStats:
         stats = StepStats(step_name(self.function))
         stats.time_stats.update(self.seconds)
-        stats.stats[_ITEMS] = Metric(total=self.items, n=self.items, mean=1.0, min=1, max=1)
+        stats.stats[_ITEMS_METRIC] = Metric(total=self.items, n=self.items, mean=1.0, min=1, max=1)
         return stats
 
 
 def find_raising_step(steps: Sequence[Step], traceback: TracebackType | None) -> str | None:
-    """The name of the step that raised: the one that is at work innermost in the traceback."""
+    """Return the name of the step that raised: the innermost step in the traceback; None if there is none."""
     found = None
     while traceback is not None:
         owner = traceback.tb_frame.f_locals.get("self")

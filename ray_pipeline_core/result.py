@@ -1,14 +1,13 @@
-"""What a run plans and what it leaves: frozen values that turn into plain JSON."""
+"""The plan and the result of a run, as frozen values that can be written as plain JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
-FailureKind = Literal["error", "timeout", "worker_lost", "out_of_memory", "unschedulable", "cancelled"]
-FAILURE_KINDS: tuple[str, ...] = get_args(FailureKind)
+from ray_pipeline_core.failure_kinds import FailureKind
 
 
 @dataclass(frozen=True)
@@ -17,12 +16,12 @@ class RankFailure:
 
     Attributes:
         rank: the rank.
-        kind: what ended its last attempt.
-        attempts: how many times it was submitted in this run; 0 when it never was.
+        kind: the kind of failure that ended its last attempt.
+        attempts: the number of its attempts in this run; 0 if it was never submitted.
         error_type: qualified name of the exception, or of Ray's error.
-        message: one sentence, with the step's name where a step raised.
-        node: the node's address, where known.
-        log: full path of the log of the last attempt, where there is one.
+        message: one sentence, with the name of the step if a step raised the exception.
+        node: the node's address, if known.
+        log: full path or URL of the log of the last attempt, if there is one.
     """
 
     rank: int
@@ -34,29 +33,29 @@ class RankFailure:
     log: str | None = None
 
     def __str__(self) -> str:
-        text = f"rank {self.rank}: {self.kind} after {self.attempts} attempt(s): {self.error_type}: {self.message}"
-        return f"{text} (log: {self.log})" if self.log else text
+        summary = f"rank {self.rank}: {self.kind} after {self.attempts} attempt(s): {self.error_type}: {self.message}"
+        return f"{summary} (log: {self.log})" if self.log else summary
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run achieved.
+    """The result of a run.
 
     Attributes:
         name: the executor's name.
         world_size: number of ranks.
-        completed: ranks whose marker stands at the end.
-        skipped: those of them that earlier runs had completed.
+        completed: number of ranks that have a marker at the end.
+        skipped: number of these ranks that earlier runs had completed.
         failed: the ranks that failed, in order of rank.
-        retries: attempts made again for any reason but preemption.
-        preemptions: attempts made again because a node was taken away.
-        started_at: when the run began, in UTC.
+        retries: further attempts for any reason but preemption.
+        preemptions: further attempts after a preemption of the node.
+        started_at: when the run started, in UTC.
         duration_s: how long it took, in seconds.
         stats: merged stats of every completed rank, as in `stats.json`.
         logging_dir: full path or URL of the run folder.
-        warnings: what the run wants a person to know, such as changed parameters of a step.
-        cancelled: whether the run was stopped before it had ended.
-        max_failed_ranks: how many ranks were allowed to fail.
+        warnings: warnings for the user, for example about changed parameters of a step.
+        cancelled: whether the run was stopped early.
+        max_failed_ranks: number of ranks that were allowed to fail.
     """
 
     name: str
@@ -76,11 +75,11 @@ class RunResult:
 
     @property
     def ok(self) -> bool:
-        """Whether all ranks completed, but for those that were allowed to fail."""
+        """Whether all ranks completed, except for those that were allowed to fail."""
         return not self.cancelled and self.world_size - self.completed <= self.max_failed_ranks
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON: `started_at` in ISO 8601, and `ok` beside the fields."""
+        """Return the result as plain JSON: `started_at` in ISO 8601, and `ok` in addition to the fields."""
         plain = asdict(self) | {"started_at": self.started_at.isoformat(), "ok": self.ok}
         return plain | {
             "failed": [asdict(failure) for failure in self.failed],
@@ -89,14 +88,14 @@ class RunResult:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> RunResult:
-        """Reads what `to_dict` wrote."""
+        """Return the result of which `to_dict` returned `plain`."""
         fields = {key: value for key, value in plain.items() if key != "ok"}
         fields["failed"] = tuple(RankFailure(**failure) for failure in fields["failed"])
         fields["started_at"] = datetime.fromisoformat(fields["started_at"])
         return cls(**fields | {"warnings": tuple(fields.get("warnings", ()))})
 
     def without_stats(self) -> RunResult:
-        """The same with empty stats, for where a few lines are wanted."""
+        """Return the result with empty stats, for a short output."""
         return replace(self, stats=[])
 
     def __str__(self) -> str:
@@ -109,7 +108,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would do.
+    """The plan of a run.
 
     Attributes:
         name: the executor's name.
@@ -118,14 +117,14 @@ class RunPlan:
         pending_ranks: ranks that would run.
         groups: the rank groups they form.
         steps: one line per step.
-        resources_per_group: Ray resources of one group on one node, times `nodes`.
+        resources_per_group: Ray resources of one group on each of its `nodes` nodes.
         nodes: nodes per group.
-        resources_total: the most that is reserved at once if the cluster grants all workers.
-        workers: rank groups that would run at the same time if the cluster had room.
-        cluster_slots: how many groups the cluster could run at once; None when none is reachable.
-        dependency_order: names of all executors in the order they would run, this one last.
+        resources_total: Ray resources that are reserved if the cluster starts all workers.
+        workers: number of rank groups that would run at the same time if they all fitted on the cluster.
+        cluster_slots: number of groups that the cluster could run at the same time; None if no cluster is reachable.
+        dependency_order: names of all executors in the order in which they would run, this one last.
         logging_dir: full path or URL of the run folder.
-        warnings: what a person should know before starting it.
+        warnings: warnings for the user before the start.
     """
 
     name: str
@@ -154,7 +153,7 @@ class RunPlan:
         return len(self.pending_ranks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return the plan as plain JSON."""
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         return plain | {
             "groups": [list(group) for group in self.groups],

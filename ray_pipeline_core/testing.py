@@ -1,4 +1,4 @@
-"""Tests of pipelines without Ray: runs an executor in the calling process."""
+"""For tests of pipelines without Ray: run an executor in the calling process."""
 
 from __future__ import annotations
 
@@ -8,83 +8,99 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ray_pipeline_core.config import RunConfig
-from ray_pipeline_core.driver.pipeline_run import PipelineRun
+from ray_pipeline_core.driver.graph import run_graph
 from ray_pipeline_core.executor import RayPipelineExecutor
 from ray_pipeline_core.result import RunResult
-from ray_pipeline_core.scheduling.outcomes import BackendEvent, SlotStarted, WorkEnded, WorkerBackend
+from ray_pipeline_core.scheduling.backend import BackendEvent, SlotStarted, WorkEnded, WorkerBackend
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
-from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings, run_rank
+from ray_pipeline_core.worker.rank_attempt import RankAttempt
+from ray_pipeline_core.worker.rank_runner import run_rank
+from ray_pipeline_core.worker.setup import WorkerSetup
 
 __all__ = ["run_in_process"]
 
 
 def run_in_process(executor: RayPipelineExecutor) -> RunResult:
-    """Runs an executor, and all it depends on, in this process: one rank at a time, with the whole run folder.
+    """Run an executor, and all it depends on, in this process: one rank at a time, with the whole run folder.
 
-    For tests of steps and pipelines, which then need no cluster and can be stepped through in a debugger. Gangs run
-    as single nodes, and nothing can be killed, so time limits are not enforced.
+    For tests of steps and pipelines, which then need no cluster and can be debugged step by step. Gangs run as single
+    nodes, and nothing can be killed, so time limits are not enforced.
+
+    Returns:
+        The result of the executor.
 
     Raises:
         RayPipelineError: as `RayPipelineExecutor.run` does.
     """
-    return executor.run_with(_InProcessSource(), threading.Event())
+    stop = threading.Event()
+    return run_graph(executor, _InProcessSource(stop), stop)
 
 
 class _InProcessSource:
-    def backend_for(self, run: PipelineRun, later: Sequence[RunConfig]) -> WorkerBackend:
-        return InProcessBackend(run)
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig]) -> WorkerBackend:
+        return _InProcessBackend(setup, self._stop)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
 
-class InProcessBackend:
+class _InProcessBackend:
     """One slot that runs its groups in `poll`.
 
     Args:
-        run: the run that it works for.
+        setup: the pipeline and the settings of the run.
+        stop: ends waiting when set.
     """
 
-    def __init__(self, run: PipelineRun) -> None:
-        self._run = run
-        self._settings: RankSettings = replace(run.rank_settings(), nodes=1)
-        self._work: deque[tuple[int, Sequence[TaskGroup] | None]] = deque()
+    def __init__(self, setup: WorkerSetup, stop: threading.Event) -> None:
+        self._setup = setup
+        self._settings = replace(setup.settings, nodes=1)
+        self._stop = stop
+        self._calls: deque[tuple[int, Sequence[TaskGroup] | None]] = deque()
 
     def start(self, slot: int, memory_factor: float) -> None:
-        """The slot is there at once."""
-        self._work.append((slot, None))
+        """Start the slot, which is ready at once."""
+        self._calls.append((slot, None))
 
     def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
-        """Keeps the groups for the next `poll`."""
-        self._work.append((slot, groups))
+        """Keep the groups for the next `poll`."""
+        self._calls.append((slot, groups))
 
     def poll(self, timeout_s: float) -> list[BackendEvent]:
-        """Runs the next groups, whatever it takes; waits when there are none."""
-        if not self._work:
-            self._run.stop.wait(timeout_s)
+        """Run the next groups, however long they take; wait if there are none."""
+        if not self._calls:
+            self._stop.wait(timeout_s)
             return []
-        slot, groups = self._work.popleft()
+        slot, groups = self._calls.popleft()
         if groups is None:
             return [SlotStarted(slot)]
-        number = self._run.attempt_number
         attempts = [
-            RankAttempt(rank, number(rank, group.attempt), group.attempt > 1, is_first=position == 0)
+            RankAttempt(rank, self._number(rank, group), group.attempt > 1, is_first=position == 0)
             for group in groups
             for position, rank in enumerate(group.ranks)
         ]
-        outcomes = (run_rank(self._run.packed_pipeline, self._settings, attempt) for attempt in attempts)
+        outcomes = (run_rank(self._setup.packed_pipeline, self._settings, attempt) for attempt in attempts)
         return [WorkEnded(slot, tuple(outcomes))]
 
+    def _number(self, rank: int, group: TaskGroup) -> int:
+        return self._setup.attempt_numbers.in_folder(rank, group.attempt)
+
     def kill(self, slot: int) -> None:
-        """Nothing can be killed in this process."""
+        """Do nothing: nothing can be killed in this process."""
 
     def retire(self, slot: int) -> None:
-        """There is nothing to end."""
+        """Do nothing: there is nothing to end."""
 
     def slot_limit(self) -> int | None:
-        """One."""
+        """Return 1."""
         return 1
 
     def describe_shortage(self) -> str:
-        """Never needed: the slot is always there."""
+        """Return why there is none: the slot is always there."""
         return "runs in this process"
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: there is nothing to end."""

@@ -1,1 +1,1 @@
-"""Operators."""
+"""The operators of the Airflow provider."""

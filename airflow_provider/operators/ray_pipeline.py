@@ -1,4 +1,4 @@
-"""The operator that runs a pipeline on Ray."""
+"""The Airflow operator that runs a pipeline on Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator, Context
 from airflow_provider.exceptions import as_airflow_error
 from airflow_provider.executor_arguments import (
     EXECUTOR_ARGUMENTS,
-    TEMPLATED,
+    TEMPLATE_FIELDS,
     check_arguments,
     make_executor,
     split_folder,
@@ -28,37 +28,37 @@ from ray_pipeline_core import (
     RunResult,
 )
 
-_KEPT_FROM_AIRFLOW = ("ray_remote_kwargs", "runtime_env", "observers")
+_NEVER_RENDERED = ("ray_remote_kwargs", "runtime_env", "observers")
 
 
 class RayPipelineOperator(BaseOperator):
-    """Runs a pipeline, cut into ranks, on Ray; returns `RunResult.to_dict()`.
+    """Runs a pipeline, split into ranks, on Ray; the result is `RunResult.to_dict()`.
 
-    The run happens in the Airflow worker, on the cluster at `address` or `RAY_ADDRESS`, else on an embedded one. It
-    takes every parameter of `RayPipelineExecutor` but `depends`, by the same names and with the same defaults; see
-    there. What differs here:
+    The driver runs in the Airflow worker. It connects to the cluster at `address` or `RAY_ADDRESS`, or starts an
+    embedded one. The operator has all parameters of `RayPipelineExecutor` except `depends`, with the same defaults;
+    the following ones differ from the executor's or are the operator's own.
 
     Args:
         pipeline: the steps, or "package.module:factory", which may be a template. Steps are never rendered.
-        tasks: number of ranks; a template becomes an integer.
-        workers: rank groups that run at the same time; a template becomes an integer.
-        logging_dir: the run folder; its path or URL may be a template, storage options are never rendered. None
-            makes a folder below Airflow's `base_log_folder` that all tries of a task instance share, so that a
-            retry runs only the ranks that are still missing. All nodes of the cluster must see the folder.
-        pipeline_kwargs: arguments of the pipeline's factory; templates in it are rendered.
-        name: what the run is called in messages; may be a template. None takes the task's id.
+        tasks: number of ranks; a template is converted to an integer.
+        workers: rank groups that run at the same time; a template is converted to an integer.
+        logging_dir: the run folder; its path or URL may be a template, storage options are never rendered. By default
+            it is a folder below Airflow's `base_log_folder` that all tries of a task instance share, so that a retry
+            runs only the missing ranks. All nodes of the cluster must see the folder.
+        pipeline_kwargs: arguments of the pipeline's factory; templates in them are rendered.
+        name: the run's name in messages; may be a template. The default is the task id.
         address: a Ray address; may be a template.
-        ray_conn_id: must be None: runs on the cluster through a connection are not there yet.
-        runtime_env: Ray's runtime environment of the workers, as `ray_remote_kwargs["runtime_env"]`; never rendered,
-            since what is rendered is stored.
-        on_kill: what becomes of the run when the Airflow task is killed: "stop" ends it.
+        ray_conn_id: must be None; Airflow connections are not supported yet.
+        runtime_env: Ray's runtime environment of the workers, like `ray_remote_kwargs["runtime_env"]`; never rendered,
+            because Airflow stores rendered values.
+        on_kill: what happens to the run when the Airflow task is killed; must be "stop", which ends it.
         **kwargs: arguments of Airflow's `BaseOperator`.
 
     Raises:
-        ConfigError: an argument is wrong, whatever the templates become.
+        ConfigError: an argument is wrong, whatever the templates render to.
     """
 
-    template_fields: Sequence[str] = TEMPLATED
+    template_fields: Sequence[str] = TEMPLATE_FIELDS
     template_fields_renderers: ClassVar[dict[str, str]] = {"pipeline_kwargs": "json"}
     shallow_copy_attrs: Sequence[str] = ("pipeline", "ray_remote_kwargs", "observers", "_storage")
 
@@ -89,7 +89,7 @@ class RayPipelineOperator(BaseOperator):
         time: float | None = None,
         pipeline_kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
-        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen, and the executor's default
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable, and the executor's default
         max_failed_ranks: float = 0,
         startup_timeout: float = 900,
         placement_strategy: str = "SPREAD",
@@ -103,7 +103,7 @@ class RayPipelineOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         arguments = {key: unwrap(value) for key, value in locals().items() if key in EXECUTOR_ARGUMENTS}
-        _check_where(ray_conn_id, on_kill)
+        _check_unsupported(ray_conn_id, on_kill)
         arguments["ray_remote_kwargs"] = with_runtime_env(arguments["ray_remote_kwargs"], unwrap(runtime_env))
         check_arguments(arguments)
         super().__init__(**kwargs)
@@ -116,38 +116,38 @@ class RayPipelineOperator(BaseOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """Arguments of a mapped task. Airflow stores them all, so what it must not store is kept from it."""
-        kept = {key: unrendered(kwargs[key]) for key in _KEPT_FROM_AIRFLOW if key in kwargs}
+        """Return the partial operator of a mapped task; Airflow stores its arguments, so some of them are wrapped."""
+        wrapped = {key: unrendered(kwargs[key]) for key in _NEVER_RENDERED if key in kwargs}
         if "pipeline" in kwargs:
-            kept["pipeline"] = unrendered_steps(kwargs["pipeline"])
+            wrapped["pipeline"] = unrendered_steps(kwargs["pipeline"])
         if split_folder(kwargs.get("logging_dir"))[1] is not None:
-            kept["logging_dir"] = unrendered(kwargs["logging_dir"])
-        return super().partial(**{**kwargs, **kept})
+            wrapped["logging_dir"] = unrendered(kwargs["logging_dir"])
+        return super().partial(**{**kwargs, **wrapped})
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Runs the ranks that are not completed.
+        """Run the ranks that are not completed.
 
         Returns:
-            `RunResult.to_dict()`. When ranks failed it is pushed as the task's XCom too, before the error is raised.
+            `RunResult.to_dict()`. If ranks failed, it is pushed as the task's XCom before the error is raised.
 
         Raises:
-            AirflowFailException: the arguments, the pipeline or the run folder are wrong: no retry helps.
-            AirflowException: ranks failed, the cluster or the storage did, or the run was stopped.
+            AirflowFailException: the arguments, the pipeline or the run folder are wrong, so a retry can't help.
+            AirflowException: ranks, the cluster or the storage failed, or the run was stopped.
         """
         try:
-            return self._run_in_worker(context).to_dict()
+            return self._run_executor(context).to_dict()
         except RayPipelineError as error:
             if isinstance(error, RunIncompleteError) and error.result is not None:
                 self._push_result(context, error.result)
             raise as_airflow_error(error) from error
 
     def on_kill(self) -> None:
-        """Ends the run; `execute`, which Airflow lets go on, then raises."""
+        """Stop the run; `execute`, which Airflow does not interrupt, then raises."""
         self._killed = True
         if self._executor is not None:
             self._executor.stop()
 
-    def _run_in_worker(self, context: Context) -> RunResult:
+    def _run_executor(self, context: Context) -> RunResult:
         arguments = {key: unwrap(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
         self._executor = make_executor(arguments, self._storage, context["ti"])
         if self._killed:
@@ -170,7 +170,7 @@ class RayPipelineOperator(BaseOperator):
             self.log.exception("The result of the failed run could not be pushed; it is in %s", result.logging_dir)
 
 
-def _check_where(ray_conn_id: object, on_kill: object) -> None:
+def _check_unsupported(ray_conn_id: object, on_kill: object) -> None:
     if ray_conn_id is not None:
         raise ConfigError(
             f"ray_conn_id={ray_conn_id!r}: must be None, since this release runs pipelines in the Airflow worker only, "

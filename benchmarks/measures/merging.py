@@ -11,9 +11,7 @@ from typing import Any
 from benchmarks.support.clusters import new_folder
 from benchmarks.support.slow_s3 import DELAY_S, slow_s3
 from benchmarks.support.table import Row
-from ray_pipeline_core.driver.run_tracker import RunTracker
-from ray_pipeline_core.events import ObserverGroup
-from ray_pipeline_core.storage.attempt_history import AttemptHistory
+from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.run_folder import RunFolder
 
@@ -50,13 +48,13 @@ def _datatrove_s(folder: Path, ranks: int) -> float:
 
 def _ours_s(folder: DataFolder, ranks: int) -> float:
     run_folder = RunFolder(folder)
-    tracker = RunTracker("merge", run_folder, ranks, AttemptHistory(folder), lambda rank, attempt: 1, ObserverGroup([]))
+    stats = RunStats(run_folder, ranks)
     started_s = time.perf_counter()
-    damaged = tracker.take_over(set(range(ranks)))
-    tracker.merged_stats().to_json()
+    damaged = stats.load(set(range(ranks)))
+    stats.result().to_json()
     seconds = time.perf_counter() - started_s
     assert not damaged
-    assert not tracker.warnings
+    assert not stats.warnings
     return seconds
 
 

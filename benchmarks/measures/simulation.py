@@ -14,7 +14,8 @@ from benchmarks.support.fresh_process import in_fresh_process
 from benchmarks.support.table import Row
 from ray_pipeline_core import RunConfig
 from ray_pipeline_core.driver.task_manager import RayTaskManager
-from ray_pipeline_core.scheduling.outcomes import AttemptFailure, BackendEvent, RankOutcome
+from ray_pipeline_core.scheduling.backend import BackendEvent
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
 from ray_pipeline_core.scheduling.retry import Retry
 from tests.support.clocks import ManualClock
@@ -83,7 +84,7 @@ class CountingTracker:
     def rank_failed(self, outcome: RankOutcome, attempt: int, retry: Retry | None) -> None:
         self.failed += retry is None
 
-    def recover(self, ranks: tuple[int, ...]) -> set[int]:
+    def completed_among(self, ranks: tuple[int, ...]) -> set[int]:
         return self._markers.intersection(ranks)
 
     def tick(self, running: int, workers: int, starting: int) -> None:

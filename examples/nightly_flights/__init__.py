@@ -1,1 +1,1 @@
-"""A nightly refresh of flight-delay tables: one graph of executors, run by a script, Airflow and Prefect."""
+"""A nightly refresh of flight-delay tables: one executor graph, run by a script, Airflow and Prefect."""

@@ -1,7 +1,7 @@
-"""The nightly refresh as an Airflow DAG: every day refreshes the logical date's day.
+"""The nightly refresh as an Airflow DAG; each DAG run refreshes the day of its logical date.
 
-The data are of 2013, so a logical date of another year refreshes the same day of 2013 (29
-February: the 28th). Tables and run folders go below the folder that NIGHTLY_FLIGHTS_DIR names.
+The data are of 2013, so a logical date of another year refreshes the same day of 2013 (the 28th for 29 February).
+Tables and run folders are written to the folder that NIGHTLY_FLIGHTS_DIR names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 OUTPUT_DIR = os.environ.get("NIGHTLY_FLIGHTS_DIR", str(Path.home() / "nightly_flights"))
 
-# `ds`, but also for a run that was triggered by hand without a logical date, which has no `ds`.
+# Like `ds`, which DAG runs that are triggered without a logical date do not have.
 LOGICAL_DAY = "{{ (dag_run.logical_date or dag_run.run_after).strftime('%Y-%m-%d') }}"
 
 with DAG(

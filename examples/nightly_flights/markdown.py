@@ -1,4 +1,4 @@
-"""A summary as Markdown, laid out so that it reads well as plain text too."""
+"""Renders a summary as Markdown that is also easy to read as plain text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADINGS = {
 
 
 def render_summary(summary: Mapping[str, Any]) -> str:
-    """The summary as Markdown, for a person."""
+    """Return the summary as Markdown."""
     total, missing = summary["total"], summary["missing"]
     sections = [
         f"# Flights from New York, {summary['period']}",
@@ -42,19 +42,21 @@ def render_summary(summary: Mapping[str, Any]) -> str:
 def _opening(total: Mapping[str, Any], late_from_min: int) -> str:
     lines = [
         f"- {total['flights']:,} flights: {total['arrived']:,} arrived, {total['cancelled']:,} cancelled "
-        f"({_text('cancelled_share', total['cancelled_share'])}), {total['diverted']:,} diverted",
-        f"- late by {late_from_min} minutes or more at arrival: {_text('late_share', total['late_share'])}",
+        f"({_formatted('cancelled_share', total['cancelled_share'])}), {total['diverted']:,} diverted",
+        f"- late by {late_from_min} minutes or more at arrival: {_formatted('late_share', total['late_share'])}",
     ]
     for way, delay in (("departure", "dep_delay_min"), ("arrival", "arr_delay_min")):
-        mean, median, most = (_text(f"{kind}_{delay}", total[f"{kind}_{delay}"]) for kind in ("mean", "median", "p90"))
-        lines.append(f"- {way} delay in minutes: mean {mean}, median {median}, 90% within {most}")
+        mean, median, p90 = (
+            _formatted(f"{kind}_{delay}", total[f"{kind}_{delay}"]) for kind in ("mean", "median", "p90")
+        )
+        lines.append(f"- {way} delay in minutes: mean {mean}, median {median}, 90% within {p90}")
     return "\n".join(lines)
 
 
 def _section(title: str, rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> str:
     names = [*keys, *GROUP_FIGURES]
     heads = [_HEADINGS.get(name, name.replace("_", " ")) for name in names]
-    cells = [heads, *([_text(name, row[name]) for name in names] for row in rows)]
+    cells = [heads, *([_formatted(name, row[name]) for name in names] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
     lines = [_line(line, widths, len(keys)) for line in cells]
     rule = "|".join(
@@ -64,16 +66,16 @@ def _section(title: str, rows: Iterable[Mapping[str, Any]], keys: Sequence[str])
     return f"## {title}\n\n" + "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], texts: int) -> str:
-    """One line of a table: the first `texts` cells are flush left, the figures after them flush right."""
+def _line(cells: Sequence[str], widths: Sequence[int], text_columns: int) -> str:
+    """Return a line of a table: the first `text_columns` cells are left-aligned, the others right-aligned."""
     padded = [
-        f"{cell:<{width}}" if index < texts else f"{cell:>{width}}"
+        f"{cell:<{width}}" if index < text_columns else f"{cell:>{width}}"
         for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
     ]
     return f"| {' | '.join(padded)} |"
 
 
-def _text(name: str, value: Any) -> str:
+def _formatted(name: str, value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):

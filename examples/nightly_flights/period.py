@@ -1,4 +1,4 @@
-"""The part of the year that a run refreshes: the year, a month or a day of the data."""
+"""The period that a run refreshes: the whole year of the data, a month or a day."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _FORM = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?", re.ASCII)
 
 @dataclass(frozen=True)
 class Period:
-    """The data's year, or a month or a day of it.
+    """The year of the data, or a month or a day of it.
 
-    The data know one year alone, while a schedule goes on for ever. A date of any other year therefore stands
-    for the same month and day of the data's year, and 29 February for the 28th.
+    The data cover a single year, but a schedule has dates of any year. Such a date means the same month and day of
+    the year of the data, and 29 February means the 28th.
 
     Attributes:
         month: 1 to 12, or None for the whole year.
@@ -28,10 +28,10 @@ class Period:
 
     @classmethod
     def parse(cls, text: str) -> Period:
-        """Reads "2013", "2013-01" or "2013-01-15", of any year.
+        """Parse a string like "2013", "2013-01" or "2013-01-15", of any year.
 
         Raises:
-            ValueError: the text has another form, or names no day of the calendar.
+            ValueError: the string has another form, or is not in the calendar.
         """
         match = _FORM.fullmatch(text)
         if match is None:

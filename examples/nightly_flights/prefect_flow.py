@@ -1,10 +1,10 @@
 """The nightly refresh as a Prefect flow.
 
-    python -m examples.nightly_flights.prefect_flow                     # serve it: every night at three
+    python -m examples.nightly_flights.prefect_flow                     # serve the flow, every night at three
     python -m examples.nightly_flights.prefect_flow --once [--month 2013-01]
 
-A run that names no period refreshes the day it was scheduled for. The data are of 2013, so a date of another
-year refreshes the same day of 2013 (29 February: the 28th).
+A flow run without a period refreshes the day that it was scheduled for. The data are of 2013, so a date of another
+year refreshes the same day of 2013 (the 28th for 29 February).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-# Prefect reports its first import, unless it was told not to.
+# Prefect sends telemetry at its first import, so this comes before it.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -37,13 +37,13 @@ def nightly_flights(
     output_dir: str = "build/nightly_flights",
     tasks: int = 8,
 ) -> dict[str, Any]:
-    """Refreshes a day or a month and returns its summary.
+    """Refresh a day or a month and return its summary.
 
     Args:
-        date: a day, such as "2013-01-15"; with no period at all, the day that the run was scheduled for.
+        date: a day, such as "2013-01-15"; without date and month, the day that the flow run was scheduled for.
         month: a month, such as "2013-01".
-        output_dir: where tables and run folders go: a path or fsspec URL.
-        tasks: ranks of the stages that share the flights out.
+        output_dir: the folder of the tables and run folders, a path or fsspec URL.
+        tasks: ranks of the stages that split the flights.
     """
     period = date or month or flow_run.scheduled_start_time.strftime("%Y-%m-%d")
     day = date if month else period
@@ -55,7 +55,7 @@ def nightly_flights(
 
 
 def main() -> None:
-    """Serves the flow on a schedule, or runs it once."""
+    """Serve the flow on a schedule, or run it once."""
     parser = argparse.ArgumentParser(prog="python -m examples.nightly_flights.prefect_flow")
     parser.add_argument("--once", action="store_true", help="run right away instead of serving the schedule")
     period = parser.add_mutually_exclusive_group()

@@ -1,4 +1,4 @@
-"""The steps of the last executor: they publish the final tables and the summary."""
+"""The steps of the last executor, which publish the final tables and the summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ray_pipeline_core import PipelineStep
 
 
 class ReadShards(PipelineStep):
-    """Yields a whole table, sorted by a key that is unique."""
+    """Yields a whole table, sorted by a unique key."""
 
     name, type = "Delays", "Reader"
 
@@ -37,8 +37,8 @@ class PublishTables(PipelineStep):
     """Writes the final tables and yields them by name.
 
     Args:
-        folder: where to write.
-        carrier_routes: folder and number of shards of the figures per carrier and route.
+        folder: the folder to write to.
+        carrier_routes: the folder and the number of shards of the figures per carrier and route.
     """
 
     name, type = "Tables", "Publisher"
@@ -68,7 +68,7 @@ class PublishTables(PipelineStep):
 
 
 class PublishSummary(PipelineStep):
-    """Writes `summary.md` and `summary.json` once the tables stand."""
+    """Writes `summary.md` and `summary.json` after the tables."""
 
     name, type = "Summary", "Publisher"
 

@@ -1,4 +1,4 @@
-"""Runs the nightly refresh from the command line, on an embedded local Ray cluster unless told otherwise.
+"""Runs the nightly refresh from the command line, by default on an embedded Ray cluster.
 
 python -m examples.nightly_flights.run_script [--date 2013-01-15 | --month 2013-01]
 """
@@ -19,7 +19,7 @@ from ray_pipeline_core import RayPipelineError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Refreshes a period and prints its summary; the exit code is 0, or 1 when the refresh failed."""
+    """Refresh a period, print its summary, and return the exit code: 0, or 1 if the refresh failed."""
     arguments = _parse_arguments(argv)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refresh(arguments: argparse.Namespace) -> None:
-    asked = arguments.date or arguments.month or str(DATA_YEAR)
-    output_dir, runs = arguments.output_dir, f"{arguments.output_dir}/runs/{asked}"
+    period = arguments.date or arguments.month or str(DATA_YEAR)
+    output_dir, runs = arguments.output_dir, f"{arguments.output_dir}/runs/{period}"
     result = build_executors(
         output_dir,
         runs,
@@ -43,9 +43,9 @@ def _refresh(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         skip_completed=not arguments.fresh,
     ).run()
-    print(read_summary_text(output_dir, asked))
+    print(read_summary_text(output_dir, period))
     print(result)
-    print(f"tables and summary: {folder_of(output_dir, Period.parse(asked), PUBLISHED)}")
+    print(f"tables and summary: {folder_of(output_dir, Period.parse(period), PUBLISHED)}")
     print(f"run folders:        {runs}")
 
 

@@ -1,13 +1,13 @@
-"""The columns of every table between the stages and at their end.
+"""The schemas of all tables, intermediate and final.
 
-Columns with units carry them in their names. Times are in universal time, `date` is the local day.
+Columns with units have them in their names. Times are in UTC; `date` is the local day.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-# Parquet knows no coarser unit.
+# Parquet has no coarser unit.
 _UTC = pa.timestamp("ms", tz="UTC")
 
 FLIGHTS = pa.schema(
@@ -56,7 +56,7 @@ PLANES = pa.schema(
     }
 )
 
-# A flight with its weather, its plane and the names of carrier and destination.
+# Flights with weather, plane, and the names of carrier and destination.
 DELAYS = pa.schema(
     [
         *FLIGHTS,
@@ -67,7 +67,7 @@ DELAYS = pa.schema(
     ]
 )
 
-# What is known of a group of flights; delays are of those that departed, or arrived.
+# The figures of a group of flights; delays are of the flights that departed, or arrived.
 FIGURES = pa.schema(
     {
         "flights": pa.int64(),

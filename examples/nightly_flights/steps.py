@@ -1,4 +1,4 @@
-"""The steps that clean, aggregate and join: they shard, count and store; `cleaning` and `delays` do the work."""
+"""The steps that clean, aggregate and join; they shard, count and store, and call `cleaning` and `delays`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ReadFlights(PipelineStep):
             yield share
 
     def _shares(self, rank: int, world_size: int) -> Iterator[pa.Table]:
-        """This rank's rows of each batch of the file that has some."""
+        """Yield this rank's rows of each batch of the file, if there are any."""
         seen = 0
         for batch in read_batches("flights"):
             rows = rows_of_period(pa.Table.from_batches([batch]), self.period)
@@ -86,7 +86,7 @@ class ReadWeather(PipelineStep):
 
 
 class AggregateWeather(PipelineStep):
-    """Drops impossible winds and sums the readings up by airport and hour."""
+    """Drops impossible winds and aggregates the readings by airport and hour."""
 
     name, type = "Hourly weather", "Aggregator"
 
@@ -102,7 +102,7 @@ class AggregateWeather(PipelineStep):
 
 
 class ReadRoutes(PipelineStep):
-    """Yields the cleaned flights of this rank's share of the routes; every route is whole on one rank."""
+    """Yields the cleaned flights of this rank's share of the routes; each route is on a single rank."""
 
     name, type = "Routes", "Reader"
 
@@ -115,7 +115,7 @@ class ReadRoutes(PipelineStep):
             names = read_shards(self.folder, self.shards, columns=["route"])["route"]
             routes = sorted(pc.unique(names).to_pylist())[rank::world_size]
             flights = read_shards(
-                self.folder, self.shards, only=dataset.field("route").isin(pa.array(routes, pa.string()))
+                self.folder, self.shards, row_filter=dataset.field("route").isin(pa.array(routes, pa.string()))
             )
         self.stat_update("routes", value=len(routes), unit="table")
         self.stat_update("flights", value=flights.num_rows, unit="table")
@@ -123,7 +123,7 @@ class ReadRoutes(PipelineStep):
 
 
 class JoinWeather(PipelineStep):
-    """Adds the weather at the airport and in the hour of the scheduled departure."""
+    """Adds the weather at the departure airport in the hour of the scheduled departure."""
 
     name, type = "Weather", "Joiner"
 
@@ -136,13 +136,13 @@ class JoinWeather(PipelineStep):
         for flights in data:
             with self.track_time("table"):
                 joined = left_join(flights, weather, schemas.WEATHER_KEY)
-            # Visibility is in every reading, so where it is missing no reading was found.
+            # Every reading has a visibility, so where it is missing there is no reading.
             self.stat_update("without weather", value=joined["visibility_mi"].null_count, unit="table")
             yield joined
 
 
 class JoinReference(PipelineStep):
-    """Adds what is known of the plane, and the names of the carrier and of the destination."""
+    """Adds the plane, and the names of the carrier and the destination."""
 
     name, type = "Planes and names", "Joiner"
 
@@ -154,7 +154,7 @@ class JoinReference(PipelineStep):
             with self.track_time("table"):
                 joined = left_join(flights, planes, ["tailnum"])
                 joined = left_join(left_join(joined, carriers, ["carrier"]), airports, ["dest"])
-            # Every plane has its number of seats.
+            # Every plane has a number of seats.
             self.stat_update("without plane", value=joined["plane_seats"].null_count, unit="table")
             yield joined.select(schemas.DELAYS.names).cast(schemas.DELAYS)
 
@@ -173,12 +173,12 @@ class TabulateCarrierRoutes(PipelineStep):
 
 
 class WriteShard(PipelineStep):
-    """Writes all it is given as this rank's shard, sorted, and passes it on as one table.
+    """Writes its input as this rank's shard, sorted, and yields it as one table.
 
     Args:
-        folder: where to write.
-        schema: the table's columns, also when this rank has no rows.
-        key: the columns to sort by; together they are unique, so there is one order.
+        folder: the folder to write to.
+        schema: the table's columns, which are also written if this rank has no rows.
+        key: the columns to sort by; together they are unique, so that the order is always the same.
     """
 
     type = "Writer"

@@ -1,8 +1,8 @@
-"""Where the tables lie, and how they get there whole.
+"""Reads and writes the tables; a file is either complete or does not exist.
 
-Every period has a folder of its own, and a shard's name tells of how many it is one, so that neither another
-period nor an earlier run with another number of ranks can leak into a result. A file appears under its name
-complete or not at all: it is written aside and then renamed, and writing it again replaces it.
+Every period has a separate folder, and a shard's name contains the number of shards, so that the files of another
+period, or of an earlier run with another number of ranks, are never mixed with those of this one. A file is written
+under a temporary name and then renamed; writing it again replaces it.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ FLIGHTS, WEATHER, DELAYS, CARRIER_ROUTES, PUBLISHED = (
 
 
 class MissingTableError(FileNotFoundError):
-    """A table that an earlier executor should have left is not there."""
+    """A table that an earlier executor should have written does not exist."""
 
 
 def folder_of(output_dir: str, period: Period, stage: str) -> str:
-    """The folder that one stage fills for one period: `<output_dir>/<period>/<stage>`."""
+    """Return the folder that a stage writes to for a period: `<output_dir>/<period>/<stage>`."""
     return posixpath.join(output_dir, str(period), stage)
 
 
 def shard_name(rank: int, world_size: int) -> str:
-    """The file name of one rank's share of a table."""
+    """Return the file name of a rank's shard of a table."""
     return f"part-{rank:05d}-of-{world_size:05d}.parquet"
 
 
 def write_table(table: pa.Table, folder: str, name: str) -> None:
-    """Writes a Parquet file whole."""
-    _write_whole(folder, name, lambda file: parquet.write_table(table, file))
+    """Write a Parquet file atomically."""
+    _write_atomically(folder, name, lambda file: parquet.write_table(table, file))
 
 
 def write_text(text: str, folder: str, name: str) -> None:
-    """Writes a text file whole, in UTF-8."""
-    _write_whole(folder, name, lambda file: file.write(text.encode()))
+    """Write a text file atomically, in UTF-8."""
+    _write_atomically(folder, name, lambda file: file.write(text.encode()))
 
 
 def read_shards(
-    folder: str, shards: int, columns: Sequence[str] | None = None, only: dataset.Expression | None = None
+    folder: str, shards: int, columns: Sequence[str] | None = None, row_filter: dataset.Expression | None = None
 ) -> pa.Table:
-    """The rows of all shards of a table, in the order of the shards.
+    """Return the rows of all shards of a table, in the order of the shards.
 
     Args:
-        folder: where the shards are.
-        shards: how many ranks wrote the table.
+        folder: the folder of the shards.
+        shards: the number of ranks that wrote the table.
         columns: the columns to read; None for all.
-        only: a condition on the rows to read; None for all.
+        row_filter: the condition for rows to be read; None for all.
 
     Raises:
         MissingTableError: a shard is missing.
@@ -75,11 +75,11 @@ def read_shards(
             "run the executor that writes them, with that number of ranks"
         )
     found = dataset.dataset(paths, filesystem=fs, format="parquet")
-    return found.to_table(columns=columns and list(columns), filter=only, use_threads=False)
+    return found.to_table(columns=columns and list(columns), filter=row_filter, use_threads=False)
 
 
 def read_summary(output_dir: str, period: str) -> dict[str, Any]:
-    """The published summary of a period, as `summary.json` holds it.
+    """Return the published summary of a period, the content of `summary.json`.
 
     Raises:
         MissingTableError: nothing has been published for the period.
@@ -88,7 +88,7 @@ def read_summary(output_dir: str, period: str) -> dict[str, Any]:
 
 
 def read_summary_text(output_dir: str, period: str) -> str:
-    """The published summary of a period, as `summary.md` tells it to a person.
+    """Return the published summary of a period as Markdown, the content of `summary.md`.
 
     Raises:
         MissingTableError: nothing has been published for the period.
@@ -104,15 +104,15 @@ def _read_published(output_dir: str, period: str, name: str) -> str:
     return str(fs.cat_file(root), "utf-8")
 
 
-def _write_whole(folder: str, name: str, write: Callable[[IO[bytes]], object]) -> None:
+def _write_atomically(folder: str, name: str, write: Callable[[IO[bytes]], object]) -> None:
     fs, root = fsspec.core.url_to_fs(folder)
     fs.makedirs(root, exist_ok=True)
-    # A name of its own for each attempt: one that was given up for lost may still be writing.
-    aside = posixpath.join(root, f".{name}.{uuid4().hex}")
+    # A new name for each attempt: an earlier one that is considered lost may still be writing.
+    temporary = posixpath.join(root, f".{name}.{uuid4().hex}")
     try:
-        with fs.open(aside, "wb") as file:
+        with fs.open(temporary, "wb") as file:
             write(file)
-        fs.mv(aside, posixpath.join(root, name))
+        fs.mv(temporary, posixpath.join(root, name))
     finally:
-        if fs.exists(aside):
-            fs.rm(aside)
+        if fs.exists(temporary):
+            fs.rm(temporary)

@@ -1,4 +1,4 @@
-"""The figures of a period that a person wants to see, as plain JSON."""
+"""Summarises the published tables of a period as plain JSON."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from examples.nightly_flights import schemas
 from examples.nightly_flights.delays import CONDITIONS, LATE_MIN, delay_table
 from examples.nightly_flights.period import Period
 
-_RANKED = 5
-# A route or carrier with fewer flights is not ranked: one bad day would put it on top.
-_RANKED_FEWEST, _RANKED_SHARE = 5, 1 / 3000
+_LISTED_GROUPS = 5
+# Routes and carriers with fewer flights are not ranked: one bad day would put them on top.
+_MIN_RANKED_FLIGHTS, _MIN_RANKED_SHARE = 5, 1 / 3000
 GROUP_FIGURES = (
     "flights",
     "cancelled_share",
@@ -26,24 +26,24 @@ GROUP_FIGURES = (
 
 
 def summarise(tables: Mapping[str, pa.Table], period: Period) -> dict[str, Any]:
-    """The summary of a period as plain JSON: shares from 0 to 1, delays in minutes, numbers rounded.
+    """Return the summary of a period as plain JSON: shares from 0 to 1, delays in minutes, numbers rounded.
 
     Args:
         tables: the published tables by name.
-        period: what they are of.
+        period: the period.
     """
     flights = tables["flights"]
-    fewest = max(_RANKED_FEWEST, int(flights.num_rows * _RANKED_SHARE))
-    carriers = _ranking(tables["delays_by_carrier"], schemas.CARRIER, fewest)
-    routes = _ranking(tables["delays_by_route"], schemas.ROUTE, fewest)
+    min_flights = max(_MIN_RANKED_FLIGHTS, int(flights.num_rows * _MIN_RANKED_SHARE))
+    carriers = _ranking(tables["delays_by_carrier"], schemas.CARRIER, min_flights)
+    routes = _ranking(tables["delays_by_route"], schemas.ROUTE, min_flights)
     return {
         "period": str(period),
         "total": _total(flights),
         "late_from_min": LATE_MIN,
-        "ranked_from_flights": fewest,
-        "best_carriers": carriers[:_RANKED],
-        "worst_carriers": carriers[::-1][:_RANKED],
-        "worst_routes": routes[::-1][:_RANKED],
+        "ranked_from_flights": min_flights,
+        "best_carriers": carriers[:_LISTED_GROUPS],
+        "worst_carriers": carriers[::-1][:_LISTED_GROUPS],
+        "worst_routes": routes[::-1][:_LISTED_GROUPS],
         "weather": _weather(tables["delays_by_weather"]),
         "missing": {
             "flights_without_weather": flights["visibility_mi"].null_count,
@@ -56,14 +56,14 @@ def summarise(tables: Mapping[str, pa.Table], period: Period) -> dict[str, Any]:
 
 
 def _total(flights: pa.Table) -> dict[str, Any]:
-    everything = pa.array(["all"] * flights.num_rows, pa.string())
-    row = delay_table(flights.append_column("group", everything), ["group"]).to_pylist()[0]
+    one_group = pa.array(["all"] * flights.num_rows, pa.string())
+    row = delay_table(flights.append_column("group", one_group), ["group"]).to_pylist()[0]
     return {name: _rounded(row[name]) for name in schemas.FIGURES.names}
 
 
-def _ranking(table: pa.Table, keys: Sequence[str], fewest: int) -> list[dict[str, Any]]:
-    """The groups with flights enough and any arrival, by mean arrival delay, the best first."""
-    rows = [row for row in table.to_pylist() if row["flights"] >= fewest and row["mean_arr_delay_min"] is not None]
+def _ranking(table: pa.Table, keys: Sequence[str], min_flights: int) -> list[dict[str, Any]]:
+    """Return the groups with enough flights and at least one arrival, by mean arrival delay, the best first."""
+    rows = [row for row in table.to_pylist() if row["flights"] >= min_flights and row["mean_arr_delay_min"] is not None]
     rows.sort(key=lambda row: (row["mean_arr_delay_min"], row[keys[0]]))
     return [_group(row, keys) for row in rows]
 

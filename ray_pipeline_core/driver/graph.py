@@ -1,73 +1,164 @@
-"""Runs executors in the order of their dependencies."""
+"""The graph of executors: in which order they run, and which ones are stopped by the failure of another one."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from graphlib import CycleError, TopologicalSorter
+from typing import TypeVar
 
-from ray_pipeline_core.errors import DependencyFailedError, RayPipelineError, RunCancelledError, RunError
-from ray_pipeline_core.result import RunResult
+from ray_pipeline_core.driver.pipeline_run import BackendSource, PipelineRun
+from ray_pipeline_core.driver.planning import ExecutorNode, RunOptions, RunSpec, plan_run, prepare_run
+from ray_pipeline_core.errors import ConfigError, DependencyFailedError, RayPipelineError, RunCancelledError, RunError
+from ray_pipeline_core.result import RunPlan, RunResult
+from ray_pipeline_core.validation import require
 
 logger = logging.getLogger(__name__)
 
-
-class Link(Protocol):
-    """An executor as the chain sees it."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-
-    @property
-    def dependencies(self) -> Iterable[Link]:
-        """What must be complete before it starts."""
+Node = TypeVar("Node")
+OptionsOf = Callable[[ExecutorNode], RunOptions]
 
 
-AnyLink = TypeVar("AnyLink", bound=Link)
+def order_by_dependency(
+    last: Node, parents_of: Callable[[Node], Iterable[Node]], label: Callable[[Node], str] = str
+) -> list[Node]:
+    """Return all nodes that `last` depends on, parents first, each once, and `last` at the end.
+
+    Nodes are told apart by identity, so two equal executors are two nodes.
+
+    Args:
+        last: the node to end with.
+        parents_of: returns the nodes that must come before a node.
+        label: returns a node's name for messages.
+
+    Raises:
+        ConfigError: the graph has a cycle; the message names its members.
+    """
+    by_id = _reachable(last, parents_of)
+    graph = {key: [id(parent) for parent in parents_of(node)] for key, node in by_id.items()}
+    try:
+        return [by_id[key] for key in TopologicalSorter(graph).static_order()]
+    except CycleError as error:
+        members = " -> ".join(label(by_id[key]) for key in error.args[1])
+        raise ConfigError(f"depends={members}: the executors wait for one another; remove one of these edges") from None
 
 
-def run_in_order(order: Sequence[AnyLink], run_one: Callable[[AnyLink], RunResult]) -> RunResult:
-    """Runs each executor of `order` once, parents first.
+def _reachable(last: Node, parents_of: Callable[[Node], Iterable[Node]]) -> dict[int, Node]:
+    found: dict[int, Node] = {}
+    to_visit = [last]
+    while to_visit:
+        node = to_visit.pop()
+        if id(node) not in found:
+            found[id(node)] = node
+            to_visit.extend(reversed(list(parents_of(node))))
+    return found
 
-    What depends on a failed one is not started; what doesn't is, so that the next try has less to do.
+
+def execution_order(last: ExecutorNode) -> list[ExecutorNode]:
+    """Return all executors that `last` depends on, parents first, each once, and `last` at the end.
+
+    Raises:
+        ConfigError: they depend on one another in a circle.
+    """
+    return order_by_dependency(last, lambda node: node.dependencies, lambda node: repr(node.name))
+
+
+def shared_address(last: ExecutorNode) -> str | None:
+    """Return the Ray address that an executor and all it depends on share; None if none of them names one.
+
+    Raises:
+        ConfigError: they name several.
+    """
+    addresses = {node.address for node in execution_order(last)} - {None}
+    allowed = "all executors of a chain must use the same cluster"
+    require(len(addresses) <= 1, "address", sorted(map(str, addresses)), allowed)
+    return addresses.pop() if addresses else None
+
+
+def plan_graph(last: ExecutorNode, cluster_slots: int | None) -> RunPlan:
+    """Return the plan of `last`, once every pipeline of the graph has been loaded.
+
+    Raises:
+        PipelineLoadError: a pipeline can't be imported, called or pickled.
+    """
+    *_, spec = _prepare_runs(execution_order(last), lambda node: RunOptions())
+    return plan_run(spec, cluster_slots)
+
+
+def run_graph(
+    last: ExecutorNode,
+    backends: BackendSource,
+    stop: threading.Event,
+    options_of: OptionsOf = lambda node: RunOptions(),
+) -> RunResult:
+    """Run an executor and all it depends on, parents first, each once; what ran well before is not run again.
+
+    What depends on an executor that failed is not run; what doesn't is, so that the next try has less to do.
+
+    Args:
+        last: the executor to end with.
+        backends: where the runs get their workers; it is closed at the end.
+        stop: ends the runs when set.
+        options_of: returns what this call changes for an executor.
 
     Returns:
-        The last one's result.
+        The result of `last`.
 
     Raises:
         RunCancelledError: the run was stopped.
-        DependencyFailedError: a parent of the last one failed; `.result` is that parent's.
-        RayPipelineError: the last one's own failure.
+        DependencyFailedError: a parent of `last` failed; `.result` is that parent's.
+        RayPipelineError: `last` itself failed.
     """
-    errors: dict[int, RayPipelineError] = {}
-    result: RunResult | None = None
-    for link in order:
-        broken = [parent for parent in link.dependencies if id(parent) in errors]
-        if broken:
-            errors[id(link)] = _dependency_error(link, broken[0], errors[id(broken[0])])
-            continue
-        try:
-            result = run_one(link)
-        except RunCancelledError:
-            raise
-        except RayPipelineError as error:
-            errors[id(link)] = error
-            if link is not order[-1]:
-                logger.error("executor %r failed, so what depends on it is not run: %s", link.name, error)
-    if id(order[-1]) in errors:
-        raise errors[id(order[-1])]
-    assert result is not None, "an order has at least one executor"
-    return result
+    with contextlib.closing(backends):
+        order = [node for node in execution_order(last) if node is last or not _has_completed(node)]
+        # All pipelines are loaded first: a mistake in the last one should not cost the hours of the others.
+        specs = _prepare_runs(order, options_of)
+        errors: dict[int, RayPipelineError] = {}
+        for position, node in enumerate(order):
+            error = _failure_of_parents(node, errors) or _run_node(node, specs[position:], backends, stop)
+            if error is not None:
+                errors[id(node)] = error
+    if id(last) in errors:
+        raise errors[id(last)]
+    assert last.completed_result is not None, "a run without an error has a result"
+    return last.completed_result
 
 
-def _dependency_error(link: Link, parent: Link, cause: RayPipelineError) -> DependencyFailedError:
-    if isinstance(cause, DependencyFailedError):  # then the parent did not run either: name the one that failed
-        parent_name, root = cause.parent_name, cause.__cause__
-    else:
-        parent_name, root = parent.name, cause
-    result = root.result if isinstance(root, RunError) else None
-    message = f"executor {link.name!r} was not run, because {parent_name!r}, which it depends on, failed: {root}"
-    error = DependencyFailedError(message, result)
-    error.parent_name, error.__cause__ = parent_name, root
+def _has_completed(node: ExecutorNode) -> bool:
+    return node.completed_result is not None and node.completed_result.ok
+
+
+def _prepare_runs(order: Sequence[ExecutorNode], options_of: OptionsOf) -> list[RunSpec]:
+    return [prepare_run(node, [one.name for one in execution_order(node)], options_of(node)) for node in order]
+
+
+def _run_node(
+    node: ExecutorNode, specs: Sequence[RunSpec], backends: BackendSource, stop: threading.Event
+) -> RayPipelineError | None:
+    """Run one executor, whose spec is the first one of `specs`, and return why it failed."""
+    spec, *later = specs
+    try:
+        node.completed_result = PipelineRun(spec, stop).execute(backends, [one.config for one in later])
+    except RunCancelledError:
+        raise
+    except RayPipelineError as error:
+        if later:
+            logger.error("executor %r failed, so what depends on it is not run: %s", node.name, error)
+        return error
+    return None
+
+
+def _failure_of_parents(node: ExecutorNode, errors: dict[int, RayPipelineError]) -> DependencyFailedError | None:
+    parent = next((parent for parent in node.dependencies if id(parent) in errors), None)
+    if parent is None:
+        return None
+    cause: BaseException | None = errors[id(parent)]
+    name = parent.name
+    if isinstance(cause, DependencyFailedError):  # the parent did not run either, so name the one that failed first
+        name, cause = cause.parent_name, cause.__cause__
+    message = f"executor {node.name!r} was not run, because {name!r}, which it depends on, failed: {cause}"
+    error = DependencyFailedError(message, cause.result if isinstance(cause, RunError) else None)
+    error.parent_name, error.__cause__ = name, cause
     return error

@@ -2,86 +2,74 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Protocol
 
 from ray_pipeline_core.config import RunConfig
+from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
+from ray_pipeline_core.driver.planning import RunSpec, inspect_folder, make_plan, pending_ranks
+from ray_pipeline_core.driver.run_ending import RunEnding, cancelled_failure, run_timeout_failure
+from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.driver.run_tracker import RunTracker
 from ray_pipeline_core.driver.task_manager import RayTaskManager, RunStopped, RunTimedOut
-from ray_pipeline_core.errors import (
-    RayPipelineError,
-    ResourcesUnavailableError,
-    RunCancelledError,
-    RunFolderMismatchError,
-    RunIncompleteError,
-)
 from ray_pipeline_core.events import ObserverGroup
-from ray_pipeline_core.fingerprint import Fingerprint
-from ray_pipeline_core.observers.progress_file import ProgressFile
-from ray_pipeline_core.pipeline import Step
-from ray_pipeline_core.result import FailureKind, RunPlan, RunResult
+from ray_pipeline_core.observers import default_observers
+from ray_pipeline_core.result import RunResult
+from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
-from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, WorkerBackend
 from ray_pipeline_core.scheduling.rank_groups import make_groups
-from ray_pipeline_core.storage.attempt_history import AttemptHistory
-from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.stats.pipeline_stats import PipelineStats
+from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers
 from ray_pipeline_core.storage.run_lock import RunLock
-from ray_pipeline_core.worker.rank_runner import RankSettings
+from ray_pipeline_core.worker.rank_attempt import RankSettings
+from ray_pipeline_core.worker.setup import WorkerSetup
 
 logger = logging.getLogger(__name__)
 
-_SHOWN_FAILURES = 5
 
-BackendFactory = Callable[["PipelineRun"], WorkerBackend]
-"""Makes the backend when there is something to run; it may connect to a cluster."""
+class BackendSource(Protocol):
+    """Where the runs of a graph get their workers."""
+
+    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig]) -> WorkerBackend:
+        """Return the backend for one run; it may connect to a cluster.
+
+        Args:
+            setup: what the workers are asked for and given.
+            later: the parameters of the runs that follow.
+        """
+
+    def close(self) -> None:
+        """Give back what the backends shared."""
 
 
-@dataclass
 class PipelineRun:
     """One run of one executor.
 
-    Attributes:
-        name: the executor's name.
-        config: its parameters.
-        folder: the run folder.
-        steps: the loaded pipeline, for its fingerprint.
-        packed_pipeline: the same as bytes.
-        description: the executor in plain JSON, for `executor.json`.
-        observers: who is told of events.
+    Args:
+        spec: what runs, and where.
         stop: ends the run when set.
     """
 
-    name: str
-    config: RunConfig
-    folder: RunFolder
-    steps: Sequence[Step]
-    packed_pipeline: bytes
-    description: Mapping[str, Any]
-    observers: ObserverGroup
-    stop: threading.Event
+    def __init__(self, spec: RunSpec, stop: threading.Event) -> None:
+        self._spec = spec
+        self._config = spec.config
+        self._folder = spec.folder
+        self._stop = stop
+        self._history = AttemptHistory(spec.folder.folder)
+        self._lock = RunLock(spec.folder.folder, on_lost=stop.set)
+        self._observers = ObserverGroup([*default_observers(spec.folder, self._lock.check), *spec.observers])
+        self._stats = RunStats(spec.folder, spec.config.tasks)
 
-    def __post_init__(self) -> None:
-        self._fingerprint = Fingerprint.of(self.steps, self.config.tasks)
-        self._warnings: list[str] = []
-        self.history = AttemptHistory(self.folder.folder)
-        self._lock: RunLock | None = None
-        self.observers.add(ProgressFile(self.folder, self._check_lease))
-        self._earlier_attempts: dict[int, int] = {}
-
-    def execute(
-        self, make_backend: BackendFactory, plan: Callable[[Sequence[int], Sequence[int]], RunPlan]
-    ) -> RunResult:
-        """Runs the ranks that are not completed.
+    def execute(self, backends: BackendSource, later: Sequence[RunConfig] = ()) -> RunResult:
+        """Run the ranks that are not completed.
 
         Args:
-            make_backend: called once, if any rank is to run.
-            plan: makes the plan for observers from completed and pending ranks.
+            backends: asked for workers if any rank has to run.
+            later: the parameters of the runs that follow.
 
         Returns:
             The result of a run that is ok.
@@ -92,34 +80,103 @@ class PipelineRun:
             RunCancelledError: the stop event was set.
             ClusterError: the cluster can't run it.
         """
-        self._started_at = datetime.now(timezone.utc)
-        self._started_s = time.monotonic()
-        self.folder.check_access()
-        self._lock = RunLock(self.folder.folder, on_lost=self.stop.set)
+        self._started_at, self._started_s = datetime.now(timezone.utc), time.monotonic()
+        self._folder.check_access()
         with self._lock:
-            completed, self._warnings = self.look()
-            for warning in self._warnings:
-                logger.warning(warning)
-            ledger = self._open_ledger()
-            damaged = ledger.take_over(completed)
-            completed.difference_update(damaged)
-            self.folder.unmark(damaged)
-            pending = [rank for rank in range(self.config.tasks) if rank not in completed]
-            self._claim_folder(pending)
-            self.observers.on_run_started(plan(sorted(completed), pending))
-            with self._finishing(ledger) as finish:
-                self._run_ranks(pending, ledger, make_backend)
-            return finish.result
+            completed = self._load_completed()
+            pending = pending_ranks(self._config.tasks, completed)
+            numbers = self._claim_folder(pending)
+            self._recorder = AttemptRecorder(self._history, numbers)
+            self._tracker = self._make_tracker(skipped=len(completed))
+            self._observers.on_run_started(make_plan(self._spec, completed))
+            error = None
+            try:
+                self._run_ranks(pending, numbers, backends, later)
+            except BaseException as raised:  # noqa: BLE001 - stats and result are written first, then it is raised
+                error = raised
+            return self._finish(RunEnding.of(error, self._config.run_timeout))
 
-    def attempt_number(self, rank: int, attempt: int) -> int:
-        """A rank's attempt counted over the run folder's whole life, which names its logs."""
-        return self._earlier_attempts.get(rank, 0) + attempt
+    # --- before the ranks ---
 
-    def rank_settings(self) -> RankSettings:
-        """What the workers need to know."""
-        config = self.config
-        return RankSettings(
-            folder=self.folder,
+    def _load_completed(self) -> set[int]:
+        """Return the ranks that need not run; a rank with damaged stats loses its marker and runs again."""
+        state = inspect_folder(self._spec)
+        for warning in state.warnings:
+            logger.warning(warning)
+        self._warnings = state.warnings
+        damaged = self._stats.load(state.completed)
+        self._folder.unmark(damaged)
+        return set(state.completed).difference(damaged)
+
+    def _claim_folder(self, pending: Sequence[int]) -> AttemptNumbers:
+        """Make the folder this run's, and return the numbers of the attempts that it has seen."""
+        if not self._config.skip_completed:
+            # Before anything runs, so that no marker ever vouches for an older run.
+            self._folder.clear_ranks()
+        fingerprint = self._spec.fingerprint.to_dict()
+        self._folder.write_executor({**self._spec.description, "fingerprint": fingerprint})
+        return AttemptNumbers(self._count_earlier_attempts(pending) if pending else {})
+
+    def _count_earlier_attempts(self, pending: Sequence[int]) -> dict[int, int]:
+        attempts = self._history.earlier_attempts()
+        if self._lock.took_over_stale_lease:
+            # The run that was killed could not record what was running then, but the logs are kept.
+            logged = self._folder.logged_ranks(self._config.tasks)
+            attempts.update((rank, attempts.get(rank, 0) + 1) for rank in pending if rank in logged)
+        return attempts
+
+    def _make_tracker(self, skipped: int) -> RunTracker:
+        return RunTracker(
+            self._spec.name,
+            self._folder,
+            self._config.tasks,
+            skipped,
+            self._stats,
+            self._recorder,
+            self._observers,
+        )
+
+    # --- the ranks ---
+
+    def _run_ranks(
+        self, pending: Sequence[int], numbers: AttemptNumbers, backends: BackendSource, later: Sequence[RunConfig]
+    ) -> None:
+        if self._stop.is_set():
+            raise RunStopped
+        if not pending:
+            return
+        backend = backends.backend_for(self._worker_setup(numbers), later)
+        manager = RayTaskManager(
+            backend,
+            self._config,
+            make_groups(pending, self._config.tasks_per_job),
+            self._tracker,
+            self._stop,
+            max_batch=MAX_BATCH if self._can_batch() else 1,
+            check_lease=self._lock.check,
+        )
+        unfinished = cancelled_failure()
+        try:
+            manager.run()
+        except RunTimedOut:
+            unfinished = run_timeout_failure(self._config.run_timeout)
+            raise
+        finally:
+            backend.close()
+            manager.give_up_running(unfinished)
+
+    def _can_batch(self) -> bool:
+        """Return whether a worker may be given several groups at once.
+
+        When it is lost, the first group without a marker is taken for the one that was running. That is so only where
+        markers are written at once; and the nodes of a gang could not agree on where to end a batch that takes long.
+        """
+        return self._config.nodes_per_task == 1 and self._folder.folder.is_local()
+
+    def _worker_setup(self, numbers: AttemptNumbers) -> WorkerSetup:
+        config = self._config
+        settings = RankSettings(
+            folder=self._folder,
             world_size=config.tasks,
             nodes=config.nodes_per_task,
             cpus_per_task=config.cpus_per_task,
@@ -128,186 +185,58 @@ class PipelineRun:
             randomize_start_duration=config.randomize_start_duration,
             log_first=config.log_first,
             time_limit_s=config.time,
-            lease_id=self._lock.lease_id if self._lock is not None else "",
+            lease_id=self._lock.lease_id,
         )
+        return WorkerSetup(config, self._spec.packed_pipeline, settings, numbers)
 
-    def _check_lease(self) -> None:
-        """Raises `RunFolderLockedError` when the folder is another run's by now."""
-        assert self._lock is not None, "nothing is done to a folder before its lease is taken"
-        self._lock.check()
+    # --- after the ranks ---
 
-    # --- before ---
-
-    def look(self) -> tuple[set[int], list[str]]:
-        """Looks what the folder holds, and changes nothing.
-
-        Returns:
-            The ranks that need not run, and what a person should know.
-
-        Raises:
-            RunFolderMismatchError: they were completed by another pipeline.
-        """
-        if not self.config.skip_completed:
-            return set(), []
-        stored = self.folder.read_executor() or {}
-        # A folder that datatrove left tells its world size alone.
-        earlier = stored.get("fingerprint") or {key: stored[key] for key in ("world_size",) if key in stored}
-        completed = self.folder.completed_ranks(self.config.tasks)
-        self._check_fingerprint(earlier)
-        return completed, self._fingerprint.changed_parameters(earlier) if completed else []
-
-    def _check_fingerprint(self, earlier: Mapping[str, Any]) -> None:
-        differences = self._fingerprint.differences(earlier) if earlier else []
-        if not differences or not self.folder.marker_names():
-            return
-        raise RunFolderMismatchError(
-            f"run folder {self.folder.url} has ranks completed by another pipeline: {'; and '.join(differences)}. "
-            "Use another logging_dir for this one, or skip_completed=False to run all ranks anew here. "
-            "Nothing was deleted."
-        )
-
-    def _claim_folder(self, pending: Sequence[int]) -> None:
-        if not self.config.skip_completed:
-            # Before anything runs, so that no marker ever vouches for an older run.
-            self.folder.clear_ranks()
-        self.folder.write_executor({**self.description, "fingerprint": self._fingerprint.to_dict()})
-        if pending:
-            self._earlier_attempts = self._count_earlier_attempts(pending)
-
-    def _count_earlier_attempts(self, pending: Sequence[int]) -> dict[int, int]:
-        attempts = self.history.earlier_attempts()
-        if self._lock is not None and self._lock.was_taken_over:
-            # The run that was killed could not note what was at work then. Its logs are kept all the same.
-            logged = self.folder.logged_ranks(self.config.tasks)
-            attempts.update((rank, attempts.get(rank, 0) + 1) for rank in pending if rank in logged)
-        return attempts
-
-    def _open_ledger(self) -> RunTracker:
-        ledger = RunTracker(
-            self.name, self.folder, self.config.tasks, self.history, self.attempt_number, self.observers
-        )
-        ledger.warnings.extend(self._warnings)
-        return ledger
-
-    # --- during ---
-
-    def _run_ranks(self, pending: Sequence[int], ledger: RunTracker, make_backend: BackendFactory) -> None:
-        if self.stop.is_set():
-            raise RunStopped
-        if not pending:
-            return
-        groups = make_groups(pending, self.config.tasks_per_job)
-        backend = make_backend(self)
-        manager = RayTaskManager(
-            backend,
-            self.config,
-            groups,
-            ledger,
-            self.stop,
-            max_batch=MAX_BATCH if self._can_batch() else 1,
-            check_lease=self._check_lease,
-        )
-        ended = AttemptFailure("cancelled", RunCancelledError.__name__, "the run ended while this rank was running")
+    def _finish(self, ending: RunEnding) -> RunResult:
+        """Write stats, history and result, whatever the ending, and return the result or raise what the run raises."""
+        if ending.rest is not None:
+            marked = self._folder.completed_ranks(self._config.tasks)
+            self._tracker.give_up(pending_ranks(self._config.tasks, marked), ending.rest)
         try:
-            manager.run()
-        except RunTimedOut:
-            ended = self._over_time()
-            raise
-        finally:
-            backend.close()
-            manager.give_up_running(ended)
+            result = self._write_result(ending.is_cancelled)
+        except Exception:
+            if ending.is_expected:
+                raise
+            logger.warning("could not write the result of run %r", self._spec.name, exc_info=True)
+        else:
+            ending.raise_error(result)
+            return result
+        assert ending.error is not None, "what was not expected is an error"
+        raise ending.error
 
-    def _can_batch(self) -> bool:
-        """Whether a worker may be given several groups at once.
+    def _write_result(self, is_cancelled: bool) -> RunResult:
+        self._lock.check()  # if another run has the lease by now, it writes here
+        self._recorder.flush()
+        stats = self._stats.result()
+        self._folder.write_stats(stats.to_json())
+        self._stats.store_cache()
+        result = self._make_result(stats, is_cancelled)
+        self._folder.write_result(result.to_dict())
+        progress = self._tracker.progress()
+        self._observers.on_progress(progress)
+        self._observers.on_run_finished(result)
+        self._folder.write_progress(progress.to_dict())
+        return result
 
-        When it is lost, the first one without a marker is taken for the one that was at work. That is so only where
-        markers are written at once; and the nodes of a gang could not agree on where to cut a batch that takes long.
-        """
-        return self.config.nodes_per_task == 1 and self.folder.folder.is_local()
-
-    def _over_time(self) -> AttemptFailure:
-        message = f"the run's time limit of {self.config.run_timeout} s was over before this rank had completed"
-        return AttemptFailure("timeout", "TimeoutError", message)
-
-    # --- after ---
-
-    @contextlib.contextmanager
-    def _finishing(self, ledger: RunTracker) -> Iterator[_Finish]:
-        """Stats, history and result are written whatever happens inside; then the ending is told as an error."""
-        finish = _Finish()
-        try:
-            yield finish
-        except RunStopped:
-            finish.result = self._finish(ledger, cancelled=True)
-            raise self._cancelled_error(finish.result) from None
-        except RunTimedOut:
-            self._give_up_rest(ledger, self._over_time())
-        except RayPipelineError as error:
-            kind: FailureKind = "unschedulable" if isinstance(error, ResourcesUnavailableError) else "error"
-            self._give_up_rest(ledger, AttemptFailure(kind, type(error).__name__, str(error)))
-            finish.result = self._finish(ledger)
-            raise
-        except BaseException as error:
-            self._give_up_rest(ledger, AttemptFailure("error", type(error).__name__, str(error)))
-            with contextlib.suppress(Exception):  # the first error says what is wrong
-                self._finish(ledger)
-            raise
-        finish.result = self._finish(ledger)
-        if not finish.result.ok:
-            raise RunIncompleteError(_incomplete_message(finish.result), finish.result)
-
-    def _give_up_rest(self, ledger: RunTracker, failure: AttemptFailure) -> None:
-        marked = self.folder.completed_ranks(self.config.tasks)
-        rest = [rank for rank in range(self.config.tasks) if rank not in marked]
-        ledger.give_up(rest, RankOutcome(-1, 0.0, failure))
-
-    def _finish(self, ledger: RunTracker, cancelled: bool = False) -> RunResult:
-        self._check_lease()  # whoever has the lease by now writes here, not we
-        ledger.write_history()
-        self.history.flush()
-        stats = ledger.merged_stats()
-        self.folder.write_stats(stats.to_json())
-        ledger.store_stats_cache()
-        result = RunResult(
-            name=self.name,
-            world_size=self.config.tasks,
-            completed=ledger.completed,
-            skipped=ledger.skipped,
-            failed=tuple(ledger.failures[rank] for rank in sorted(ledger.failures)),
-            retries=ledger.retries,
-            preemptions=ledger.preemptions,
+    def _make_result(self, stats: PipelineStats, is_cancelled: bool) -> RunResult:
+        tracker = self._tracker
+        return RunResult(
+            name=self._spec.name,
+            world_size=self._config.tasks,
+            completed=tracker.completed,
+            skipped=tracker.skipped,
+            failed=tuple(tracker.failures[rank] for rank in sorted(tracker.failures)),
+            retries=tracker.retries,
+            preemptions=tracker.preemptions,
             started_at=self._started_at,
             duration_s=time.monotonic() - self._started_s,
             stats=stats.to_list(),
-            logging_dir=self.folder.folder.url,
-            warnings=tuple(ledger.warnings),
-            cancelled=cancelled,
-            max_failed_ranks=self.config.allowed_failures,
+            logging_dir=self._folder.url,
+            warnings=(*self._warnings, *self._stats.warnings),
+            cancelled=is_cancelled,
+            max_failed_ranks=self._config.allowed_failures,
         )
-        self.folder.write_result(result.to_dict())
-        progress = ledger.progress()
-        self.observers.on_progress(progress)
-        self.observers.on_run_finished(result)
-        self.folder.write_progress(progress.to_dict())
-        return result
-
-    def _cancelled_error(self, result: RunResult) -> RunCancelledError:
-        return RunCancelledError(
-            f"run {self.name!r} was stopped with {result.completed}/{result.world_size} ranks completed; "
-            f"start it again on {result.logging_dir} to run the others",
-            result,
-        )
-
-
-class _Finish:
-    result: RunResult
-
-
-def _incomplete_message(result: RunResult) -> str:
-    shown = "; ".join(str(failure) for failure in result.failed[:_SHOWN_FAILURES])
-    more = len(result.failed) - _SHOWN_FAILURES
-    return (
-        f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed "
-        f"({result.max_failed_ranks} allowed): {shown}{f'; and {more} more' if more > 0 else ''}. "
-        f"{result.completed} completed; start it again on {result.logging_dir} to run only those that failed"
-    )

@@ -1,4 +1,4 @@
-"""What the loop knows of a slot: the groups it has, and how fast it is."""
+"""What the loop knows of a slot: the groups assigned to it, and how fast it is."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 
 
 @dataclass(slots=True)
-class Slot:
+class SlotState:
     """One slot, from its start to its end.
 
     Attributes:
         memory_factor: how many times the usual memory it has.
-        started: it has been ready once.
-        at_work: the group of each rank that was handed over and is not settled, in that order.
+        has_started: it has been ready once.
+        assigned: the group of each rank that is assigned and not settled, in the order of assignment.
         batch: the groups of the newest call, until it is answered.
-        batch_size: how many they were.
-        submitted_s: when that call was made.
-        average_group_s: what one group took of late, in seconds.
+        batch_size: how many groups the newest batch had.
+        submitted_s: when the newest call was made, in seconds of the loop's clock.
+        average_group_s: how long one group took recently, in seconds.
         ranks_run: ranks that it has settled.
-        kill_reason: why it was killed; no new group after that.
+        kill_reason: why it was killed; it gets no groups after that.
         draining: its node is about to be taken away.
     """
 
     memory_factor: float
-    started: bool = False
-    at_work: dict[int, TaskGroup] = field(default_factory=dict)
+    has_started: bool = False
+    assigned: dict[int, TaskGroup] = field(default_factory=dict)
     batch: tuple[TaskGroup, ...] = ()
     batch_size: int = 0
     submitted_s: float = 0.0
@@ -38,42 +38,42 @@ class Slot:
     kill_reason: AttemptFailure | None = None
     draining: bool = False
 
-    def hand_over(self, groups: Sequence[TaskGroup], now_s: float) -> None:
-        """Notes what the slot gets."""
+    def assign(self, groups: Sequence[TaskGroup], now_s: float) -> None:
+        """Record the groups of a call."""
         self.batch, self.submitted_s = tuple(groups), now_s
         if groups:
             self.batch_size = len(groups)
-            self.at_work.update((rank, group) for group in groups for rank in group.ranks)
+            self.assigned.update((rank, group) for group in groups for rank in group.ranks)
 
-    def take_back(self, ranks: Iterable[int]) -> list[TaskGroup]:
-        """Forgets ranks that were not begun, and returns their groups."""
-        return list(dict.fromkeys(self.at_work.pop(rank) for rank in ranks))
+    def unassign(self, ranks: Iterable[int]) -> list[TaskGroup]:
+        """Remove ranks that were not started, and return their groups."""
+        return list(dict.fromkeys(self.assigned.pop(rank) for rank in ranks))
 
-    def answered(self, now_s: float, not_started: int) -> None:
-        """Notes that the newest call is answered, with so many groups not begun."""
-        begun = len(self.batch) - not_started
-        if begun > 0:
-            self.average_group_s = updated_average_s(self.average_group_s, now_s - self.submitted_s, begun)
+    def record_answer(self, now_s: float, not_started: int) -> None:
+        """Record that the newest call is answered, with `not_started` groups handed back."""
+        started = len(self.batch) - not_started
+        if started > 0:
+            self.average_group_s = updated_average_s(self.average_group_s, now_s - self.submitted_s, started)
         self.batch = ()
 
     def outcomes_when_lost(self, completed: set[int], failure: AttemptFailure, now_s: float) -> tuple[RankOutcome, ...]:
-        """How those ranks ended that may have been begun.
+        """Return the outcomes of those ranks that may have been started.
 
-        A batch is run in order: of its groups only the first with a rank that has not completed can have been begun.
-        The kill_reason is about that one; what the slot still owed from before was lost along with it.
+        A batch is run in order: of its groups only the first with a rank that has not completed can have been started.
+        The kill reason is about that group; deferred outcomes of earlier calls were lost with the slot.
 
         Args:
-            completed: the ranks whose marker stands.
+            completed: the ranks whose marker exists.
             failure: why the slot was lost.
-            now_s: the time.
+            now_s: the time, in seconds.
         """
         current = next((group for group in self.batch if not completed.issuperset(group.ranks)), None)
         untouched = set(self.batch) - {current}
         outcomes = []
-        for rank, group in self.at_work.items():
-            why = self.kill_reason if self.kill_reason is not None and group == current else failure
+        for rank, group in self.assigned.items():
+            reason = self.kill_reason if self.kill_reason is not None and group == current else failure
             if rank in completed:
                 outcomes.append(RankOutcome(rank, now_s - self.submitted_s))
             elif group not in untouched:
-                outcomes.append(RankOutcome(rank, now_s - self.submitted_s, why))
+                outcomes.append(RankOutcome(rank, now_s - self.submitted_s, reason))
         return tuple(outcomes)

@@ -1,4 +1,4 @@
-"""The loop of a run: feeds slots with rank groups and carries out what `scheduling` decides."""
+"""The loop of a run: assigns rank groups to slots and carries out what `scheduling` decides."""
 
 from __future__ import annotations
 
@@ -10,47 +10,45 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn, Protocol
 
 from ray_pipeline_core.config import RunConfig
-from ray_pipeline_core.driver.slot_state import Slot
-from ray_pipeline_core.errors import ClusterError, PipelineLoadError, ResourcesUnavailableError
-from ray_pipeline_core.scheduling.batching import MAX_BATCH, batch_size
-from ray_pipeline_core.scheduling.group_queue import GroupQueue
-from ray_pipeline_core.scheduling.outcomes import (
-    AttemptFailure,
+from ray_pipeline_core.driver.slot_state import SlotState
+from ray_pipeline_core.errors import ClusterError, ResourcesUnavailableError
+from ray_pipeline_core.scheduling.backend import (
     BackendEvent,
-    RankOutcome,
     SlotDraining,
     SlotLost,
     SlotStarted,
     WorkEnded,
     WorkerBackend,
-    over_time,
 )
+from ray_pipeline_core.scheduling.batching import MAX_BATCH, batch_size
+from ray_pipeline_core.scheduling.group_queue import GroupQueue
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.retry import Retry, backoff_s, decide_retry
 from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 
 MAX_POLL_S = 0.5
-"""How long the loop may take to see that it is asked to stop, in seconds."""
+"""The longest time that the loop waits for events, and so until it sees that it should stop, in seconds."""
 TIMEOUT_GRACE_S = 2.0
-"""What a group over its time limit gets for flushing its logs before its worker is killed, in seconds."""
+"""How long a group over its time limit has to write its logs before its worker is killed, in seconds."""
 MAX_STARTING = 32
 """Slots that may wait for resources at once: enough demand for an autoscaler to see, bounded for the cluster."""
 
 
-class Ledger(Protocol):
-    """Where the loop reports what became of ranks."""
+class Tracker(Protocol):
+    """What the loop tells what has become of ranks."""
 
     def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
-        """A rank's marker stands."""
+        """Count a rank whose marker exists."""
 
     def rank_failed(self, outcome: RankOutcome, attempt: int, retry: Retry | None) -> None:
-        """An attempt failed, and is made again if `retry` says so."""
+        """Count a failed attempt, which `retry` repeats unless it is None."""
 
-    def recover(self, ranks: tuple[int, ...]) -> set[int]:
-        """Those of `ranks` whose marker stands although no worker lived to say so."""
+    def completed_among(self, ranks: tuple[int, ...]) -> set[int]:
+        """Return those of `ranks` whose marker exists although their worker died before it could answer."""
 
     def tick(self, running: int, workers: int, starting: int) -> None:
-        """The loop went round."""
+        """Report the progress, at the end of each round of the loop."""
 
 
 class RunStopped(Exception):
@@ -64,20 +62,20 @@ class RunTimedOut(Exception):
 class RayTaskManager:
     """Runs rank groups on the slots that a backend grants.
 
-    One thread calls `run`, and all state is that thread's. The cost of an event does not depend on the number of
+    One thread calls `run`, and all state belongs to it. The cost of an event does not depend on the number of
     slots or ranks.
 
     Args:
         backend: grants slots.
         config: the run's parameters.
         groups: what to run, in order.
-        ledger: is told what became of each rank.
+        tracker: is told what becomes of each rank.
         stop: ends the run when set.
-        clock: tells the time in seconds.
-        jitter: gives random numbers in [0, 1).
-        max_batch: groups that a slot may get at once, if they are short.
-        check_lease: raises when the run folder is another run's by now. It is asked whenever the loop may have been
-            suspended meanwhile, before it acts on what it hears.
+        clock: returns the time in seconds.
+        jitter: returns random numbers in [0, 1).
+        max_batch: the most groups that a slot gets with one call, if they are short.
+        check_lease: raises when the run folder belongs to another run by now. The loop calls it whenever it may have
+            been suspended meanwhile, before it acts on events.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class RayTaskManager:
         backend: WorkerBackend,
         config: RunConfig,
         groups: Iterable[TaskGroup],
-        ledger: Ledger,
+        tracker: Tracker,
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
@@ -95,7 +93,7 @@ class RayTaskManager:
         self._backend = backend
         self._config = config
         self._queue = GroupQueue(groups)
-        self._ledger = ledger
+        self._tracker = tracker
         self._stop = stop
         self._clock = clock
         self._jitter = jitter
@@ -103,7 +101,7 @@ class RayTaskManager:
         self._check_lease = check_lease
         limit_s = None if config.time is None else config.time + TIMEOUT_GRACE_S
         self._timeouts = TimeoutManager(limit_s, clock)
-        self._slots: dict[int, Slot] = {}
+        self._slots: dict[int, SlotState] = {}
         self._idle: set[int] = set()
         self._idle_by_memory: Counter[float] = Counter()
         self._starting: Counter[float] = Counter()
@@ -114,7 +112,7 @@ class RayTaskManager:
         self._without_worker_since_s: float | None = None
 
     def run(self) -> None:
-        """Returns when every rank has ended, well or not.
+        """Run until every rank has completed or failed.
 
         Raises:
             RunStopped: the stop event was set.
@@ -141,24 +139,24 @@ class RayTaskManager:
             self._kill_overdue()
             self._check_startup()
             starting = self._starting.total()
-            self._ledger.tick(self._running_ranks, len(self._slots) - starting, starting)
+            self._tracker.tick(self._running_ranks, len(self._slots) - starting, starting)
 
     def running_groups(self) -> list[TaskGroup]:
-        """The groups that are at work; after `run` has raised, those whose end was not awaited."""
-        return list(dict.fromkeys(group for slot in self._slots.values() for group in slot.at_work.values()))
+        """Return the groups that are assigned; after `run` has raised, those that were not waited for."""
+        return list(dict.fromkeys(group for slot in self._slots.values() for group in slot.assigned.values()))
 
     def give_up_running(self, failure: AttemptFailure) -> None:
-        """Settles for good what was at work when `run` raised, once the workers are gone.
+        """Settle the ranks that were running when `run` raised, once the workers are gone.
 
-        Some ranks may have set their marker just before; others were handed over and not begun, and are left out.
+        Some may have set their marker just before; those that were assigned and not started are left out.
         """
         for slot in self._slots.values():
             for outcome in self._outcomes_when_lost(slot, failure):
-                group = slot.at_work.pop(outcome.rank)
+                group = slot.assigned.pop(outcome.rank)
                 if outcome.failure is None:
-                    self._ledger.rank_completed(outcome, group.attempt)
+                    self._tracker.rank_completed(outcome, group.attempt)
                 else:
-                    self._ledger.rank_failed(outcome, group.attempt, None)
+                    self._tracker.rank_failed(outcome, group.attempt, None)
 
     # --- slots ---
 
@@ -179,7 +177,7 @@ class RayTaskManager:
 
     def _start_slot(self, memory_factor: float) -> None:
         slot, self._next_slot = self._next_slot, self._next_slot + 1
-        self._slots[slot] = Slot(memory_factor)
+        self._slots[slot] = SlotState(memory_factor)
         self._starting[memory_factor] += 1
         self._backend.start(slot, memory_factor)
 
@@ -192,40 +190,40 @@ class RayTaskManager:
     def _feed(self, slot_id: int) -> None:
         slot = self._slots[slot_id]
         groups = self._next_batch(slot)
-        if groups or slot.at_work:
+        if groups or slot.assigned:
             self._set_idle(slot_id, False)
             self._submit(slot_id, slot, groups)
         elif self._is_needed(slot_id, slot.memory_factor):
             self._set_idle(slot_id, True)
         else:
-            # Nothing here for this slot, now or soon: give its resources back, also for slots of another size.
+            # No group for this slot, now or soon: free its resources, also for slots of another size.
             self._retire(slot_id)
 
-    def _next_batch(self, slot: Slot) -> list[TaskGroup]:
+    def _next_batch(self, slot: SlotState) -> list[TaskGroup]:
         if self._is_exhausted(slot):
             return []
         fair = batch_size(slot.average_group_s, slot.batch_size, self._queue.ready, len(self._slots))
         size = min(fair, self._max_batch)
         limit = self._config.max_ranks_per_worker
         if limit is not None:
-            size = min(size, -(-(limit - slot.ranks_run - len(slot.at_work)) // self._config.tasks_per_job))
+            size = min(size, -(-(limit - slot.ranks_run - len(slot.assigned)) // self._config.tasks_per_job))
         groups = (self._queue.take(slot.memory_factor) for _ in range(size))
         return [group for group in groups if group is not None]
 
-    def _is_exhausted(self, slot: Slot) -> bool:
+    def _is_exhausted(self, slot: SlotState) -> bool:
         limit = self._config.max_ranks_per_worker
-        return slot.draining or (limit is not None and slot.ranks_run + len(slot.at_work) >= limit)
+        return slot.draining or (limit is not None and slot.ranks_run + len(slot.assigned) >= limit)
 
-    def _submit(self, slot_id: int, slot: Slot, groups: list[TaskGroup]) -> None:
-        """Hands over `groups`; with none, asks for the outcomes that the slot still owes."""
-        slot.hand_over(groups, self._clock())
+    def _submit(self, slot_id: int, slot: SlotState, groups: list[TaskGroup]) -> None:
+        """Assign `groups`; without any, ask for the deferred outcomes of the slot."""
+        slot.assign(groups, self._clock())
         self._running_ranks += sum(len(group.ranks) for group in groups)
         if groups:
             self._timeouts.add_task(slot_id)
         self._backend.submit(slot_id, groups)
 
     def _is_needed(self, slot_id: int, memory_factor: float) -> bool:
-        """Whether a slot without a group should wait for one whose pause is not over."""
+        """Return whether a slot without a group should wait for one whose pause is not over."""
         others = self._idle_by_memory[memory_factor] - (slot_id in self._idle)
         return not self._queue.ready and others < self._queue.waiting(memory_factor)
 
@@ -253,7 +251,7 @@ class RayTaskManager:
 
     def _on_started(self, slot_id: int) -> None:
         slot = self._slots[slot_id]
-        slot.started = True
+        slot.has_started = True
         self._starting[slot.memory_factor] -= 1
         self._failed_starts = 0
         if slot.draining:
@@ -264,18 +262,18 @@ class RayTaskManager:
     def _on_work_ended(self, event: WorkEnded) -> None:
         slot = self._slots[event.slot]
         self._timeouts.remove_task(event.slot)
-        handed_back = self._take_back(slot, event.not_started)
-        slot.answered(self._clock(), len(handed_back))
+        handed_back = self._unassign(slot, event.not_started)
+        slot.record_answer(self._clock(), len(handed_back))
         self._settle(slot, event.outcomes)
         if slot.kill_reason is not None:
             return
-        if self._is_exhausted(slot) and not slot.at_work:
+        if self._is_exhausted(slot) and not slot.assigned:
             self._retire(event.slot)
         else:
             self._feed(event.slot)
 
-    def _take_back(self, slot: Slot, ranks: Iterable[int]) -> list[TaskGroup]:
-        groups = slot.take_back(ranks)
+    def _unassign(self, slot: SlotState, ranks: Iterable[int]) -> list[TaskGroup]:
+        groups = slot.unassign(ranks)
         self._queue.put_back(groups)
         self._running_ranks -= sum(len(group.ranks) for group in groups)
         return groups
@@ -292,29 +290,28 @@ class RayTaskManager:
         slot = self._slots[event.slot]
         failure = slot.kill_reason or event.failure
         if failure.fatal:
-            self._raise_fatal(failure)  # the slot stays in the books, so that its ranks are settled with the others
+            self._raise_fatal(failure)  # the slot is kept, so that its ranks are settled with the others
         self._set_idle(event.slot, False)
         del self._slots[event.slot]
-        if not slot.started:
+        if not slot.has_started:
             self._starting[slot.memory_factor] -= 1
             self._on_failed_start(failure)
             return
         self._timeouts.remove_task(event.slot)
         self._settle(slot, event.outcomes)
         self._settle(slot, self._outcomes_when_lost(slot, event.failure))
-        self._take_back(slot, list(slot.at_work))
+        self._unassign(slot, list(slot.assigned))
 
-    def _outcomes_when_lost(self, slot: Slot, failure: AttemptFailure) -> tuple[RankOutcome, ...]:
-        return slot.outcomes_when_lost(self._ledger.recover(tuple(slot.at_work)), failure, self._clock())
+    def _outcomes_when_lost(self, slot: SlotState, failure: AttemptFailure) -> tuple[RankOutcome, ...]:
+        return slot.outcomes_when_lost(self._tracker.completed_among(tuple(slot.assigned)), failure, self._clock())
 
     def _raise_fatal(self, failure: AttemptFailure) -> NoReturn:
-        if failure.kind == "unschedulable":
+        if failure.rule.run_error is ResourcesUnavailableError:
             raise ResourcesUnavailableError(f"{failure.message}; {self._backend.describe_shortage()}")
-        error = PipelineLoadError if failure.error_type == PipelineLoadError.__name__ else ClusterError
-        raise error(failure.message)
+        raise failure.rule.run_error(failure.message)
 
     def _on_failed_start(self, failure: AttemptFailure) -> None:
-        if failure.preempted or not self._queue:  # nobody waits for this slot any more
+        if failure.preempted or not self._queue:  # no group waits for this slot any more
             return
         policy = self._config.retry
         limit = policy.max_retries if failure.retry_limit is None else min(policy.max_retries, failure.retry_limit)
@@ -328,26 +325,26 @@ class RayTaskManager:
 
     # --- groups ---
 
-    def _settle(self, slot: Slot, outcomes: Iterable[RankOutcome]) -> None:
+    def _settle(self, slot: SlotState, outcomes: Iterable[RankOutcome]) -> None:
         jitter = self._jitter()  # one for all ranks, so that those of a group that failed alike stay together
         again: dict[tuple[TaskGroup, Retry], list[int]] = {}
         for outcome in outcomes:
-            group = slot.at_work.pop(outcome.rank)
+            group = slot.assigned.pop(outcome.rank)
             self._running_ranks -= 1
             slot.ranks_run += 1
             retry = self._settle_rank(group, outcome, jitter)
             if retry is not None:
                 again.setdefault((group, retry), []).append(outcome.rank)
         for (group, retry), ranks in again.items():
-            next_attempt = group.again(ranks, retry.spent, retry.memory_factor)
+            next_attempt = group.next_attempt(ranks, retry.retry_counts, retry.memory_factor)
             self._queue.add_later(next_attempt, self._clock() + retry.delay_s)
 
     def _settle_rank(self, group: TaskGroup, outcome: RankOutcome, jitter: float) -> Retry | None:
         if outcome.failure is None:
-            self._ledger.rank_completed(outcome, group.attempt)
+            self._tracker.rank_completed(outcome, group.attempt)
             return None
         retry = decide_retry(group, outcome.failure, self._config.retry, jitter)
-        self._ledger.rank_failed(outcome, group.attempt, retry)
+        self._tracker.rank_failed(outcome, group.attempt, retry)
         return retry
 
     # --- limits ---
@@ -357,7 +354,7 @@ class RayTaskManager:
             assert isinstance(key, int)
             self._timeouts.remove_task(key)
             slot = self._slots[key]
-            slot.kill_reason = over_time(self._config.time)
+            slot.kill_reason = time_limit_failure(self._config.time)
             self._backend.kill(key)
 
     def _check_startup(self) -> None:

@@ -1,17 +1,29 @@
-"""What watches every run: a progress bar or log lines, and the run folder's `progress.json`."""
+"""The observers of every run: a progress bar or progress lines in the log, and the file `progress.json`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from ray_pipeline_core.events import RunObserver
+from ray_pipeline_core.observers.progress_file import ProgressFile
 from ray_pipeline_core.observers.progress_log import ProgressLog
+from ray_pipeline_core.storage.run_folder import RunFolder
 
 
-def default_observers() -> list[RunObserver]:
-    """A progress bar on a terminal, log lines elsewhere."""
+def default_observers(folder: RunFolder, check_lease: Callable[[], None]) -> list[RunObserver]:
+    """Return the observers of a run: a progress bar on a terminal, log lines elsewhere, and the progress file.
+
+    Args:
+        folder: the run folder.
+        check_lease: raises an error if another run has taken over the folder.
+    """
+    return [_progress_display(), ProgressFile(folder, check_lease)]
+
+
+def _progress_display() -> RunObserver:
     if sys.stderr.isatty():
         from ray_pipeline_core.observers.progress_bar import ProgressBar
 
-        return [ProgressBar()]
-    return [ProgressLog()]
+        return ProgressBar()
+    return ProgressLog()

@@ -1,4 +1,4 @@
-"""Progress on a terminal."""
+"""The observer that shows the progress of a run as a bar on the terminal."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 
 
 class ProgressBar(RunObserver):
-    """A bar of ranks with the number of workers, failures and retries.
+    """A progress bar of ranks, with the numbers of workers, failures and retries.
 
     Args:
-        console: where to draw; standard error by default.
+        console: the console of the bar; standard error by default.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -31,7 +31,7 @@ class ProgressBar(RunObserver):
         self._task = self._bar.add_task("", total=None, start=False, details="")
 
     def on_run_started(self, plan: RunPlan) -> None:
-        """Shows the bar."""
+        """Show the bar."""
         self._bar.update(
             self._task, description=plan.name, total=plan.world_size, completed=plan.done, details="starting"
         )
@@ -39,11 +39,11 @@ class ProgressBar(RunObserver):
         self._bar.start()
 
     def on_rank_failed(self, failure: RankFailure, will_retry: bool) -> None:
-        """Prints the failure above the bar."""
+        """Print the failure above the bar."""
         self._bar.console.print(f"{failure}{'; it is tried again' if will_retry else ''}", style="red", markup=False)
 
     def on_progress(self, progress: Progress) -> None:
-        """Moves the bar."""
+        """Update the bar."""
         again = progress.retries + progress.preemptions
         details = f"{progress.workers} workers, {progress.failed} failed, {again} retries"
         if not progress.workers and progress.starting:
@@ -51,7 +51,7 @@ class ProgressBar(RunObserver):
         self._bar.update(self._task, completed=progress.completed, details=details)
 
     def on_run_finished(self, result: RunResult) -> None:
-        """Prints the result below the bar."""
+        """Print the result below the bar."""
         self._bar.update(self._task, completed=result.completed)
         self._bar.stop()
         self._bar.console.print(str(result), style="green" if result.ok else "red", markup=False)

@@ -1,4 +1,4 @@
-"""Progress in the run folder, for whoever looks from elsewhere."""
+"""The observer that writes the progress of a run to `progress.json` in the run folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ WRITE_INTERVAL_S = 3.0
 
 
 class ProgressFile(RunObserver):
-    """Replaces `progress.json` every few seconds, from a thread, since storage may be slow.
+    """Writes `progress.json` every few seconds, in a thread, since storage may be slow.
 
     Args:
         folder: the run folder.
-        check_lease: raises when the folder is another run's by now.
+        check_lease: raises an error if another run has taken over the folder.
     """
 
     def __init__(self, folder: RunFolder, check_lease: Callable[[], None]) -> None:
@@ -30,16 +30,16 @@ class ProgressFile(RunObserver):
         self._thread: threading.Thread | None = None
 
     def on_run_started(self, plan: RunPlan) -> None:
-        """Starts the thread that writes."""
+        """Start the thread that writes the file."""
         self._thread = threading.Thread(target=self._write_at_intervals, name="progress-file", daemon=True)
         self._thread.start()
 
     def on_progress(self, progress: Progress) -> None:
-        """Keeps the newest progress for the thread."""
+        """Keep the newest progress for the thread."""
         self._newest = progress
 
     def on_run_finished(self, result: RunResult) -> None:
-        """Ends the thread; the run writes the last version itself."""
+        """End the thread; the run writes the last version itself."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
@@ -48,6 +48,6 @@ class ProgressFile(RunObserver):
         while not self._ended.wait(WRITE_INTERVAL_S):
             progress, self._newest = self._newest, None
             if progress is not None:
-                with contextlib.suppress(Exception):  # the next version is due soon
+                with contextlib.suppress(Exception):  # the next version is written soon
                     self._check_lease()
                     self._folder.write_progress(progress.to_dict())

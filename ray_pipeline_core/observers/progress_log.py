@@ -1,53 +1,70 @@
-"""Progress as log lines, for where there is no terminal."""
+"""The observer that logs the progress of a run, used where there is no terminal."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ray_pipeline_core.events import Progress, RunObserver
 from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 
 LINE_INTERVAL_S = 10.0
-"""Least time between two progress lines, in seconds."""
+"""The shortest time between two progress lines, in seconds."""
+MAX_FAILURE_LINES = 100
+"""Number of failed attempts that are logged one by one; 100,000 lines could overload a log server."""
 
-logger = logging.getLogger(__name__)
+module_logger = logging.getLogger(__name__)
 
 
 class ProgressLog(RunObserver):
-    """Logs the start, the end, failures, and a line of progress at most every ten seconds.
+    """Logs the start of a run, its progress at most every ten seconds, failed attempts and the result.
 
     Args:
-        clock: tells the time in seconds.
+        logger: the logger to use; None = the logger of this module.
+        clock: returns the time in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logger = logger or module_logger
         self._clock = clock
         self._logged_s = clock()
+        self._name = "run"
+        self._failures = 0
 
     def on_run_started(self, plan: RunPlan) -> None:
-        """Logs what is to run."""
+        """Log how many ranks will run, and the run folder."""
+        self._name = plan.name
         self._logged_s = self._clock()
-        logger.info(
-            "%s: %d of %d ranks to run; run folder: %s",
+        self._logger.info(
+            "%s: %d of %d ranks to run, %d done before; run folder: %s",
             plan.name,
             plan.pending,
             plan.world_size,
+            plan.done,
             plan.logging_dir,
         )
 
     def on_rank_failed(self, failure: RankFailure, will_retry: bool) -> None:
-        """Logs the failure."""
-        logger.warning("%s%s", failure, "; it is tried again" if will_retry else "")
+        """Log a failed attempt, up to `MAX_FAILURE_LINES` of them."""
+        self._failures += 1
+        if self._failures <= MAX_FAILURE_LINES:
+            self._logger.warning("%s: %s%s", self._name, failure, "; it is tried again" if will_retry else "")
+        if self._failures == MAX_FAILURE_LINES:
+            self._logger.warning("%s: further failures are only counted; the run folder names them all", self._name)
 
     def on_progress(self, progress: Progress) -> None:
-        """Logs a line if the last one is old enough."""
-        now = self._clock()
-        if now - self._logged_s < LINE_INTERVAL_S:
+        """Log the progress, at most every `LINE_INTERVAL_S` seconds."""
+        now_s = self._clock()
+        if now_s - self._logged_s < LINE_INTERVAL_S:
             return
-        self._logged_s = now
-        logger.info(
+        self._logged_s = now_s
+        self._logger.info(
             "%s: %d/%d ranks completed, %d failed, %d running on %d workers, %d retries, %.0f s",
             progress.name,
             progress.completed,
@@ -60,5 +77,7 @@ class ProgressLog(RunObserver):
         )
 
     def on_run_finished(self, result: RunResult) -> None:
-        """Logs the result."""
-        logger.log(logging.INFO if result.ok else logging.ERROR, "%s", result)
+        """Log the result and its warnings."""
+        for warning in result.warnings:
+            self._logger.warning("%s: %s", result.name, warning)
+        self._logger.log(logging.INFO if result.ok else logging.ERROR, "%s", result)

@@ -1,1 +1,1 @@
-"""The only code that imports ray."""
+"""The worker backend on Ray, and the only code that imports Ray."""

@@ -1,4 +1,4 @@
-"""Connecting to Ray, or starting it, and what the cluster has room for."""
+"""The connection to a Ray cluster, and the state of its nodes: how many rank groups fit, and which nodes drain."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ray_pipeline_core.errors import ClusterError, ClusterUnreachableError
 logger = logging.getLogger(__name__)
 
 DRAIN_CHECK_INTERVAL_S = 1.0
-"""How often Ray is asked which nodes drain, in seconds."""
-_SIGACTION_BYTES = 1024  # more than `struct sigaction` has anywhere
+"""Time between two requests to Ray for the draining nodes, in seconds."""
+_SIGACTION_BYTES = 1024  # larger than `struct sigaction` on any platform
 
 
 class Cluster:
-    """A connection to Ray that is given back as it was found.
+    """A connection to a Ray cluster.
 
-    The connected cluster is used if there is one; else the one at `address` or `RAY_ADDRESS`; else a local one is
-    started, and ended by `close`.
+    If this process is connected to a cluster already, that connection is used, and `close` leaves it open. Otherwise
+    this connects to the cluster at `address` or `RAY_ADDRESS`, or starts a local one; `close` disconnects or stops it.
 
     Args:
         address: a Ray address, or None.
@@ -42,7 +42,7 @@ class Cluster:
 
     def __init__(self, address: str | None = None) -> None:
         self.is_embedded = False
-        self._is_ours = False
+        self._owns_connection = False
         if ray.is_initialized():
             _check_connected_to(address)
             return
@@ -57,12 +57,12 @@ class Cluster:
                 f"no Ray cluster at address={where!r}: {type(error).__name__}: {error}; check that it runs and can "
                 "be reached from here, or leave the address out for a local one"
             ) from error
-        self._is_ours = True
+        self._owns_connection = True
 
     def close(self) -> None:
-        """Disconnects, and ends the cluster if it was started here."""
-        if self._is_ours:
-            self._is_ours = False
+        """Disconnect, and stop the cluster if it was started here."""
+        if self._owns_connection:
+            self._owns_connection = False
             with _sigterm_handler_kept():
                 ray.shutdown()
 
@@ -85,7 +85,7 @@ def _check_connected_to(address: str | None) -> None:
 
 
 def _resolved(address: str) -> tuple[str, str]:
-    """Host and port of an address; this machine is one host, whichever of its names is used."""
+    """Return host and port of an address; all names of this machine become `localhost`."""
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError):
         host = socket.gethostbyname(host)
@@ -95,33 +95,33 @@ def _resolved(address: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _sigterm_handler_kept() -> Iterator[None]:
-    """Puts back, below Python, the handler of SIGTERM that Ray's C++ side takes away.
+    """Restore, at the level of C, the handler of SIGTERM that Ray's C++ code replaces.
 
-    A connection begins with a handler that aborts the process 3 s after the signal, and ends with the default, which
-    ends it on the spot: the next run of this process could no longer end in order.
+    `ray.init` sets a handler that aborts the process 3 s after the signal, and `ray.shutdown` sets the default, which
+    ends the process at once: a later run of this process could not stop gracefully.
 
-    `signal.signal` does that as well, but on the main thread alone, and this is usually another one.
+    `signal.signal` could restore the handler only on the main thread, and this is usually another thread.
     """
     libc = ctypes.CDLL(None)
     before = ctypes.create_string_buffer(_SIGACTION_BYTES)
-    known = libc.sigaction(int(signal.SIGTERM), None, before) == 0
+    is_saved = libc.sigaction(int(signal.SIGTERM), None, before) == 0
     ray_logger = logging.getLogger("ray._private.worker")
-    ray_logger.addFilter(_says_something_new)
+    ray_logger.addFilter(_is_not_sigterm_warning)
     try:
         yield
     finally:
-        ray_logger.removeFilter(_says_something_new)
-        if known:
+        ray_logger.removeFilter(_is_not_sigterm_warning)
+        if is_saved:
             libc.sigaction(int(signal.SIGTERM), before, None)
 
 
-def _says_something_new(record: logging.LogRecord) -> bool:
-    """Hides Ray's warning that it could not set a SIGTERM handler, which is what we want."""
+def _is_not_sigterm_warning(record: logging.LogRecord) -> bool:
+    """Filter out Ray's warning that it did not set a SIGTERM handler, which is intended."""
     return "SIGTERM handler is not set" not in record.getMessage()
 
 
 def reachable_slots(resources: RankResources, address: str | None) -> int | None:
-    """How many groups the cluster could run at once: the connected one, or that at `address`; None if there is none."""
+    """Return how many groups fit on the connected cluster, or on the one at `address`; None if there is none."""
     if not ray.is_initialized() and address in (None, "local"):
         return None
     try:
@@ -132,14 +132,14 @@ def reachable_slots(resources: RankResources, address: str | None) -> int | None
 
 
 def alive_nodes() -> list[dict[str, float]]:
-    """The resources of each node that lives."""
+    """Return the resources of each node that is alive."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def count_fitting(nodes: Sequence[Mapping[str, float]], resources: RankResources) -> int:
-    """How many groups `nodes` could run at once if nothing else ran on them."""
+    """Return how many groups `nodes` could run at the same time if nothing else ran on them."""
     bundle = resources.bundle()
-    per_node = [_fits(node, bundle) for node in nodes]
+    per_node = [_count_on_node(node, bundle) for node in nodes]
     if resources.nodes == 1:
         return sum(per_node)
     if resources.placement_strategy == "STRICT_PACK":
@@ -153,23 +153,23 @@ def count_fitting(nodes: Sequence[Mapping[str, float]], resources: RankResources
 
 
 class DrainingNodes:
-    """Which nodes Ray is about to take away, as far as it tells.
+    """The nodes that Ray is draining, or has drained since this object was created.
 
-    Ray has no public call for this. Where the private one is missing or fails, no node counts as draining: a node
-    that is lost then costs an ordinary retry.
+    Ray has no public function for this. If the private one is missing or fails, no node counts as draining: the loss
+    of a node then costs an ordinary retry.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._asked_s = float("-inf")
+        self._refreshed_s = float("-inf")
         self._node_ids: set[str] = set()
 
     def refresh(self) -> set[str]:
-        """Asks Ray, once a second at most, and returns the ids of the nodes that began to drain since the last time."""
-        now = self._clock()
-        if now - self._asked_s < DRAIN_CHECK_INTERVAL_S:
+        """Ask Ray, at most once per second, and return the ids of nodes that started to drain since the last call."""
+        now_s = self._clock()
+        if now_s - self._refreshed_s < DRAIN_CHECK_INTERVAL_S:
             return set()
-        self._asked_s = now
+        self._refreshed_s = now_s
         try:
             draining = set(ray._private.state.state.get_draining_nodes())
         except Exception:
@@ -180,30 +180,30 @@ class DrainingNodes:
         return new
 
     def __contains__(self, node_id: object) -> bool:
-        # A node that drained once stays in: it is its death that is to be explained.
+        # Drained nodes are kept, since the loss of their workers may be reported later.
         return node_id in self._node_ids
 
 
-def _fits(node: Mapping[str, float], bundle: Mapping[str, float]) -> int:
-    # A node without limits on what is asked (a group that asks nothing) is taken to hold one group per CPU.
-    wanted = bundle or {"CPU": 1.0}
-    return min(int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items())
+def _count_on_node(node: Mapping[str, float], bundle: Mapping[str, float]) -> int:
+    # For a group that requests no resources, one group per CPU is assumed.
+    requested = bundle or {"CPU": 1.0}
+    return min(int(node.get(name, 0) / amount + 1e-9) for name, amount in requested.items())
 
 
 def describe_shortage(nodes: Sequence[Mapping[str, float]], resources: RankResources) -> str:
-    """What was asked, what the cluster has, and what would fit."""
-    asked = f"asked for {resources.nodes} node(s) with {_readable(resources.bundle())} each"
+    """Return a message with the requested resources, those of the cluster, and what would fit."""
+    asked = f"asked for {resources.nodes} node(s) with {_format_resources(resources.bundle())} each"
     if not nodes:
         return f"{asked}; the cluster has no node"
-    has = "the cluster's nodes have " + "; ".join(_readable(node) for node in nodes[:8])
+    has = "the cluster's nodes have " + "; ".join(_format_resources(node) for node in nodes[:8])
     fitting = count_fitting(nodes, resources)
     if fitting:
         return f"{asked}; {has}; {fitting} group(s) would fit if nothing else ran there: wait, or end what does"
     most = {name: max(node.get(name, 0.0) for node in nodes) for name in resources.bundle()}
-    return f"{asked}; {has}; at most {_readable(most)} fits on one node: ask for less, or add larger nodes"
+    return f"{asked}; {has}; at most {_format_resources(most)} fits on one node: ask for less, or add larger nodes"
 
 
-def _readable(resources: Mapping[str, float]) -> str:
+def _format_resources(resources: Mapping[str, float]) -> str:
     shown = {
         name: f"{amount / 1024**3:.1f} GiB" if name.endswith("memory") else f"{amount:g}"
         for name, amount in resources.items()

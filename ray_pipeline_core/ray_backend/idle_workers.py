@@ -1,4 +1,4 @@
-"""Workers that one executor of a chain leaves to the next."""
+"""Idle workers that one run of an executor graph keeps for a later one."""
 
 from __future__ import annotations
 
@@ -10,89 +10,89 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.processes import wait_for_exit
 from ray_pipeline_core.ray_backend.placement import release_workers
-from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation
-from ray_pipeline_core.ray_backend.worker_processes import local_pids, wait_gone
+from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation, local_pids
 
 IDLE_WORKER_TTL_S = 30.0
-"""How long workers that a run doesn't need are kept from others on the cluster, in seconds."""
+"""How long workers may be idle before they are ended to free their resources, in seconds."""
 
 
 @dataclass(frozen=True)
 class WorkerSet:
-    """A worker or a gang that has nothing to do.
+    """A worker, or the workers of a gang.
 
     Attributes:
-        placement_group: what holds the gang together.
-        actors: the workers.
-        places: where they are.
+        placement_group: the placement group of a gang; None for a single worker.
+        actors: the workers, one per node.
+        locations: where they run, as far as known.
     """
 
     placement_group: PlacementGroup | None
     actors: list[Any]
-    places: tuple[WorkerLocation, ...]
+    locations: tuple[WorkerLocation, ...]
 
 
 class IdleWorkers:
-    """Keeps idle workers as long as an executor that is still to come asks for the same resources.
+    """Keeps idle workers as long as a later run needs workers with the same resources.
 
-    The start of a worker takes a second or two, and importing what the steps need often longer.
+    Starting a worker takes a second or two, and importing the modules of the steps often takes longer.
 
     Args:
-        clock: tells the time in seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._resources: RankResources | None = None
         self._later: Sequence[RankResources] = ()
-        self._kept: list[tuple[float, WorkerSet]] = []
+        self._idle: list[tuple[float, WorkerSet]] = []
         self._ended_pids: set[int] = set()
 
     def begin_run(self, resources: RankResources | None, later: Sequence[RankResources]) -> None:
-        """Ends what was kept for others.
+        """End the idle workers unless they have the resources that the next run needs.
 
         Args:
-            resources: what the run that begins asks for; None if it wants workers of its own.
-            later: what the runs after it will ask for.
+            resources: the resources of the next run's workers; None if all of them must be new.
+            later: the resources of the workers of the runs after it.
         """
         if resources != self._resources:
             self.release()
         self._resources, self._later = resources, later
-        self._kept = [(self._clock(), workers) for _, workers in self._kept]
+        self._idle = [(self._clock(), workers) for _, workers in self._idle]
 
     def keep(self, workers: WorkerSet) -> bool:
-        """Takes workers of this run; False if nobody will want them.
+        """Keep workers of this run for a later one, and return whether they are kept.
 
-        A worker with a GPU is not kept: what one executor has loaded may fill the memory that the next one needs.
+        Workers with a GPU are not kept, since the next executor may need the GPU memory that this one has filled.
         """
         if self._resources is None or self._resources.gpus or self._resources not in self._later:
             return False
-        self._kept.append((self._clock(), workers))
+        self._idle.append((self._clock(), workers))
         for actor in workers.actors:
-            actor.rest.remote()  # one that does not answer to it will not answer to `prepare` either
+            actor.reset.remote()  # not awaited: if it fails, `prepare` fails as well
         return True
 
     def take(self) -> WorkerSet | None:
-        """Workers with the resources of this run, if there are any."""
-        return self._kept.pop()[1] if self._kept else None
+        """Return idle workers with the resources of this run, or None if there are none."""
+        return self._idle.pop()[1] if self._idle else None
 
     def release_overdue(self) -> None:
-        """Ends workers that have been idle for longer than `IDLE_WORKER_TTL_S`, to free their resources."""
-        while self._kept and self._clock() - self._kept[0][0] > IDLE_WORKER_TTL_S:
-            self._end(self._kept.pop(0)[1])
+        """End the workers that have been idle for longer than `IDLE_WORKER_TTL_S`."""
+        while self._idle and self._clock() - self._idle[0][0] > IDLE_WORKER_TTL_S:
+            self._end(self._idle.pop(0)[1])
 
     def end_all(self) -> None:
-        """Ends all workers that are kept."""
-        while self._kept:
-            self._end(self._kept.pop()[1])
+        """End all idle workers."""
+        while self._idle:
+            self._end(self._idle.pop()[1])
 
     def release(self) -> None:
-        """Ends all workers that are kept, and waits until they are gone."""
+        """End all idle workers, and wait until they are gone."""
         self.end_all()
-        wait_gone(self._ended_pids)
+        wait_for_exit(self._ended_pids)
         self._ended_pids.clear()
 
     def _end(self, workers: WorkerSet) -> None:
         release_workers(workers.placement_group, workers.actors)
-        self._ended_pids.update(local_pids(workers.places))
+        self._ended_pids.update(local_pids(workers.locations))

@@ -1,4 +1,4 @@
-"""The actor options of workers, and the placement groups that hold gangs together."""
+"""Starts and releases the actors of workers, and the placement groups of gangs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ray_pipeline_core.ray_backend.rank_worker import RankWorker
 
 logger = logging.getLogger(__name__)
 
-# What Ray adds to a node's resources for its accelerator type, and takes from them for a request.
+# The resource that represents a node's accelerator type, and the amount of it that Ray reserves per request.
 _ACCELERATOR_RESOURCE = "accelerator_type:{}"
 _ACCELERATOR_AMOUNT = 0.001
 
 
 def start_workers(resources: RankResources) -> tuple[PlacementGroup | None, list[Any]]:
-    """Asks for the workers of one slot, without waiting.
+    """Request the workers of one slot from Ray, without waiting for them.
 
     Returns:
-        The placement group, None for a single node, and one actor handle per node.
+        The placement group (None for a single node) and one actor handle per node.
     """
     options = _actor_options(resources)
     worker = ray.remote(RankWorker)
@@ -49,7 +49,7 @@ def start_workers(resources: RankResources) -> tuple[PlacementGroup | None, list
 
 
 def check_options(resources: RankResources) -> None:
-    """Raises `ConfigError` if Ray does not know an option, or not its value, before any worker is asked for."""
+    """Raise `ConfigError` if Ray does not accept an actor option or its value."""
     try:
         ray.remote(RankWorker).options(**_actor_options(resources))
     except (TypeError, ValueError) as error:
@@ -62,7 +62,7 @@ def _actor_options(resources: RankResources) -> dict[str, Any]:
     options: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
     if resources.memory_bytes:
         options["memory"] = resources.memory_bytes
-    # The driver retries, since it knows what a failure costs; Ray's own restarts would run ranks behind its back.
+    # Only the driver retries, since it counts the attempts; it would not notice Ray's own restarts.
     return options | dict(resources.ray_options) | {"max_restarts": 0, "max_task_retries": 0}
 
 
@@ -81,7 +81,7 @@ def _placement_group(resources: RankResources) -> PlacementGroup:
 
 
 def is_removed(group: PlacementGroup) -> bool:
-    """Whether somebody removed the placement group; False when Ray can't tell."""
+    """Return whether the placement group was removed; False if Ray can't tell."""
     try:
         return bool(placement_group_table(group).get("state") == "REMOVED")
     except Exception:
@@ -90,7 +90,7 @@ def is_removed(group: PlacementGroup) -> bool:
 
 
 def release_workers(group: PlacementGroup | None, actors: list[Any]) -> None:
-    """Kills the workers of a slot and gives its placement group back; what is gone already is no error."""
+    """Kill the workers of a slot, and remove its placement group; those that are already gone are ignored."""
     for actor in actors:
         try:
             ray.kill(actor, no_restart=True)

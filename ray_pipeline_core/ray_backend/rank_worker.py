@@ -1,4 +1,4 @@
-"""The actor that runs rank groups, one after another."""
+"""The Ray actor that runs rank groups."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pickle
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, SupportsIndex
@@ -19,8 +19,9 @@ import ray.util
 from ray_pipeline_core.pipeline import unpack_pipeline
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from ray_pipeline_core.worker.rank_log import silence_loguru_console
-from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings, WorkerTerminated
+from ray_pipeline_core.worker.rank_runner import WorkerTerminated
 from ray_pipeline_core.worker.reaper import start_reaper
 from ray_pipeline_core.worker.reuse_checks import forget_listings, has_processes_left, has_threads_left
 
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerLocation:
-    """Where a worker runs.
+    """The node and process of a worker.
 
     Attributes:
         node_id: Ray's id of the node.
@@ -44,11 +45,17 @@ class WorkerLocation:
     pid: int
 
 
+def local_pids(locations: Iterable[WorkerLocation]) -> list[int]:
+    """Return the process ids of the workers that run on this machine."""
+    host = socket.gethostname()
+    return [location.pid for location in locations if location.host == host]
+
+
 class SharedBytes:
-    """Bytes that the workers of a node read from Ray's shared memory, where others would each get a copy.
+    """Bytes that the workers of a node read from Ray's shared memory, without a copy for each worker.
 
     Args:
-        content: the bytes; what is read from shared memory stays there as long as this object lives.
+        content: the bytes; if they are in shared memory, they stay there as long as this object exists.
     """
 
     def __init__(self, content: bytes | memoryview) -> None:
@@ -59,9 +66,9 @@ class SharedBytes:
 
 
 def _end_with_main_thread() -> None:
-    """Ends the process when its main thread has ended, although a step left a thread that holds it up.
+    """End the process when its main thread has ended, even if a step has started a thread that keeps it alive.
 
-    Ray takes a worker for dead once it leaves Ray's loop, and kills it no more.
+    Ray considers a worker dead when its main thread leaves Ray's loop, and no longer kills the process.
     """
     threading.main_thread().join()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
@@ -69,7 +76,7 @@ def _end_with_main_thread() -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """Handles SIGTERM, which Ray sends when it takes the worker's resources away, and a machine when it shuts down."""
+    """Handle SIGTERM, which Ray sends to reclaim the worker's resources, and a machine that shuts down."""
     raise WorkerTerminated("the worker's process was told to end (SIGTERM)")
 
 
@@ -78,11 +85,11 @@ def _node_ip() -> str:
 
 
 class RankWorker:
-    """A warm worker: it takes a pipeline once and then runs one rank group after another, perhaps of several runs.
+    """A worker, which loads a pipeline once and then runs rank groups, one after another.
 
-    Ranks run on the actor's main thread, each with a fresh copy of the pipeline; several at once (`tasks_per_job`
-    above 1) run in child processes. What a step raises comes back as a value, so any exception that reaches the
-    driver is Ray's own.
+    Ranks run on the actor's main thread, each with a fresh copy of the pipeline; ranks that run at the same time
+    (`tasks_per_job` above 1) use child processes. An exception in a step is returned as a value, so any exception that
+    the driver catches comes from Ray. An idle worker may be reused for another run, after `reset`.
     """
 
     def __init__(self) -> None:
@@ -90,10 +97,10 @@ class RankWorker:
         self._runner: GroupRunner | None = None
 
     def prepare(self, packed_pipeline: SharedBytes, settings: RankSettings) -> WorkerLocation | str:
-        """Takes a pipeline, and imports what it needs before the first group's time starts to count.
+        """Load a pipeline and import its modules, which does not count towards the time limit of the first group.
 
         Returns:
-            Where the worker runs, or what is wrong with the pipeline here.
+            The location of the worker, or why it can't load the pipeline.
         """
         try:
             unpack_pipeline(packed_pipeline.content)
@@ -109,28 +116,28 @@ class RankWorker:
         return WorkerLocation(node_id, _node_ip(), socket.gethostname(), os.getpid())
 
     def run_groups(self, groups: Sequence[Sequence[RankAttempt]], commit: Sequence[int] = ()) -> WorkReport:
-        """Runs groups, one after another.
+        """Run groups, one after another.
 
         Args:
-            groups: with none, the worker waits until nothing of those before is left to store.
-            commit: ranks that every node of the gang has completed; their markers are set first.
+            groups: the groups; if empty, the worker waits until the files of earlier groups are stored.
+            commit: ranks that all nodes of the gang have completed; their markers are set first.
         """
         assert self._runner is not None, "prepare() comes first"
         error = self._mark_completed(commit)
         report = self._runner.run(groups)
         return report if error is None else replace(report, commit_error=error)
 
-    def rest(self) -> None:
-        """Makes ready for another pipeline; where the ranks have left something running, ends the process instead."""
+    def reset(self) -> None:
+        """Prepare for another pipeline, or end the process if ranks have left processes or threads running."""
         assert self._runner is not None, "prepare() comes first"
         try:
             self._runner.close()
             forget_listings()
-            is_fit = not has_processes_left() and not has_threads_left()
+            is_reusable = not has_processes_left() and not has_threads_left()
         except Exception:
             logger.warning("this worker is not used again, since it can't be made ready for that", exc_info=True)
-            is_fit = False
-        if not is_fit:
+            is_reusable = False
+        if not is_reusable:
             ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
     def _mark_completed(self, ranks: Sequence[int]) -> str | None:

@@ -1,21 +1,21 @@
-"""Ray's exceptions, and what they mean for a run: the one table."""
+"""The classification of Ray's exceptions as kinds of failure."""
 
 from __future__ import annotations
 
 from ray import exceptions as ray_errors
 
-from ray_pipeline_core.config import qualified_name
-from ray_pipeline_core.result import FailureKind
+from ray_pipeline_core.errors import qualified_name
+from ray_pipeline_core.failure_kinds import FAILURE_RULES, FailureKind
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 
-_ONCE = 1
-# First match counts, so subclasses stand before their bases. Columns: error, kind, retry limit, fatal.
-_TABLE: tuple[tuple[type[BaseException], FailureKind, int | None, bool], ...] = (
+_NODE_ENVIRONMENT_RETRIES = 1  # another node may have space or network access; further retries rarely help
+# The first match counts, so subclasses come before their bases. Columns: error, kind, retry limit, fatal.
+_FAILURE_TABLE: tuple[tuple[type[BaseException], FailureKind, int | None, bool], ...] = (
     (ray_errors.OutOfMemoryError, "out_of_memory", None, False),
     (ray_errors.ActorUnschedulableError, "unschedulable", None, True),
     (ray_errors.TaskUnschedulableError, "unschedulable", None, True),
-    (ray_errors.RuntimeEnvSetupError, "worker_lost", _ONCE, False),
-    (ray_errors.OutOfDiskError, "worker_lost", _ONCE, False),
+    (ray_errors.RuntimeEnvSetupError, "worker_lost", _NODE_ENVIRONMENT_RETRIES, False),
+    (ray_errors.OutOfDiskError, "worker_lost", _NODE_ENVIRONMENT_RETRIES, False),
     (ray_errors.AuthenticationError, "worker_lost", None, True),
     (ray_errors.RayActorError, "worker_lost", None, False),
     (ray_errors.WorkerCrashedError, "worker_lost", None, False),
@@ -25,39 +25,43 @@ _TABLE: tuple[tuple[type[BaseException], FailureKind, int | None, bool], ...] = 
     (ray_errors.ActorPlacementGroupRemoved, "worker_lost", None, False),
     (ray_errors.TaskPlacementGroupRemoved, "worker_lost", None, False),
     (ray_errors.RaySystemError, "worker_lost", None, False),
-    (ray_errors.RayTaskError, "worker_lost", None, True),  # our own worker raised: no retry cures that
+    (ray_errors.RayTaskError, "worker_lost", None, True),  # an error in RankWorker itself: no retry helps
 )
-_LONGEST_MESSAGE = 1000
-_MEMORY_MARK = "running low on memory"  # Ray tells so where an actor was found dead later
+_MAX_MESSAGE_LENGTH = 1000
+_OUT_OF_MEMORY_HINT = "running low on memory"  # in Ray's message about an actor whose death it noticed later
 
 
 def classify(error: BaseException, node: str | None = None, node_drains: bool = False) -> AttemptFailure:
-    """What an exception that a worker's call ended with means.
+    """Return the failure that corresponds to an exception from a call to a worker.
 
     Args:
-        error: an exception of Ray's; anything else counts as a lost worker.
+        error: an exception of Ray; any other exception counts as a lost worker.
         node: where the worker ran, if known.
-        node_drains: that node was announced to go away, so whatever died there was preempted.
+        node_drains: whether that node was draining, so that its workers count as preempted.
     """
     kind, retry_limit, fatal = next(
-        ((kind, limit, fatal) for cls, kind, limit, fatal in _TABLE if isinstance(error, cls)),
+        ((kind, limit, fatal) for cls, kind, limit, fatal in _FAILURE_TABLE if isinstance(error, cls)),
         ("worker_lost", None, False),
     )
     if isinstance(error, ray_errors.ActorDiedError):
         fatal = fatal or error.actor_init_failed
-        if _MEMORY_MARK in str(error):
+        if _OUT_OF_MEMORY_HINT in str(error):
             kind = "out_of_memory"
     return AttemptFailure(
         kind=kind,
         error_type=qualified_name(type(error)),
-        message=_message(error),
-        preempted=kind == "worker_lost" and (node_drains or bool(getattr(error, "preempted", False))),
+        message=_one_line_message(error),
+        preempted=_can_be_preempted(kind) and (node_drains or bool(getattr(error, "preempted", False))),
         retry_limit=retry_limit,
         fatal=fatal,
         node=node,
     )
 
 
-def _message(error: BaseException) -> str:
+def _can_be_preempted(kind: FailureKind) -> bool:
+    return FAILURE_RULES[kind].budget_if_preempted is not None
+
+
+def _one_line_message(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line)[:_LONGEST_MESSAGE] or type(error).__name__
+    return " ".join(line for line in lines if line)[:_MAX_MESSAGE_LENGTH] or type(error).__name__

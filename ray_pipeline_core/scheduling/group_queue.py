@@ -1,4 +1,4 @@
-"""Groups that wait for a slot: those that may go now, and those whose pause is not over."""
+"""The queue of rank groups that wait for a slot, including retries that wait for the end of their backoff."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 
 
 class GroupQueue:
-    """First in, first out, apart by the memory that groups need; every operation costs at most O(log n).
+    """One first-in, first-out queue per memory factor; every operation costs at most O(log n) per group.
 
     Args:
-        groups: the groups that may go at once, in order.
+        groups: groups that are ready to run, in order.
     """
 
     def __init__(self, groups: Iterable[TaskGroup] = ()) -> None:
         self._ready: dict[float, deque[TaskGroup]] = {}
-        self._paused: list[tuple[float, int, TaskGroup]] = []
+        self._delayed: list[tuple[float, int, TaskGroup]] = []
         self._sequence = itertools.count()
         self._ready_count = 0
         self._by_memory: Counter[float] = Counter()
@@ -27,15 +27,15 @@ class GroupQueue:
             self.add(group)
 
     def __len__(self) -> int:
-        return self._ready_count + len(self._paused)
+        return self._ready_count + len(self._delayed)
 
     @property
     def ready(self) -> int:
-        """How many groups could go now."""
+        """Number of groups that are ready to run."""
         return self._ready_count
 
     def add(self, group: TaskGroup) -> None:
-        """Puts a group at the end of those that may go now."""
+        """Add a group at the end of those that are ready."""
         self._by_memory[group.memory_factor] += 1
         self._make_ready(group)
 
@@ -44,47 +44,47 @@ class GroupQueue:
         self._ready_count += 1
 
     def put_back(self, groups: Sequence[TaskGroup]) -> None:
-        """Puts groups that were taken, and not begun, before all others again, in their order."""
+        """Put groups that were taken but not started back in front of all others, in the given order."""
         for group in reversed(groups):
             self._by_memory[group.memory_factor] += 1
             self._ready.setdefault(group.memory_factor, deque()).appendleft(group)
             self._ready_count += 1
 
     def add_later(self, group: TaskGroup, at_s: float) -> None:
-        """Holds a group back until the clock shows `at_s`."""
+        """Add a group that becomes ready at time `at_s` of the caller's clock, in seconds."""
         self._by_memory[group.memory_factor] += 1
-        heapq.heappush(self._paused, (at_s, next(self._sequence), group))
+        heapq.heappush(self._delayed, (at_s, next(self._sequence), group))
 
     def release(self, now_s: float) -> None:
-        """Lets the groups go whose pause is over."""
-        while self._paused and self._paused[0][0] <= now_s:
-            self._make_ready(heapq.heappop(self._paused)[2])
+        """Make the delayed groups ready whose time has come."""
+        while self._delayed and self._delayed[0][0] <= now_s:
+            self._make_ready(heapq.heappop(self._delayed)[2])
 
     def next_release_s(self) -> float | None:
-        """The time at which the next pause ends, on the caller's clock."""
-        return self._paused[0][0] if self._paused else None
+        """Return when the next delayed group becomes ready, in seconds of the caller's clock; None if there is none."""
+        return self._delayed[0][0] if self._delayed else None
 
     def take(self, memory_factor: float) -> TaskGroup | None:
-        """The next group that a slot with `memory_factor` times the usual memory should run."""
-        waiting = self._ready.get(memory_factor)
-        if not waiting:
+        """Take the next group for a slot with `memory_factor` times the usual memory; None if none is ready."""
+        ready = self._ready.get(memory_factor)
+        if not ready:
             return None
-        group = waiting.popleft()
+        group = ready.popleft()
         self._ready_count -= 1
         self._by_memory[memory_factor] -= 1
-        if not waiting:
+        if not ready:
             del self._ready[memory_factor]
         return group
 
     def waiting(self, memory_factor: float) -> int:
-        """How many groups need that much memory, pauses included."""
+        """Return how many groups, ready or delayed, need `memory_factor` times the usual memory."""
         return self._by_memory[memory_factor]
 
     def demand(self) -> list[tuple[float, int]]:
-        """Memory factor and number of the groups for which slots should start.
+        """Return the groups for which slots should start, as pairs of memory factor and number of groups.
 
-        Those are the groups that could go now. Only when there is none, those whose pause is not over count: by its
-        end their slot is ready, and it takes nobody's place meanwhile.
+        These are the ready groups. If there are none, delayed groups count: their slots can start during the delay, and
+        no other group needs the resources.
         """
         if self._ready_count:
             return [(factor, len(groups)) for factor, groups in self._ready.items()]

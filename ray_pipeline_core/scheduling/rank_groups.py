@@ -1,19 +1,30 @@
-"""Rank groups: what is handed to a worker together, and what its attempts have cost so far."""
+"""Rank groups: the ranks that a worker gets together, and what their attempts have cost so far."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ray_pipeline_core.failure_kinds import Budget
+
 
 @dataclass(frozen=True, slots=True)
 class RetryCounts:
-    """Attempts made again so far, by the budget of `RetryPolicy` that paid for them."""
+    """How many further attempts of a group each budget of `RetryPolicy` has paid for; one field per budget."""
 
     retries: int = 0
     preemptions: int = 0
     timeouts: int = 0
     errors: int = 0
+
+    def charged_to(self, budget: Budget) -> int:
+        """Return how many attempts a budget has paid for."""
+        count: int = getattr(self, budget)
+        return count
+
+    def plus_one(self, budget: Budget) -> RetryCounts:
+        """Return the counts with one more attempt charged to a budget."""
+        return replace(self, **{budget: self.charged_to(budget) + 1})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +33,21 @@ class TaskGroup:
 
     Attributes:
         ranks: up to `tasks_per_job` ranks.
-        attempt: the n-th submission in this run, from 1.
-        spent: what its earlier attempts have cost.
-        memory_factor: how many times the usual memory it needs, 1 unless an attempt ran out of it.
+        attempt: the number of this submission in this run, from 1.
+        retry_counts: what its earlier attempts have cost.
+        memory_factor: how many times the usual memory it needs, 1 unless an attempt ran out of memory.
     """
 
     ranks: tuple[int, ...]
     attempt: int = 1
-    spent: RetryCounts = RetryCounts()
+    retry_counts: RetryCounts = RetryCounts()
     memory_factor: float = 1.0
 
-    def again(self, ranks: Sequence[int], spent: RetryCounts, memory_factor: float) -> TaskGroup:
-        """The next attempt, for those `ranks` that still need one."""
-        return replace(self, ranks=tuple(ranks), attempt=self.attempt + 1, spent=spent, memory_factor=memory_factor)
+    def next_attempt(self, ranks: Sequence[int], retry_counts: RetryCounts, memory_factor: float) -> TaskGroup:
+        """Return the next attempt, for those `ranks` that still need one."""
+        return TaskGroup(tuple(ranks), self.attempt + 1, retry_counts, memory_factor)
 
 
 def make_groups(ranks: Sequence[int], tasks_per_job: int) -> list[TaskGroup]:
-    """Cuts `ranks` into groups of up to `tasks_per_job`, in order."""
+    """Divide `ranks` into groups of up to `tasks_per_job`, in order."""
     return [TaskGroup(tuple(ranks[i : i + tasks_per_job])) for i in range(0, len(ranks), tasks_per_job)]

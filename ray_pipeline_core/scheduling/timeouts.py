@@ -1,4 +1,4 @@
-"""Which groups have been at work for longer than they may."""
+"""Checks a time limit, such as that of rank groups, for everything that is running."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from collections.abc import Callable, Hashable
 
 
 class TimeoutManager:
-    """Watches one time limit over many keys.
+    """Checks the same time limit for many keys.
 
-    All keys have the same limit, so the order in which they were added is the order in which they run out: a check
-    looks at those that are over and one more, however many there are. Without a limit nothing is noted.
+    Since all keys have the same limit, they exceed it in the order in which they were added. So a check looks only at
+    the keys over the limit and one more. Without a limit, no key is recorded.
 
     Args:
         timeout_seconds: the limit in seconds; None means no limit.
-        clock: tells the time in seconds; a monotonic clock, so that a change of the wall clock ends nothing.
+        clock: returns the time in seconds; a monotonic clock, so that a change of the system time has no effect.
     """
 
     def __init__(self, timeout_seconds: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.timeout_seconds = timeout_seconds
         self._clock = clock
-        # A plain dict would look through all that was removed before its first key.
+        # Finding the first key of a plain dict takes longer the more keys before it were removed.
         self._started_at: OrderedDict[Hashable, float] = OrderedDict()
 
     def add_task(self, key: Hashable) -> None:
-        """Starts the time of `key`, anew if it is watched already."""
+        """Start the time of `key`, or restart it if `key` was added before."""
         if self.timeout_seconds is not None:
             self._started_at[key] = self._clock()
             self._started_at.move_to_end(key)
 
     def remove_task(self, key: Hashable) -> None:
-        """Forgets `key`; one that isn't watched is no error."""
+        """Remove `key`; an unknown key is ignored."""
         self._started_at.pop(key, None)
 
     def check_timeouts(self) -> list[Hashable]:
-        """The keys over their limit, longest first; they stay watched until removed."""
+        """Return the keys over the limit, longest running first; they are returned again until they are removed."""
         if self.timeout_seconds is None:
             return []
         latest_start = self._clock() - self.timeout_seconds
@@ -47,7 +47,7 @@ class TimeoutManager:
         return over
 
     def next_deadline_s(self) -> float | None:
-        """Seconds until the next key runs out; None when none can."""
+        """Return the time until the next key exceeds the limit, in seconds; None if none can."""
         if self.timeout_seconds is None or not self._started_at:
             return None
         oldest = next(iter(self._started_at.values()))

@@ -1,1 +1,1 @@
-"""Statistics of steps: the metrics, the stats of a pipeline, and the merged stats of a run folder."""
+"""Statistics of pipeline steps: metrics, stats per rank, and their sums over the ranks of a run."""

@@ -1,8 +1,9 @@
-"""The merged stats of a run folder's ranks, which a later run need not read again.
+"""The merged stats of a run's ranks, cached in `stats.cache.json` for the next run.
 
-Ranks are merged in chunks of a thousand. `stats.cache.json` keeps each chunk's exact sums, with the size of every stats
-file that is in them. The next run takes over those chunks whose ranks are all complete and, on a local disk, whose
-files are still there in the same sizes; it reads the files of the others. The cache may be deleted at any time.
+Ranks are merged in chunks of a thousand. `stats.cache.json` has the exact sums of each chunk and the sizes of the stats
+files that are in them. The next run reuses the chunks whose ranks are all completed and, on a local filesystem, whose
+stats files still have the same sizes; it reads the stats files of all other ranks. The cache may be deleted at any
+time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ray_pipeline_core.errors import StatsMergeError
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StatsAccumulator
 
 CHUNK_RANKS = 1000
-"""Ranks that are taken over together, or not at all."""
+"""Number of ranks in a chunk, which is reused as a whole or not at all."""
 _VERSION = 1
 
 
@@ -30,38 +31,38 @@ class _Chunk:
 
 
 class StatsCache:
-    """Merges the stats of ranks one after another, in memory that does not grow with what they hold.
+    """The merged stats of ranks, in chunks that can be stored and reused; each rank's own stats are not kept.
 
     Attributes:
-        problems: what the newest result lacks, and why.
+        problems: stats that are missing from the newest `result`, and why.
     """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
         self._chunks: defaultdict[int, _Chunk] = defaultdict(_Chunk)
-        self._names: list[str] | None = None
+        self._step_names: list[str] | None = None
 
     def __len__(self) -> int:
         return sum(len(chunk.sizes) for chunk in self._chunks.values())
 
     def add(self, rank: int, steps: Sequence[dict[str, Any]], size_bytes: int) -> None:
-        """Merges one rank's stats.
+        """Merge one rank's stats.
 
         Args:
             rank: the rank.
-            steps: the content of its stats file; it is neither changed nor kept.
-            size_bytes: the size of that file.
+            steps: the content of its stats file; neither changed nor kept.
+            size_bytes: the size of its stats file.
 
         Raises:
-            StatsMergeError: its steps are not those of the ranks before, or it is damaged; nothing was merged.
+            StatsMergeError: its steps differ from those of earlier ranks, or it is damaged; nothing was merged.
         """
         chunk = self._chunks[rank // CHUNK_RANKS]
-        chunk.merged.add(steps, self._names)
+        chunk.merged.add(steps, self._step_names)
         chunk.sizes[rank] = size_bytes
-        self._names = chunk.merged.names
+        self._step_names = chunk.merged.names
 
     def result(self) -> PipelineStats:
-        """The merged stats; the metrics of a single rank are as its file has them."""
+        """Return the merged stats; the metrics of a single rank are as in its file."""
         total = StatsAccumulator()
         self.problems = []
         for number in sorted(self._chunks):
@@ -73,8 +74,8 @@ class StatsCache:
                 self.problems.append(f"stats of {ranks} are not in stats.json: {error}")
         return total.result()
 
-    def to_cache(self) -> dict[str, Any]:
-        """All chunks as plain JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return all chunks as plain JSON."""
         chunks = (
             {"sizes": {str(rank): size for rank, size in chunk.sizes.items()}, "merged": chunk.merged.to_dict()}
             for chunk in self._chunks.values()
@@ -82,32 +83,30 @@ class StatsCache:
         )
         return {"version": _VERSION, "chunks": list(chunks)}
 
-    def take_over(
-        self, cache: Mapping[str, Any], completed: Collection[int], sizes: Mapping[int, int] | None
-    ) -> set[int]:
-        """Takes the chunks of a cache of which every rank is completed and its stats file unchanged.
+    def load(self, cache: Mapping[str, Any], completed: Collection[int], sizes: Mapping[int, int] | None) -> set[int]:
+        """Load those chunks of a cache whose ranks are all completed and whose stats files are unchanged.
 
         Args:
-            cache: what `to_cache` returned; another version is left alone.
-            completed: the ranks whose marker stands.
-            sizes: the sizes of the stats files that are there, by rank; None where they need not be looked at.
+            cache: the result of `to_dict`; ignored if it has another version.
+            completed: the ranks that have a marker.
+            sizes: the current sizes of the stats files in bytes, by rank; None = don't compare sizes.
 
         Returns:
-            The ranks whose stats need not be read.
+            The ranks whose stats files need not be read.
 
         Raises:
-            TypeError, ValueError, LookupError, AttributeError: the cache is damaged; nothing was taken.
+            TypeError, ValueError, LookupError, AttributeError: the cache is damaged; nothing was loaded.
         """
-        # All of it is read before anything is taken, since a damaged cache must leave nothing behind.
-        read = [_read_chunk(plain) for plain in cache["chunks"]] if cache["version"] == _VERSION else []
-        for chunk in read:
+        # Everything is parsed first, so that nothing is loaded from a damaged cache.
+        chunks = [_parse_chunk(plain) for plain in cache["chunks"]] if cache["version"] == _VERSION else []
+        for chunk in chunks:
             if all(rank in completed for rank in chunk.sizes) and (sizes is None or chunk.has_sizes(sizes)):
                 self._chunks[min(chunk.sizes) // CHUNK_RANKS] = chunk
-                self._names = chunk.merged.names
+                self._step_names = chunk.merged.names
         return {rank for chunk in self._chunks.values() for rank in chunk.sizes}
 
 
-def _read_chunk(plain: Mapping[str, Any]) -> _Chunk:
+def _parse_chunk(plain: Mapping[str, Any]) -> _Chunk:
     sizes = {int(rank): size for rank, size in plain["sizes"].items()}
     if not sizes:
         raise ValueError("a chunk of the stats cache has no ranks")
@@ -115,5 +114,5 @@ def _read_chunk(plain: Mapping[str, Any]) -> _Chunk:
 
 
 def ranks_in_cache(cache: Mapping[str, Any]) -> Iterable[int]:
-    """The ranks that a cache covers."""
+    """Return the ranks in a cache."""
     return (int(rank) for chunk in cache["chunks"] for rank in chunk["sizes"])

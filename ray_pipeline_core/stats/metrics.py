@@ -1,9 +1,9 @@
-"""Running statistics of one number or of a time, and the form they have in the stats files.
+"""Running statistics of numbers and times, in datatrove's JSON format.
 
-The JSON is datatrove's. It keeps less than was counted: a metric whose updates all added 1 is a bare number, and a
-bare number reads back as one task's total.
+The format is lossy: a metric whose updates all added 1 is written as a bare number, and a bare number is read back as
+the total of one task.
 
-Sums and means are taken in datatrove's order of operations, so that both give the same floats to the last digit.
+Sums and means use datatrove's order of operations, so that both give the same floats to the last digit.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _Metric = TypeVar("_Metric", bound="Metric")
 
 
 def plain_number(value: Any) -> Any:
-    """The value as an int or a float, whichever kind of number it is: JSON knows no other."""
-    kind = type(value)
-    if kind is int or kind is float:
+    """Return a number of any type as an int or a float, for JSON; raise TypeError if it is not a number."""
+    number_type = type(value)
+    if number_type is int or number_type is float:
         return value
     if isinstance(value, Integral):
         return int(value)
@@ -37,17 +37,17 @@ def plain_number(value: Any) -> Any:
 class Metric:
     """Running statistics of one number.
 
-    The variance is kept as the sum of squared distances from the mean, by Welford's method when single values come
-    in and by that of Chan, Golub and LeVeque (1979) when two metrics are added.
+    The variance is kept as the sum of squared distances from the mean, computed with Welford's algorithm for single
+    values and with that of Chan, Golub and LeVeque (1979) for the sum of two metrics.
 
     Attributes:
-        total: sum of all values; an exact integer as long as they are.
-        n: number of values; a whole number, a float if it was read back from a float total.
-        mean: their mean.
-        min: the smallest.
-        max: the largest.
+        total: sum of the values; an exact int as long as all values are ints.
+        n: number of values; a whole number, but a float if it was read back from a float total.
+        mean: mean of the values.
+        min: smallest value.
+        max: largest value.
         squares: sum of squared distances from the mean.
-        unit: what one value belongs to.
+        unit: unit that each value is counted for, such as "doc".
     """
 
     total: float = 0
@@ -59,10 +59,10 @@ class Metric:
     unit: str = DEFAULT_UNIT
 
     def update(self, value: float, unit: str | None = None) -> None:
-        """Adds one value.
+        """Add one value.
 
         Raises:
-            TypeError: it is no number.
+            TypeError: it is not a number.
         """
         value = plain_number(value)
         if unit:
@@ -71,9 +71,9 @@ class Metric:
         self.n += 1
         self.min = min(self.min, value)
         self.max = max(self.max, value)
-        distance = value - self.mean
-        self.mean += distance / self.n
-        self.squares += distance * (value - self.mean)
+        delta = value - self.mean
+        self.mean += delta / self.n
+        self.squares += delta * (value - self.mean)
 
     @property
     def variance(self) -> float:
@@ -82,7 +82,7 @@ class Metric:
 
     @property
     def std_dev(self) -> float:
-        """Sample standard deviation; not a number where floats overflowed and left a negative variance."""
+        """Sample standard deviation; NaN if the variance is negative because floats overflowed."""
         return math.nan if self.variance < 0 else math.sqrt(self.variance)
 
     def __add__(self, other: Metric) -> Metric:
@@ -93,9 +93,9 @@ class Metric:
     def _set_sum(self, one: Metric, other: Metric) -> None:
         n = one.n + other.n
         if n > 0:
-            distance = one.mean - other.mean
+            delta = one.mean - other.mean
             self.mean = (one.n * one.mean + other.n * other.mean) / n
-            self.squares = one.squares + other.squares + (distance * distance * one.n * other.n) / n
+            self.squares = one.squares + other.squares + (delta * delta * one.n * other.n) / n
         self.total = one.total + other.total
         self.n = n
         self.min = min(one.min, other.min)
@@ -103,7 +103,7 @@ class Metric:
         self.unit = other.unit if one.unit == DEFAULT_UNIT else one.unit
 
     def to_dict(self) -> Any:
-        """The metric as the stats files have it: 0, a bare number, or what says something."""
+        """Return the metric as in stats files: 0, a bare number, or a dict without the default values."""
         if self.total == 0:
             return 0
         plain: dict[str, Any] = {"total": self.total}
@@ -120,16 +120,16 @@ class Metric:
 
     @classmethod
     def from_dict(cls: type[_Metric], plain: Any) -> _Metric:
-        """Reads what `to_dict` wrote, as far as that tells.
+        """Return the metric that `to_dict` wrote, as far as the format preserves it.
 
         Raises:
-            TypeError, ValueError: it is no metric; the message says why.
+            TypeError, ValueError: it is not a metric; the message says why.
         """
         metric = cls()
-        metric._read(plain)
+        metric._load(plain)
         return metric
 
-    def _read(self, plain: Any) -> None:
+    def _load(self, plain: Any) -> None:
         if not isinstance(plain, dict):
             self.total = self.mean = self.min = self.max = plain_number(plain)
             self.n, self.unit = 1, _TASK_UNIT
@@ -138,7 +138,7 @@ class Metric:
             raise ValueError("the total is missing")
         self.total = total = plain_number(plain["total"])
         self.mean = mean = plain_number(plain.get("mean", 1))
-        # No n was written for one value, nor for values that were all 1.
+        # `to_dict` leaves out n for a single value, and for values that were all 1.
         self.n = n = plain_number(plain.get("n", total if mean == 1 else 1))
         self.min = plain_number(plain.get("min", mean))
         self.max = plain_number(plain.get("max", mean))
@@ -152,11 +152,14 @@ class Metric:
 
 @dataclass
 class Timing(Metric):
-    """Running statistics of seconds, also a context manager that adds the time spent inside.
+    """Running statistics of seconds; as a context manager, adds the time spent inside.
 
     Attributes:
         n_tasks: number of ranks that were merged.
-        global_mean: mean of the ranks' totals, in seconds; likewise the other three.
+        global_mean: mean of the ranks' totals, in seconds.
+        global_min: smallest of these totals, in seconds.
+        global_max: largest of these totals, in seconds.
+        global_std_dev: standard deviation of these totals, in seconds.
     """
 
     n_tasks: int = 1
@@ -175,14 +178,14 @@ class Timing(Metric):
 
     def __exit__(self, *exception: object) -> None:
         self._depth -= 1
-        if self._depth == 0:  # an inner block's time is in the outer one's
+        if self._depth == 0:  # the time of nested blocks counts once
             self.update(perf_counter() - self._entered_s)
 
     def update(self, value: float, unit: str | None = None) -> None:
-        """Adds some seconds.
+        """Add one time, in seconds.
 
         Raises:
-            TypeError, ValueError: it is no finite number.
+            TypeError, ValueError: it is not a finite number.
         """
         if not math.isfinite(value):
             raise ValueError(f"{value!r} is no time in seconds")
@@ -199,47 +202,47 @@ class Timing(Metric):
         total.global_mean = (self.n_tasks * self.global_mean + other.n_tasks * other.global_mean) / n_tasks
         total.global_min = min(self.global_min, other.global_min)
         total.global_max = max(self.global_max, other.global_max)
-        distance = self.global_mean - other.global_mean
+        delta = self.global_mean - other.global_mean
         squares = self.global_std_dev**2 * (self.n_tasks - 1) + other.global_std_dev**2 * (other.n_tasks - 1)
-        squares += distance**2 * self.n_tasks * other.n_tasks / n_tasks
+        squares += delta**2 * self.n_tasks * other.n_tasks / n_tasks
         total.global_std_dev = math.sqrt(squares / (n_tasks - 1))
         return total
 
     def to_dict(self) -> Any:
-        """As a metric, with texts for people, and the ranks' totals once several are merged."""
+        """Return the metric as in stats files, with human-readable times, and the ranks' totals once merged."""
         plain = super().to_dict()
         if not isinstance(plain, dict):
             return plain
-        plain["total_human"] = _human(self.total)
+        plain["total_human"] = _humanize(self.total)
         for name in ("mean", "std_dev", "min", "max"):
-            plain[f"{name}_human"] = _human_fine(getattr(self, name))
+            plain[f"{name}_human"] = _humanize_to_ms(getattr(self, name))
         if self.n_tasks != 1:
             for name in ("global_mean", "global_min", "global_max", "global_std_dev"):
                 plain[name] = getattr(self, name)
-                plain[f"{name}_human"] = _human(plain[name])
+                plain[f"{name}_human"] = _humanize(plain[name])
         return plain
 
-    def _read(self, plain: Any) -> None:
-        super()._read(plain)
-        merged = plain if isinstance(plain, dict) else {}
-        # The number of ranks is not in the file: merged times read back as those of one rank.
-        self.global_mean = plain_number(merged.get("global_mean", self.total))
-        self.global_min = plain_number(merged.get("global_min", self.total))
-        self.global_max = plain_number(merged.get("global_max", self.total))
+    def _load(self, plain: Any) -> None:
+        super()._load(plain)
+        fields = plain if isinstance(plain, dict) else {}
+        # The number of ranks is not in the file: merged times are read back as those of one rank.
+        self.global_mean = plain_number(fields.get("global_mean", self.total))
+        self.global_min = plain_number(fields.get("global_min", self.total))
+        self.global_max = plain_number(fields.get("global_max", self.total))
 
 
-def _human(seconds: float) -> str:
-    """Such as "2 hours and 3 seconds"."""
+def _humanize(seconds: float) -> str:
+    """Return a string such as "2 hours and 3 seconds"."""
     from humanize import precisedelta
 
     try:
         return precisedelta(seconds)
-    except OverflowError:  # more than Python's dates can hold
+    except OverflowError:  # too large for a timedelta
         return f"{seconds} seconds"
 
 
-def _human_fine(seconds: float) -> str:
-    """The same down to milliseconds."""
+def _humanize_to_ms(seconds: float) -> str:
+    """Return a string such as "3 seconds and 20.00 milliseconds"."""
     from humanize import precisedelta
 
     try:

@@ -1,7 +1,7 @@
-"""The stats of steps and pipelines, and merging those of a run's ranks.
+"""The stats of steps and pipelines, and merging them over ranks.
 
-Merging goes by what the stats files say, whichever way the stats came, so that merging the files again, with
-datatrove's tools too, gives the same.
+Stats are always merged as they are in the stats files, so that merging the files again, also with datatrove's tools,
+gives the same result.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class StepStats:
 
     Args:
         name: "<type>: <name>" of the step.
-        time_stats: the time spent in it; none yet by default.
-        stats: its metrics by name; one that is looked up and missing is begun.
+        time_stats: the time spent in it; None = no time yet.
+        stats: its metrics by name, where a missing one is created on access; None = no metrics yet.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class StepStats:
         self.stats[name] = metric
 
     def to_dict(self) -> dict[str, Any]:
-        """As the stats files have it."""
+        """Return the stats as in stats files."""
         metrics = {name: metric.to_dict() for name, metric in self.stats.items()}
         return {"name": self.name, "time_stats": self.time_stats.to_dict(), "stats": metrics}
 
@@ -50,80 +50,80 @@ class StepStats:
 
 
 class PipelineStats:
-    """The stats of a pipeline's steps, in the form of a stats file; nothing changes them.
+    """The stats of a pipeline's steps, in the form of a stats file. Immutable.
 
     Args:
-        steps: one dict per step with `name`, `time_stats` and `stats`; looked into when they are merged.
+        steps: one dict per step with `name`, `time_stats` and `stats`; not validated until they are merged.
     """
 
     def __init__(self, steps: Sequence[dict[str, Any]] = ()) -> None:
-        self._plain = list(steps)
-        self._exact: list[StepStats] | None = None
+        self._json_steps = list(steps)
+        self._step_stats: list[StepStats] | None = None
 
     @classmethod
     def from_steps(cls, steps: Iterable[Any]) -> PipelineStats:
-        """Collects the stats of those steps that have some, ours or datatrove's.
+        """Collect the stats of those steps that have any, ours or datatrove's.
 
         Raises:
-            StatsMergeError: a step counted something that JSON can't hold.
+            StatsMergeError: a step's stats can't be written as JSON.
         """
         candidates = (getattr(step, "stats", None) for step in steps)
-        return cls([_as_json(stats) for stats in candidates if hasattr(stats, "time_stats")])
+        return cls([_to_plain_json(stats) for stats in candidates if hasattr(stats, "time_stats")])
 
     @classmethod
     def from_list(cls, plain: Sequence[dict[str, Any]]) -> PipelineStats:
-        """Takes what `to_list` gave, or a stats file holds.
+        """Create the stats from the result of `to_list` or the content of a stats file.
 
         Raises:
-            StatsMergeError: it is something else.
+            StatsMergeError: `plain` is neither.
         """
-        _read_steps(plain)
+        _parse_steps(plain)
         return cls(plain)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """Plain JSON, one dict per step."""
-        return self._plain
+        """Return the stats as plain JSON, one dict per step."""
+        return self._json_steps
 
     def to_json(self) -> str:
-        """The text of a stats file."""
-        return json.dumps(self._plain, indent=4)
+        """Return the content of a stats file."""
+        return json.dumps(self._json_steps, indent=4)
 
     def merge(self, other: PipelineStats) -> PipelineStats:
-        """Both together; stats of no step at all add nothing.
+        """Return the sum of both; stats without steps add nothing.
 
         Raises:
             StatsMergeError: their steps differ, or one of them is damaged.
         """
-        if not (self._plain and other._plain):
-            return self if self._plain else other
-        return _merged(_sum_of_steps(self._read(), other._read()))
+        if not (self._json_steps and other._json_steps):
+            return self if self._json_steps else other
+        return _from_step_stats(_add_steps(self._parsed(), other._parsed()))
 
     __add__ = merge
 
-    def _read(self) -> list[StepStats]:
-        return _read_steps(self._plain) if self._exact is None else self._exact
+    def _parsed(self) -> list[StepStats]:
+        return _parse_steps(self._json_steps) if self._step_stats is None else self._step_stats
 
     def summary(self) -> str:
-        """A line per step, for people."""
-        return "\n".join(f"  {step['name']}: {_summary_of_step(step)}" for step in self._plain)
+        """Return a human-readable summary, one line per step."""
+        return "\n".join(f"  {step['name']}: {_summary_of_step(step)}" for step in self._json_steps)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PipelineStats) and self._plain == other._plain
+        return isinstance(other, PipelineStats) and self._json_steps == other._json_steps
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"PipelineStats({self._plain!r})"
+        return f"PipelineStats({self._json_steps!r})"
 
 
-def _merged(steps: list[StepStats]) -> PipelineStats:
-    """Keeps what the file leaves out, so that merging can go on without loss."""
+def _from_step_stats(steps: list[StepStats]) -> PipelineStats:
+    """Keep the exact `StepStats` too, so that further merging loses nothing."""
     stats = PipelineStats([step.to_dict() for step in steps])
-    stats._exact = steps
+    stats._step_stats = steps
     return stats
 
 
-def _as_json(stats: Any) -> Any:
+def _to_plain_json(stats: Any) -> Any:
     try:
         return json.loads(json.dumps(stats.to_dict(), default=plain_number))
     except (TypeError, ValueError) as error:
@@ -131,7 +131,7 @@ def _as_json(stats: Any) -> Any:
 
 
 def _summary_of_step(step: dict[str, Any]) -> str:
-    metrics = (f"{name} {_readable(_total(metric))}" for name, metric in step["stats"].items())
+    metrics = (f"{name} {_format_number(_total(metric))}" for name, metric in step["stats"].items())
     return ", ".join([f"{_total(step['time_stats']):.3f} s", *metrics])
 
 
@@ -139,84 +139,85 @@ def _total(metric: Any) -> Any:
     return metric["total"] if isinstance(metric, dict) else metric
 
 
-def _readable(number: float) -> str:
+def _format_number(number: float) -> str:
     if isinstance(number, int):
         return f"{number:,}"
     return f"{number:.3g}" if abs(number) < 1 else f"{number:,.3f}".rstrip("0").rstrip(".")
 
 
 class StatsAccumulator:
-    """Merges the stats of ranks one after another; takes as much memory for a million as for one."""
+    """The sum of ranks' stats; its memory does not grow with the number of ranks."""
 
     def __init__(self) -> None:
-        self._count = 0
-        self._first: list[dict[str, Any]] = []
+        self._rank_count = 0
+        self._first_rank: list[dict[str, Any]] = []
         self._steps: list[StepStats] = []
 
     @property
     def names(self) -> list[str] | None:
-        """The names of the steps; None as long as nothing was merged."""
-        return [step.name for step in self._steps] if self._count else None
+        """The names of the steps; None if nothing has been merged yet."""
+        return [step.name for step in self._steps] if self._rank_count else None
 
     def add(self, steps: Sequence[dict[str, Any]], names: list[str] | None = None) -> None:
-        """Merges one rank's stats.
+        """Merge one rank's stats.
 
         Args:
-            steps: the content of its stats file; it is neither changed nor kept.
-            names: the names that its steps must have, if that is known before anything was merged.
+            steps: the content of its stats file; neither changed nor kept.
+            names: the names that the steps of the first rank must have; None = any.
 
         Raises:
-            StatsMergeError: its steps are not those of the ranks before, or it is damaged; nothing was merged.
+            StatsMergeError: its steps differ from those of earlier ranks, or it is damaged; nothing was merged.
         """
-        read = _read_steps(steps)
-        if self._count == 0:
-            _check_same_names([step.name for step in read] if names is None else names, [step.name for step in read])
-            self._first, self._steps = deepcopy(list(steps)), read
+        parsed = _parse_steps(steps)
+        step_names = [step.name for step in parsed]
+        if self._rank_count == 0:
+            _check_step_names(step_names if names is None else names, step_names)
+            self._first_rank, self._steps = deepcopy(list(steps)), parsed
         else:
-            self._steps = _sum_of_steps(self._steps, read)
-        self._count += 1
+            self._steps = _add_steps(self._steps, parsed)
+        self._rank_count += 1
 
     def merge(self, other: StatsAccumulator) -> None:
-        """Adds all that another one has merged.
+        """Add the sum of another accumulator.
 
         Raises:
-            StatsMergeError: its steps are others.
+            StatsMergeError: its steps differ.
         """
-        if self._count and other._count:
-            self._steps = _sum_of_steps(self._steps, other._steps)
-        elif other._count:
-            self._first, self._steps = other._first, other._steps
-        self._count += other._count
+        if self._rank_count and other._rank_count:
+            self._steps = _add_steps(self._steps, other._steps)
+        elif other._rank_count:
+            self._first_rank, self._steps = other._first_rank, other._steps
+        self._rank_count += other._rank_count
 
     def result(self) -> PipelineStats:
-        """The merged stats; the metrics of a single rank are as its file has them."""
-        stats = _merged(self._steps)
-        if self._count == 1:
-            for step, plain in zip(stats.to_list(), self._first, strict=True):
+        """Return the merged stats; the metrics of a single rank are as in its file."""
+        stats = _from_step_stats(self._steps)
+        if self._rank_count == 1:
+            for step, plain in zip(stats.to_list(), self._first_rank, strict=True):
                 step["stats"] = deepcopy(plain["stats"])
         return stats
 
     def to_dict(self) -> dict[str, Any]:
-        """The exact sums as plain JSON; the stats files' own form keeps less."""
+        """Return the exact sums as plain JSON, unlike the lossy format of stats files."""
         steps = [
             {
                 "name": step.name,
                 "time_stats": vars(step.time_stats),
-                "stats": {k: vars(v) for k, v in step.stats.items()},
+                "stats": {name: vars(metric) for name, metric in step.stats.items()},
             }
             for step in self._steps
         ]
-        return {"count": self._count, "first": self._first if self._count == 1 else [], "steps": steps}
+        return {"count": self._rank_count, "first": self._first_rank if self._rank_count == 1 else [], "steps": steps}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> StatsAccumulator:
-        """Reads what `to_dict` returned.
+        """Return the accumulator that `to_dict` was called on.
 
         Raises:
-            TypeError, ValueError, LookupError, AttributeError: it is something else.
+            TypeError, ValueError, LookupError, AttributeError: `plain` is something else.
         """
         merged = cls()
-        merged._count, merged._first = int(plain["count"]), list(plain["first"])
+        merged._rank_count, merged._first_rank = int(plain["count"]), list(plain["first"])
         for step in plain["steps"]:
             metrics = {name: Metric(**_numbers(metric)) for name, metric in step["stats"].items()}
             time_stats = Timing(**_numbers(step["time_stats"]))
@@ -228,24 +229,24 @@ def _numbers(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: str(value) if name == "unit" else plain_number(value) for name, value in fields.items()}
 
 
-def _sum_of_steps(ours: Sequence[StepStats], theirs: Sequence[StepStats]) -> list[StepStats]:
-    _check_same_names([step.name for step in ours], [step.name for step in theirs])
+def _add_steps(ours: Sequence[StepStats], theirs: Sequence[StepStats]) -> list[StepStats]:
+    _check_step_names([step.name for step in ours], [step.name for step in theirs])
     try:
-        return [_sum_of_step(*pair) for pair in zip(ours, theirs, strict=True)]
+        return [_add_step(*pair) for pair in zip(ours, theirs, strict=True)]
     except ArithmeticError as error:
         raise StatsMergeError(f"stats hold numbers that are too large to be added: {error}") from error
 
 
-def _sum_of_step(ours: StepStats, theirs: StepStats) -> StepStats:
-    # Each sum starts from nothing, which rounds the mean once more, since datatrove's sums do.
-    nothing = Metric()
-    metrics = defaultdict(Metric, {name: nothing + metric for name, metric in ours.stats.items()})
+def _add_step(ours: StepStats, theirs: StepStats) -> StepStats:
+    # Each sum starts from an empty metric, which rounds the mean once more, because datatrove's sums do.
+    empty = Metric()
+    metrics = defaultdict(Metric, {name: empty + metric for name, metric in ours.stats.items()})
     for name, metric in theirs.stats.items():
-        metrics[name] = metrics.get(name, nothing) + metric
+        metrics[name] = metrics.get(name, empty) + metric
     return StepStats(ours.name, ours.time_stats + theirs.time_stats, metrics)
 
 
-def _check_same_names(before: list[str], names: list[str]) -> None:
+def _check_step_names(before: list[str], names: list[str]) -> None:
     if names == before:
         return
     pairs = enumerate(zip(before, names, strict=False))
@@ -254,41 +255,41 @@ def _check_same_names(before: list[str], names: list[str]) -> None:
     raise StatsMergeError(f"stats of other steps can't be merged: {difference} ({names} after {before})")
 
 
-def _read_steps(plain: Any) -> list[StepStats]:
+def _parse_steps(plain: Any) -> list[StepStats]:
     if not isinstance(plain, list | tuple):
         raise StatsMergeError(f"stats are a list of steps, not a {type(plain).__name__}")
-    return [_read_step(step, index) for index, step in enumerate(plain)]
+    return [_parse_step(step, index) for index, step in enumerate(plain)]
 
 
-def _read_step(plain: Any, index: int) -> StepStats:
+def _parse_step(plain: Any, index: int) -> StepStats:
     if not isinstance(plain, dict):
         raise StatsMergeError(f"step {index} of the stats is {plain!r} and should be a dict")
     for key, kind in (("name", str), ("stats", dict)):
         if not isinstance(plain.get(key), kind):
             raise StatsMergeError(f"step {index} of the stats has no {key!r} that is a {kind.__name__}")
     metrics: defaultdict[str, Metric] = defaultdict(Metric)
-    place = "time_stats"
+    entry = "time_stats"
     try:
         time_stats = Timing.from_dict(plain.get("time_stats"))
-        for place, metric in plain["stats"].items():
-            metrics[place] = Metric.from_dict(metric)
+        for entry, metric in plain["stats"].items():
+            metrics[entry] = Metric.from_dict(metric)
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise StatsMergeError(f"step {index} of the stats, {plain['name']!r}, {place!r}: {error}") from error
+        raise StatsMergeError(f"step {index} of the stats, {plain['name']!r}, {entry!r}: {error}") from error
     return StepStats(plain["name"], time_stats, metrics)
 
 
-def parse_stats(text: str | bytes, source: str) -> PipelineStats:
-    """Reads a stats file.
+def parse_stats(content: str | bytes, source: str) -> PipelineStats:
+    """Parse a stats file.
 
     Args:
-        text: its content.
-        source: its path, for messages.
+        content: content of the file.
+        source: path of the file, for messages.
 
     Raises:
-        StatsMergeError: it is damaged; the message names `source`.
+        StatsMergeError: the file is damaged; the message names `source`.
     """
     try:
-        return PipelineStats.from_list(json.loads(text))
+        return PipelineStats.from_list(json.loads(content))
     except (ValueError, RecursionError) as error:
         problem = f"it is not JSON: {error}"
     except StatsMergeError as error:

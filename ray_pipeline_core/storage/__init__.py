@@ -1,1 +1,1 @@
-"""Everything that touches a filesystem."""
+"""Access to files: folders on any fsspec filesystem, run folders and their leases."""

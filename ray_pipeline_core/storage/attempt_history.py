@@ -1,10 +1,11 @@
-"""Who ran what where, how it ended, how long it took: a JSON line per attempt."""
+"""The history of all attempts in a run folder, `attempts/history.jsonl`."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ray_pipeline_core.storage.data_folder import DataFolder
@@ -13,11 +14,27 @@ from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY
 _log = logging.getLogger(__name__)
 
 
-class AttemptHistory:
-    """The run folder's `attempts/history.jsonl`, over all runs. For the one driver that holds the lease.
+@dataclass(frozen=True)
+class AttemptNumbers:
+    """The numbering of attempts over all runs of a run folder, as used in the names of logs.
 
-    Locally every `append` is in the file when it returns. Objects of a store can't grow: there, records wait
-    in memory for `flush`, which writes the whole object anew.
+    Attributes:
+        earlier: number of attempts in earlier runs, by rank.
+    """
+
+    earlier: Mapping[int, int]
+
+    def in_folder(self, rank: int, attempt: int) -> int:
+        """Return the folder-wide number of a rank's attempt, given its number in this run (both from 1)."""
+        return self.earlier.get(rank, 0) + attempt
+
+
+class AttemptHistory:
+    """The file `attempts/history.jsonl`, with a JSON line per attempt of every run.
+
+    Only the driver that holds the lease may write it. On a local filesystem, records are in the file when `append`
+    returns. Objects in an object store can't be appended to: there, records are buffered until `flush`, which
+    rewrites the whole object.
 
     Args:
         folder: the run folder.
@@ -26,37 +43,37 @@ class AttemptHistory:
     def __init__(self, folder: DataFolder) -> None:
         self._folder = folder
         self._stored: bytes | None = None
-        self._waiting: list[bytes] = []
+        self._buffered: list[bytes] = []
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Adds records, which must be plain JSON.
+        """Append records, which must be plain JSON.
 
-        A record tells its `attempt` (from 1) and its `rank`, or the `ranks` of its group.
+        Each record has its `attempt` (from 1), and its `rank` or the `ranks` of its group.
         """
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode(
             errors="backslashreplace"
         )
         if lines and not self._folder.append_lines(ATTEMPT_HISTORY, lines):
-            self._waiting.append(lines)
+            self._buffered.append(lines)
 
     def flush(self) -> None:
-        """Stores what waits in memory; does nothing when nothing waits."""
-        if not self._waiting:
+        """Write the buffered records, if there are any."""
+        if not self._buffered:
             return
         stored = self._read_stored()
         if stored and not stored.endswith(b"\n"):
             stored += b"\n"
-        waiting = len(self._waiting)
-        content = b"".join([stored, *self._waiting[:waiting]])
+        count = len(self._buffered)
+        content = b"".join([stored, *self._buffered[:count]])
         self._folder.write_bytes(ATTEMPT_HISTORY, content)
         self._stored = content
-        del self._waiting[:waiting]
+        del self._buffered[:count]
 
     def earlier_attempts(self) -> dict[int, int]:
-        """Returns the highest attempt so far by rank. A line that was cut off or is no record is left out."""
+        """Return the highest attempt number so far, by rank. Damaged lines are skipped."""
         highest: dict[int, int] = {}
         for line in self._read_stored().splitlines():
-            for rank, attempt in _attempts_in(line):
+            for rank, attempt in _parse_line(line):
                 highest[rank] = max(attempt, highest.get(rank, 0))
         return highest
 
@@ -72,7 +89,7 @@ class AttemptHistory:
         return stored
 
 
-def _attempts_in(line: bytes) -> Iterator[tuple[int, int]]:
+def _parse_line(line: bytes) -> Iterator[tuple[int, int]]:
     try:
         record = json.loads(line)
     except ValueError:

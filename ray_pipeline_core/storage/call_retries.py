@@ -1,4 +1,4 @@
-"""Calls to remote storage, made again while what failed may pass, with a bound."""
+"""Retries of calls to remote storage after transient errors, with exponential backoff."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tenacity import (
     wait_random,
 )
 
-from ray_pipeline_core.storage.error_translation import redact
+from ray_pipeline_core.redaction import redact_urls
 from ray_pipeline_core.storage.transient_errors import is_transient
 
 _log = logging.getLogger(__name__)
@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryBound:
-    """How long and how often a remote call is made again.
+    """The limits on retries of a remote call.
 
     Attributes:
-        total_s: seconds after the first try from which on no new try begins.
-        first_wait_s: seconds to wait after the first failure; doubled after each further one, plus jitter.
-        max_wait_s: the longest wait, in seconds.
-        call_s: seconds after which a call for one file is given up, which may then pass or not; None = as many as
-            the filesystem's own limits allow. Filesystems that are not asynchronous know nothing of it.
-        sleep: waits that many seconds; must be picklable.
+        total_s: seconds since the start of the first call after which a failure is no longer retried.
+        first_wait_s: seconds to wait before the first retry; doubled for each further one, plus jitter.
+        max_wait_s: longest wait without the jitter, in seconds.
+        call_s: timeout of a call for one file, in seconds; the call may still take effect later. None = only the
+            filesystem's own timeouts. Filesystems that are not asynchronous ignore it.
+        sleep: function that waits for that many seconds; must be picklable.
     """
 
     total_s: float = 60.0
@@ -46,11 +46,11 @@ class RetryBound:
 
 def _log_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    _log.info("Storage call failed, try %d follows: %s", state.attempt_number + 1, redact(str(error)))
+    _log.info("Storage call failed, try %d follows: %s", state.attempt_number + 1, redact_urls(str(error)))
 
 
 def call_with_retries(call: Callable[[], T], bound: RetryBound) -> T:
-    """Returns `call()`, made again after transient errors until `bound` is spent; raises its last error."""
+    """Return the result of `call()`, retrying transient errors within `bound`; then raise the last error."""
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
         wait=wait_exponential(multiplier=bound.first_wait_s, max=bound.max_wait_s) + wait_random(0, bound.first_wait_s),

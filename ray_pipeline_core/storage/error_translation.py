@@ -1,14 +1,14 @@
-"""Storage errors as the user reads them: what was tried, where, why it failed, what to do."""
+"""Translation of storage errors into `RunFolderAccessError`, with cause and advice."""
 
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
 
 from ray_pipeline_core.errors import RunFolderAccessError
+from ray_pipeline_core.redaction import redact_urls
 from ray_pipeline_core.storage.transient_errors import (
     CREDENTIAL_CODES,
     CREDENTIAL_NAMES,
@@ -19,21 +19,12 @@ from ray_pipeline_core.storage.transient_errors import (
     type_names,
 )
 
-# user:password@ in a URL (a port before a path is no password); queries may carry tokens and signatures.
-_PASSWORD = re.compile(r"(?<=://)[^/@:\s'\"]*:(?!\d+/)[^@\s'\"]*@")
-_HTTP_USER = re.compile(r"(?<=http://|ttps://)[^/@\s'\"]*@")
-_QUERY = re.compile(r"(https?://[^\s'\"?]*)\?[^\s'\"]*")
 _MAX_CAUSE_CHARACTERS = 300
-
-
-def redact(text: str) -> str:
-    """Returns `text` without the credentials that URLs in it may carry."""
-    return _QUERY.sub(r"\1", _HTTP_USER.sub("", _PASSWORD.sub("", text)))
 
 
 class _Diagnosis(NamedTuple):
     applies: Callable[[BaseException], bool]
-    words: str
+    problem: str
     advice: str
 
 
@@ -83,39 +74,41 @@ _UNKNOWN = _Diagnosis(lambda error: True, "the storage refused", "Check the addr
 
 
 def _diagnose(error: BaseException) -> _Diagnosis:
-    links = tuple(causes(error))
-    found = (diagnosis for diagnosis in _DIAGNOSES if any(diagnosis.applies(link) for link in links))
+    chain = tuple(causes(error))
+    found = (diagnosis for diagnosis in _DIAGNOSES if any(diagnosis.applies(cause) for cause in chain))
     return next(found, _UNKNOWN)
 
 
 def access_error(action: str, where: str, error: BaseException) -> RunFolderAccessError:
-    """Returns the error to raise.
+    """Return the `RunFolderAccessError` for a storage error.
 
     Args:
-        action: what was tried, a verb.
-        where: path or URL.
-        error: why it failed.
+        action: what was tried, as a verb.
+        where: path or URL of the file or folder.
+        error: the storage error.
     """
     diagnosis = _diagnose(error)
-    cause = redact(f"{type(error).__name__}: {error}")[:_MAX_CAUSE_CHARACTERS]
-    return RunFolderAccessError(f"Can't {action} {redact(where)}: {diagnosis.words} ({cause}). {diagnosis.advice}")
+    cause = redact_urls(f"{type(error).__name__}: {error}")[:_MAX_CAUSE_CHARACTERS]
+    return RunFolderAccessError(
+        f"Can't {action} {redact_urls(where)}: {diagnosis.problem} ({cause}). {diagnosis.advice}"
+    )
 
 
 def is_answer(action: str, error: BaseException) -> bool:
-    """Tells whether a storage error is an answer that callers expect, not a failure."""
+    """Return whether a storage error is a result of `action` that callers handle, not a failure."""
     if isinstance(error, FileExistsError):
         return action == "create"
     if isinstance(error, FileNotFoundError):
-        no_bucket = any(error_code(link) == "NoSuchBucket" for link in causes(error))
+        no_bucket = any(error_code(cause) == "NoSuchBucket" for cause in causes(error))
         return not no_bucket and action not in ("create", "write", "append to")
     return False
 
 
 class StorageErrors:
-    """Context manager that turns storage errors into `RunFolderAccessError`.
+    """Context manager that translates storage errors into `RunFolderAccessError`.
 
-    `FileNotFoundError` of a read, listing, removal or move and `FileExistsError` of a creation pass through:
-    they are answers. Ours and anything that is no `Exception` pass as well.
+    `FileNotFoundError` of a read, listing, removal or move and `FileExistsError` of a creation pass through, because
+    callers handle them. `RunFolderAccessError` itself and anything that is not an `Exception` pass through as well.
     """
 
     __slots__ = ("_action", "_where")

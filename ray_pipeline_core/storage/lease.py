@@ -1,4 +1,4 @@
-"""The lease's content, who holds it, and whether the holder still lives."""
+"""The content of `run.lock`: the lease on a run folder and the process that holds it."""
 
 from __future__ import annotations
 
@@ -9,52 +9,19 @@ import socket
 import uuid
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 
-
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _machine() -> str:
-    """Returns what tells apart process ids of the same number: the host, its boot, the container."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return "/".join((socket.gethostname(), _read_text("/proc/sys/kernel/random/boot_id"), namespace))
-
-
-def process_start(pid: int) -> str | None:
-    """Returns a process's start, in clock ticks since boot; empty if that is unknown, None if it is gone."""
-    fields = _read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    if not fields:  # no /proc, or one that hides the processes of others
-        return "" if _answers(pid) else None
-    return None if fields[0] in "ZX" else fields[19]  # a zombie runs no more
-
-
-def _answers(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+from ray_pipeline_core.processes import machine_id, process_start
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that runs a driver.
+    """The driver process that holds a lease.
 
     Attributes:
-        host: its host's name.
+        host: name of its host.
         pid: its process id.
-        process_start: when it started, so that another process of the same id is not taken for it.
-        machine: what the process id is unique in.
+        process_start: its start time, which tells it from a later process with the same id.
+        machine: id of the machine, boot and PID namespace that its process id is unique in.
     """
 
     host: str
@@ -64,12 +31,12 @@ class Holder:
 
     @classmethod
     def current(cls) -> Holder:
-        """Returns this process."""
-        return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()) or "", _machine())
+        """Return the current process as a holder."""
+        return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()) or "", machine_id())
 
     def is_gone(self) -> bool:
-        """Tells whether it was a process of this machine and runs no more."""
-        if self.machine != _machine():
+        """Return whether the process ran on this machine and has ended."""
+        if self.machine != machine_id():
             return False
         start = process_start(self.pid)
         return start is None or bool(start and self.process_start and start != self.process_start)
@@ -77,13 +44,13 @@ class Holder:
 
 @dataclass(frozen=True)
 class Lease:
-    """What `run.lock` says.
+    """The content of `run.lock`.
 
     Attributes:
-        id: unique for each taking of the lease.
-        holder: who took it; None when the file can't be read.
-        since: when, ISO 8601, UTC.
-        heartbeat: when its holder last said that it lives, in seconds since the epoch by the holder's clock.
+        id: unique id, a new one each time that the lease is acquired.
+        holder: the process that acquired it; None if the file is damaged.
+        since: time at which it was acquired, ISO 8601, UTC.
+        heartbeat: time of the holder's last heartbeat, in seconds since the epoch by the holder's clock.
         supersedes: ids of the stale leases that it was taken over from.
     """
 
@@ -95,13 +62,13 @@ class Lease:
 
     @classmethod
     def new(cls, holder: Holder, now_s: float, supersedes: tuple[str, ...] = ()) -> Lease:
-        """Returns a lease that `holder` takes now."""
+        """Return a new lease, acquired by `holder` at `now_s`."""
         since = datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="seconds")
         return cls(uuid.uuid4().hex, holder, since, now_s, supersedes)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Lease | None:
-        """Reads a lease; returns None when it is damaged."""
+        """Parse the content of `run.lock`; return None if it is damaged."""
         try:
             fields = json.loads(content)
             return cls(
@@ -120,27 +87,27 @@ class Lease:
             return None
 
     @classmethod
-    def damaged(cls, content: bytes, modified_s: float, now_s: float) -> Lease:
-        """Stands for a damaged file; when it was written (0 if unknown) counts as its heartbeat."""
+    def from_damaged(cls, content: bytes, modified_s: float, now_s: float) -> Lease:
+        """Return a lease for a damaged file, with its modification time (if 0, `now_s`) as the heartbeat."""
         digest = hashlib.sha256(content + str(modified_s).encode()).hexdigest()
         return cls(f"damaged-{digest[:16]}", None, "", modified_s or now_s)
 
     def to_bytes(self) -> bytes:
-        """Returns the file's content."""
+        """Return the content of `run.lock`."""
         fields = asdict(self)
         fields.update(fields.pop("holder") or {})
         return (json.dumps(fields, indent=2) + "\n").encode()
 
     def renewed(self, now_s: float) -> Lease:
-        """Returns the lease with a new heartbeat."""
+        """Return the same lease with a heartbeat at `now_s`."""
         return replace(self, heartbeat=now_s)
 
     def is_stale(self, now_s: float, stale_s: float) -> bool:
-        """Tells whether it may be taken over: no heartbeat for `stale_s` seconds, or its holder is gone."""
+        """Return whether it may be taken over: no heartbeat for over `stale_s` seconds, or its holder is gone."""
         return now_s - self.heartbeat > stale_s or (self.holder is not None and self.holder.is_gone())
 
     def describe(self) -> str:
-        """Returns who holds it, for people."""
+        """Describe the holder, for messages."""
         if self.holder is None:
             return "somebody whose run.lock is damaged"
         return f"{self.holder.host}, pid {self.holder.pid}, since {self.since}"

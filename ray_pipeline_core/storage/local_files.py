@@ -1,6 +1,6 @@
-"""Whole-or-nothing files on a local filesystem, in as few system calls as it takes.
+"""Files on a local filesystem, written atomically.
 
-Directories are made when a write misses them, so that the usual write pays nothing for it.
+Parent directories are created only after a write has failed for lack of them, which saves system calls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ray_pipeline_core.storage.error_translation import StorageErrors
 
-_NO_HARD_LINKS = frozenset({errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV})
+_NO_HARD_LINK_ERRNOS = frozenset(
+    {errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV}
+)
 
 
 def _make_parents(path: str) -> None:
@@ -33,7 +35,7 @@ def _with_parents(path: str, call: Callable[[], None]) -> None:
         call()
 
 
-def _write_new(path: str, data: bytes, flags: int) -> None:
+def _write_file(path: str, data: bytes, flags: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
     try:
         _write_all(descriptor, data)
@@ -42,33 +44,33 @@ def _write_new(path: str, data: bytes, flags: int) -> None:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[os.write(descriptor, remaining) :]
 
 
-def _unlink_if_there(path: str) -> None:
+def _unlink_if_exists(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
 class LocalFiles:
-    """Files of one folder of a local filesystem, by absolute path.
+    """The files of a folder on a local filesystem, by absolute path.
 
     Args:
-        root: the folder; what is being written stands in its `.partial` until it is whole.
+        root: the folder; temporary files are written to its directory `.partial`.
     """
 
     def __init__(self, root: str) -> None:
-        self._partial = f"{root}/.partial"
+        self._partial_directory = f"{root}/.partial"
 
     def read(self, path: str) -> bytes:
-        """Returns the whole content; raises FileNotFoundError when there is none."""
+        """Return a file's content; raise FileNotFoundError if it is missing."""
         with StorageErrors("read", path), open(path, "rb", buffering=0) as file:
             return file.read()
 
     def read_many(self, paths: Iterable[str]) -> dict[str, bytes | Exception]:
-        """Returns content, or FileNotFoundError, by path."""
+        """Return content, or a FileNotFoundError, by path."""
         found: dict[str, bytes | Exception] = {}
         for path in paths:
             try:
@@ -78,49 +80,49 @@ class LocalFiles:
         return found
 
     def write(self, path: str, data: bytes) -> None:
-        """Writes aside, then renames: readers see the old content or the new, never a part."""
+        """Write a temporary file, then rename it: readers see the old content or the new, never a part."""
         with StorageErrors("write", path):
-            if not data:  # an empty file has no parts
-                _with_parents(path, lambda: _write_new(path, b"", os.O_TRUNC))
+            if not data:  # an empty file can't be incomplete
+                _with_parents(path, lambda: _write_file(path, b"", os.O_TRUNC))
                 return
-            aside = self._write_aside(data)
+            temporary = self._write_temporary(data)
             try:
-                _with_parents(path, lambda: os.replace(aside, path))
+                _with_parents(path, lambda: os.replace(temporary, path))
             except BaseException:
-                _unlink_if_there(aside)
+                _unlink_if_exists(temporary)
                 raise
 
     def create(self, path: str, data: bytes) -> None:
-        """Makes the file, whole; raises FileExistsError when it exists. Of several that race one succeeds."""
+        """Create a file atomically; raise FileExistsError if it exists. Of several racing callers one succeeds."""
         with StorageErrors("create", path):
-            aside = self._write_aside(data)
+            temporary = self._write_temporary(data)
             try:
-                _with_parents(path, lambda: os.link(aside, path))
+                _with_parents(path, lambda: os.link(temporary, path))
             except OSError as error:
-                if error.errno not in _NO_HARD_LINKS:
+                if error.errno not in _NO_HARD_LINK_ERRNOS:
                     raise
-                _with_parents(path, lambda: _write_new(path, data, os.O_EXCL))
+                _with_parents(path, lambda: _write_file(path, data, os.O_EXCL))
             finally:
-                _unlink_if_there(aside)
+                _unlink_if_exists(temporary)
 
     def append_lines(self, path: str, lines: bytes) -> None:
-        """Appends; a line that an earlier writer left unfinished is ended first."""
+        """Append lines, after ending an unfinished last line of an earlier writer."""
         with StorageErrors("append to", path):
             _with_parents(path, lambda: _append(path, lines))
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Removes files; the missing ones are ignored."""
+        """Remove files; missing ones are ignored."""
         for path in paths:
             with StorageErrors("remove", path):
-                _unlink_if_there(path)
+                _unlink_if_exists(path)
 
     def move(self, source: str, target: str) -> None:
-        """Renames; raises FileNotFoundError when there is no source."""
+        """Rename a file; raise FileNotFoundError if the source is missing."""
         with StorageErrors("move", source):
             _with_parents(target, lambda: os.replace(source, target))
 
     def names(self, directory: str, prefixes: Sequence[str] = ()) -> list[str]:
-        """Returns the base names of the files right in `directory`; none when it is missing."""
+        """Return the base names of the files directly in `directory`; none if it is missing."""
         with StorageErrors("list", directory):
             try:
                 with os.scandir(directory) as entries:
@@ -129,16 +131,16 @@ class LocalFiles:
                 return []
 
     def sizes(self, directory: str, prefixes: Sequence[str] = ()) -> dict[str, int]:
-        """Returns the files right in `directory` by base name, with their sizes in bytes; none when it is missing."""
+        """Return the sizes in bytes of the files directly in `directory`, by base name; none if it is missing."""
         with StorageErrors("list", directory):
             try:
                 with os.scandir(directory) as entries:
                     return {entry.name: entry.stat().st_size for entry in entries if not entry.is_dir()}
-            except FileNotFoundError:  # also when a file is removed meanwhile
+            except FileNotFoundError:  # also if a file is removed during the listing
                 return {}
 
     def is_file(self, path: str) -> bool:
-        """Tells whether a file stands there."""
+        """Return whether `path` is a file."""
         with StorageErrors("read", path):
             try:
                 return stat.S_ISREG(os.stat(path).st_mode)
@@ -146,34 +148,34 @@ class LocalFiles:
                 return False
 
     def modified_s(self, path: str) -> float:
-        """Returns when the file was last written, in seconds since the epoch."""
+        """Return a file's modification time, in seconds since the epoch."""
         with StorageErrors("read", path):
             return os.stat(path).st_mtime
 
     def make_directory(self, path: str) -> None:
-        """Makes the directory if need be and sees that files can be made in it."""
+        """Create a directory if missing, and check that files can be created in it."""
         with StorageErrors("write", path):
             _make_parents(f"{path}/")
             if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-                number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
-                raise OSError(number, os.strerror(number), path)
+                error_number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+                raise OSError(error_number, os.strerror(error_number), path)
 
     def remove_partial_files(self, older_than_s: float) -> None:
-        """Removes what writers that were killed left unfinished, once it is that old."""
-        with contextlib.suppress(OSError), os.scandir(self._partial) as entries:
+        """Remove unfinished files of killed writers that are older than `older_than_s` seconds."""
+        with contextlib.suppress(OSError), os.scandir(self._partial_directory) as entries:
             for entry in entries:
                 if time.time() - entry.stat().st_mtime > older_than_s:
-                    _unlink_if_there(entry.path)
+                    _unlink_if_exists(entry.path)
 
-    def _write_aside(self, data: bytes) -> str:
-        aside = f"{self._partial}/{os.urandom(8).hex()}"
+    def _write_temporary(self, data: bytes) -> str:
+        temporary = f"{self._partial_directory}/{os.urandom(8).hex()}"
         try:
-            _with_parents(aside, lambda: _write_new(aside, data, os.O_EXCL))
+            _with_parents(temporary, lambda: _write_file(temporary, data, os.O_EXCL))
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(aside)
+                os.unlink(temporary)
             raise
-        return aside
+        return temporary
 
 
 def _append(path: str, lines: bytes) -> None:

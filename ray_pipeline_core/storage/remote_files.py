@@ -1,4 +1,4 @@
-"""Files on any filesystem that is not local: object stores above all, with retries."""
+"""Files on remote filesystems, mainly object stores, with retries."""
 
 from __future__ import annotations
 
@@ -17,53 +17,53 @@ from ray_pipeline_core.storage.error_translation import StorageErrors, is_answer
 from ray_pipeline_core.storage.transient_errors import is_transient
 
 T = TypeVar("T")
-# Where directories are only parts of names. Making them would cost requests, and on S3 even make buckets.
-_WITHOUT_DIRECTORIES = frozenset(
+# Directories are only parts of names here. Creating them would cost requests, and on S3 might create buckets.
+_PROTOCOLS_WITHOUT_DIRECTORIES = frozenset(
     {"abfs", "abfss", "az", "gcs", "gs", "hf", "memory", "oci", "oss", "r2", "s3", "s3a", "tos"}
 )
-_READ_BATCH = 1000
-_CONNECTIONS = 64
-_REMOVED_ONE_BY_ONE = 8
-_REMOVING_THREADS = 16
+_READ_BATCH_SIZE = 1000
+_MAX_S3_CONNECTIONS = 64
+_MAX_SINGLE_REMOVALS = 8
+_REMOVAL_THREADS = 16
 _LISTING_THREADS = 16
 
 
 def protocols(filesystem: AbstractFileSystem) -> tuple[str, ...]:
-    """Returns the names under which URLs call this filesystem."""
+    """Return the URL protocols of a filesystem."""
     protocol = filesystem.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
 
 def has_directories(filesystem: AbstractFileSystem) -> bool:
-    """Tells whether a file's directory must exist before the file is written."""
-    return not _WITHOUT_DIRECTORIES.intersection(protocols(filesystem))
+    """Return whether a file's directory must exist before the file is written."""
+    return not _PROTOCOLS_WITHOUT_DIRECTORIES.intersection(protocols(filesystem))
 
 
 def with_connections(url: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options, with connections enough on S3 to ask for much at once: its client has ten unless told."""
+    """Return the options, on S3 with a connection pool for many parallel requests: the default is 10 connections."""
     options = dict(storage_options)
     if url.startswith(("s3://", "s3a://")):
-        config = {"max_pool_connections": _CONNECTIONS} | dict(options.get("config_kwargs") or {})
+        config = {"max_pool_connections": _MAX_S3_CONNECTIONS} | dict(options.get("config_kwargs") or {})
         options["config_kwargs"] = config
     return options
 
 
 def _read_options(filesystem: AbstractFileSystem) -> dict[str, int]:
-    """Returns what makes a read one request, for filesystems that else ask for the size first, to read in parts."""
+    """Return the options that make a read one request, for filesystems that would request the size first."""
     reader = getattr(filesystem, "_cat_file", None)
     accepts = reader is not None and "max_concurrency" in inspect.signature(reader).parameters
     return {"max_concurrency": 1} if accepts else {}
 
 
 class RemoteFiles:
-    """Files of a remote filesystem, by the paths that this filesystem uses.
+    """The files of a remote filesystem, by its own paths.
 
-    A write is whole or nothing where one put is, as on object stores; a creation is exclusive where the
-    filesystem's own `pipe_file(mode="create")` is, as on S3.
+    A write is atomic where a single put is, as on object stores; a creation is exclusive where the filesystem's
+    `pipe_file(mode="create")` is, as on S3.
 
     Args:
         filesystem: any synchronous fsspec filesystem.
-        bound: how long transient errors are retried.
+        bound: limits on retries of transient errors.
     """
 
     def __init__(self, filesystem: AbstractFileSystem, bound: RetryBound) -> None:
@@ -72,86 +72,88 @@ class RemoteFiles:
         self._has_directories = has_directories(filesystem)
         self._read_options = _read_options(filesystem)
         self._lists_by_prefix = "prefix" in inspect.signature(getattr(filesystem, "_find", filesystem.find)).parameters
-        self._made: set[str] = set()
+        self._made_directories: set[str] = set()
 
     def call(self, action: str, path: str, call: Callable[[], T]) -> T:
-        """Returns `call()`, with retries and translated errors; `action` and `path` stand in messages."""
+        """Return the result of `call()`, with retries and translated errors; messages name `action` and `path`."""
         with StorageErrors(action, self._fs.unstrip_protocol(path)):
             return call_with_retries(call, self._bound)
 
     def read(self, path: str) -> bytes:
-        """Returns the whole content; raises FileNotFoundError when there is none."""
-        content: bytes = self.call("read", path, lambda: self._ask("cat_file", path, **self._read_options))
+        """Return a file's content; raise FileNotFoundError if it is missing."""
+        content: bytes = self.call("read", path, lambda: self._call_method("cat_file", path, **self._read_options))
         return content
 
     def read_many(self, paths: Sequence[str]) -> dict[str, bytes | Exception]:
-        """Returns content, or FileNotFoundError, by path; many requests at once where the filesystem can."""
+        """Return content, or a FileNotFoundError, by path; with parallel requests where the filesystem can."""
         found: dict[str, bytes | Exception] = {}
-        for start in range(0, len(paths), _READ_BATCH):
-            batch = list(paths[start : start + _READ_BATCH])
+        for start in range(0, len(paths), _READ_BATCH_SIZE):
+            batch = list(paths[start : start + _READ_BATCH_SIZE])
             self.call("read", batch[0], partial(self._read_batch, batch, found))
         return found
 
     def write(self, path: str, data: bytes) -> None:
-        """Puts the content with one call."""
+        """Write a file with a single put."""
         self.call("write", path, lambda: self._put(path, data))
 
     def create(self, path: str, data: bytes) -> None:
-        """Makes the file unless it exists: FileExistsError.
+        """Create a file; raise FileExistsError if it exists.
 
-        An answer that gets lost on the way makes the second try find the file of the first: whoever must know
-        whether the file is his puts something unique into it and reads it back.
+        If the response to a successful request is lost, the retry finds the file and raises too. A caller that must
+        know whether the file is its own writes something unique and reads it back.
         """
         self.call("create", path, lambda: self._put(path, data, mode="create"))
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Removes files; the missing ones are ignored."""
-        if len(paths) <= _REMOVED_ONE_BY_ONE:
+        """Remove files; missing ones are ignored."""
+        if len(paths) <= _MAX_SINGLE_REMOVALS:
             for path in paths:
                 self._remove_one(path)
             return
-        plain = [path for path in paths if not has_magic(path)]  # fsspec would take the others for patterns
-        there = self._which_exist(plain)
-        if there:
-            self.call("remove", there[0], lambda: self._remove_batch(there))
-        # S3 does not report which removals of a batch it refused; another listing, and asking singly, does.
-        left = [*self._which_exist(there), *(path for path in paths if has_magic(path))]
-        with ThreadPoolExecutor(_REMOVING_THREADS) as threads:
-            list(threads.map(self._remove_one, left))
+        literal = [path for path in paths if not has_magic(path)]  # fsspec would take the others for patterns
+        existing = self._select_existing(literal)
+        if existing:
+            self.call("remove", existing[0], lambda: self._remove_batch(existing))
+        # S3 does not report which removals of a batch failed: list again, and remove the remaining files one by one.
+        remaining = [*self._select_existing(existing), *(path for path in paths if has_magic(path))]
+        with ThreadPoolExecutor(_REMOVAL_THREADS) as threads:
+            list(threads.map(self._remove_one, remaining))
 
     def move(self, source: str, target: str) -> None:
-        """Copies, then removes the source; raises FileNotFoundError when there is none."""
+        """Copy a file and remove the source; raise FileNotFoundError if the source is missing."""
         self.call("move", source, lambda: self._copy(source, target))
         self._remove_one(source)
 
     def names(self, directory: str, prefixes: Sequence[str] = ()) -> list[str]:
-        """Returns the base names of the files right in `directory`; none when it is missing."""
+        """Return the base names of the files directly in `directory`; none if it is missing."""
         return list(self.sizes(directory, prefixes))
 
     def sizes(self, directory: str, prefixes: Sequence[str] = ()) -> dict[str, int]:
-        """Returns the files right in `directory` by base name, with their sizes in bytes; none when it is missing.
+        """Return the sizes in bytes of the files directly in `directory`, by base name; none if it is missing.
 
         Args:
-            directory: where to look.
-            prefixes: what names begin with, where the rest does not matter. A store tells a thousand names at a time,
-                each page only after the one before; with prefixes many are asked for at once.
+            directory: directory to list.
+            prefixes: prefixes of the names that matter; others may be left out. A store lists a thousand names per
+                page, and each page only after the one before; with prefixes, pages are requested in parallel.
         """
         self._fs.invalidate_cache(directory)
-        prefixed = [prefix for prefix in prefixes if self._lists_by_prefix]
+        usable_prefixes = list(prefixes) if self._lists_by_prefix else []
         try:
             with ThreadPoolExecutor(_LISTING_THREADS) as threads:
-                found = (
-                    [self._list(directory)] if not prefixed else threads.map(partial(self._list, directory), prefixed)
+                listings = (
+                    threads.map(partial(self._list, directory), usable_prefixes)
+                    if usable_prefixes
+                    else [self._list(directory)]
                 )
-                entries = [entry for part in found for entry in part]
+                entries = [entry for listing in listings for entry in listing]
         except FileNotFoundError:
             return {}
         finally:
             self._fs.invalidate_cache(directory)
-        start = directory.rstrip("/") + "/"
+        parent = directory.rstrip("/") + "/"
         files = ((entry["name"], entry["size"]) for entry in entries if entry["type"] != "directory")
-        sizes = {name[len(start) :]: size for name, size in files if name.startswith(start) and name != start}
-        return {name: size for name, size in sizes.items() if "/" not in name}  # what is found by prefix goes deeper
+        sizes = {name[len(parent) :]: size for name, size in files if name.startswith(parent) and name != parent}
+        return {name: size for name, size in sizes.items() if "/" not in name}  # listings by prefix are recursive
 
     def _list(self, directory: str, prefix: str | None = None) -> Collection[dict[str, Any]]:
         if prefix is None:
@@ -163,18 +165,18 @@ class RemoteFiles:
         return found.values()
 
     def is_file(self, path: str) -> bool:
-        """Tells whether a file stands there; unlike fsspec's own, does not take trouble for absence."""
+        """Return whether `path` is a file; unlike fsspec's `isfile`, raise storage errors."""
         try:
             return bool(self._info(path)["type"] == "file")
         except FileNotFoundError:
             return False
 
     def modified_s(self, path: str) -> float:
-        """Returns when the file was last written, in seconds since the epoch; 0 if that is not known."""
+        """Return a file's modification time, in seconds since the epoch; 0 if the filesystem doesn't report it."""
         return self.call("read", path, lambda: self._modified(path))
 
-    def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Calls a method of the filesystem, for no longer than the bound allows where that can be limited."""
+    def _call_method(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the filesystem, with the timeout `call_s` if the filesystem is asynchronous."""
         coroutine = getattr(self._fs, f"_{method}", None)
         if self._bound.call_s is not None and self._fs.async_impl and inspect.iscoroutinefunction(coroutine):
             return sync(self._fs.loop, coroutine, *arguments, timeout=self._bound.call_s, **options)
@@ -182,22 +184,22 @@ class RemoteFiles:
 
     def _info(self, path: str) -> dict[str, Any]:
         self._fs.invalidate_cache(path)
-        info: dict[str, Any] = self.call("read", path, lambda: self._ask("info", path))
+        info: dict[str, Any] = self.call("read", path, lambda: self._call_method("info", path))
         return info
 
     def _make_parents(self, path: str) -> None:
         parent = self._fs._parent(path)
-        if self._has_directories and parent not in self._made:
+        if self._has_directories and parent not in self._made_directories:
             self._fs.makedirs(parent, exist_ok=True)
-            self._made.add(parent)
+            self._made_directories.add(parent)
 
     def _put(self, path: str, data: bytes, **options: str) -> None:
         self._make_parents(path)
-        self._ask("pipe_file", path, data, **options)
+        self._call_method("pipe_file", path, data, **options)
 
     def _copy(self, source: str, target: str) -> None:
         self._make_parents(target)
-        self._ask("cp_file", source, target)
+        self._call_method("cp_file", source, target)
 
     def _modified(self, path: str) -> float:
         try:
@@ -206,7 +208,7 @@ class RemoteFiles:
             return 0.0
 
     def _read_batch(self, batch: list[str], found: dict[str, bytes | Exception]) -> None:
-        """Reads what is not settled yet; raises the first error that is no answer, transient ones last."""
+        """Add the files of `batch` that are not in `found` yet; raise the first failure, permanent ones first."""
         pending = [path for path in batch if path not in found]
         contents = self._fs.cat_ranges(pending, None, None, on_error="return", **self._read_options)
         failures: list[Exception] = []
@@ -218,20 +220,20 @@ class RemoteFiles:
         if failures:
             raise min(failures, key=is_transient)
 
-    def _which_exist(self, paths: Sequence[str]) -> list[str]:
-        there: set[str] = set()
+    def _select_existing(self, paths: Sequence[str]) -> list[str]:
+        existing: set[str] = set()
         for directory in {self._fs._parent(path) for path in paths}:
-            there.update(f"{directory}/{name}" for name in self.sizes(directory))
-        return [path for path in paths if path in there]
+            existing.update(f"{directory}/{name}" for name in self.sizes(directory))
+        return [path for path in paths if path in existing]
 
     def _remove_batch(self, paths: Sequence[str]) -> None:
         try:
             self._fs.rm(list(paths))
-        except FileNotFoundError:  # somebody removed one meanwhile; the rest is asked for singly
+        except FileNotFoundError:  # another process removed one; the caller removes the rest one by one
             return
 
     def _remove_one(self, path: str) -> None:
         try:
-            self.call("remove", path, lambda: self._ask("rm_file", path))
+            self.call("remove", path, lambda: self._call_method("rm_file", path))
         except FileNotFoundError:
             return

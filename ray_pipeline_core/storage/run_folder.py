@@ -1,4 +1,4 @@
-"""The layout of the run folder: which file stands where, and how each is read and written."""
+"""The layout of a run folder, and reading and writing its files."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ PROGRESS_FILE = "progress.json"
 LOCK_FILE = "run.lock"
 
 _PARTIAL_FILE_MAX_AGE_S = 3600.0
-_LISTED_TOGETHER = 1000
+_LISTING_PAGE_SIZE = 1000
 _log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """A run folder. It can be pickled, and travels to the workers.
+    """A run folder: the paths of its files, and reading and writing them.
 
-    Every method that reads or writes raises `RunFolderAccessError` when the storage refuses, or has not
-    answered for as long as retries go on. What is written is whole or not there.
+    It can be pickled, and is sent to the workers. Every method that reads or writes raises `RunFolderAccessError` when
+    the storage fails, for transient errors after all retries. Writes are atomic.
 
     Args:
-        folder: where it is.
+        folder: the folder that has the files.
     """
 
     def __init__(self, folder: DataFolder) -> None:
@@ -46,35 +46,35 @@ class RunFolder:
 
     @property
     def url(self) -> str:
-        """Full path or URL, for people: without credentials."""
+        """The folder's full path or URL, for messages: without credentials."""
         return self.folder.url
 
     @staticmethod
     def marker(rank: int) -> str:
-        """Returns the path of the rank's marker."""
+        """Return the path of a rank's marker."""
         return f"{COMPLETIONS}/{rank:05d}"
 
     @staticmethod
     def stats(rank: int) -> str:
-        """Returns the path of the rank's stats."""
+        """Return the path of a rank's stats file."""
         return f"{STATS}/{rank:05d}.json"
 
     @staticmethod
     def log(rank: int) -> str:
-        """Returns the path of the rank's newest log."""
+        """Return the path of a rank's newest log."""
         return f"{LOGS}/task_{rank:05d}.log"
 
     @staticmethod
     def attempt_log(rank: int, attempt: int, node_index: int = 0) -> str:
-        """Returns the path of the log of an attempt (from 1), on a node of the gang (from 0)."""
+        """Return the path of the log of an attempt (from 1), on a node of the gang (from 0)."""
         node = f".node{node_index}" if node_index > 0 else ""
         return f"{ATTEMPTS}/{rank:05d}/{attempt}{node}.log"
 
     def check_access(self) -> None:
-        """Makes the folder and writes, lists and removes a probe in it; also clears what killed writers left.
+        """Create the folder and check write access with a probe file; also remove old files of killed writers.
 
         Raises:
-            RunFolderAccessError: ranks could not be marked, or their stats and logs not be written.
+            RunFolderAccessError: markers, stats or logs could not be written, listed or removed.
         """
         for subdirectory in ("", COMPLETIONS, STATS, LOGS, ATTEMPTS):
             self.folder.make_writable(subdirectory)
@@ -85,15 +85,15 @@ class RunFolder:
         self.folder.remove_partial_files(_PARTIAL_FILE_MAX_AGE_S)
 
     def marker_names(self) -> list[str]:
-        """Returns the names of all markers, in any order, with one listing."""
+        """Return the file names of all markers, in any order."""
         return self.folder.list_names(COMPLETIONS)
 
     def completed_ranks(self, world_size: int, marker_names: Iterable[str] | None = None) -> set[int]:
-        """Returns the ranks whose marker stands.
+        """Return the ranks that have a marker.
 
         Args:
-            world_size: names that are no rank below it are ignored.
-            marker_names: what `marker_names` returned, when it is known already.
+            world_size: the number of ranks; files that are not markers of these are ignored.
+            marker_names: the result of `marker_names`, if it is already known.
         """
         names = (
             self.folder.list_names(COMPLETIONS, _name_prefixes(world_size)) if marker_names is None else marker_names
@@ -102,77 +102,77 @@ class RunFolder:
         return {rank for rank in ranks if rank is not None and rank < world_size}
 
     def stats_sizes(self, world_size: int) -> dict[int, int]:
-        """Returns the sizes in bytes of the stats files that are there, by rank."""
+        """Return the sizes in bytes of the ranks' stats files, by rank."""
         prefixes = _name_prefixes(world_size)
         sizes = self.folder.list_sizes(STATS, prefixes)
         ranks = ((rank_of_marker(name.removesuffix(".json")), size) for name, size in sizes.items())
         return {rank: size for rank, size in ranks if rank is not None}
 
     def logged_ranks(self, world_size: int) -> set[int]:
-        """Returns the ranks that have a log."""
+        """Return the ranks that have a log."""
         names = self.folder.list_names(LOGS, [f"task_{prefix}" for prefix in _name_prefixes(world_size)])
         ranks = (rank_of_marker(name.removeprefix("task_").removesuffix(".log")) for name in names)
         return {rank for rank in ranks if rank is not None}
 
     def is_completed(self, rank: int) -> bool:
-        """Tells whether the rank's marker stands."""
+        """Return whether a rank has a marker."""
         return self.folder.isfile(self.marker(rank))
 
     def mark_completed(self, rank: int) -> None:
-        """Sets the rank's marker: all else of this rank must be stored by now."""
+        """Write a rank's marker; all its other files must be stored before."""
         self.folder.write_bytes(self.marker(rank), b"")
 
     def unmark(self, ranks: Iterable[int]) -> None:
-        """Removes the ranks' markers; it is no error when there are none."""
+        """Remove markers; missing ones are ignored."""
         self.folder.remove_many([self.marker(rank) for rank in ranks])
 
     def clear_ranks(self) -> None:
-        """Removes every marker and every rank's stats, also those of ranks that a smaller run has no more."""
+        """Remove all markers and all ranks' stats, also those of ranks beyond the current world size."""
         for directory in (COMPLETIONS, STATS):
             self.folder.remove_many([f"{directory}/{name}" for name in self.folder.list_names(directory)])
 
-    def write_rank_stats(self, rank: int, text: str) -> None:
-        """Writes the rank's stats, JSON text."""
-        self.folder.write_bytes(self.stats(rank), text.encode())
+    def write_rank_stats(self, rank: int, stats_json: str) -> None:
+        """Write a rank's stats, a JSON string."""
+        self.folder.write_bytes(self.stats(rank), stats_json.encode())
 
     def read_rank_stats(self, ranks: Sequence[int]) -> dict[int, bytes | Exception]:
-        """Returns each rank's stats file, many at once, or the `FileNotFoundError` when it is missing."""
+        """Return the content of each rank's stats file, or a `FileNotFoundError` if it is missing."""
         contents = self.folder.read_many([self.stats(rank) for rank in ranks])
         return {rank: contents[self.stats(rank)] for rank in ranks}
 
-    def write_stats(self, text: str) -> None:
-        """Writes the merged stats, JSON text."""
-        self.folder.write_bytes(STATS_FILE, text.encode())
+    def write_stats(self, stats_json: str) -> None:
+        """Write the merged stats, a JSON string."""
+        self.folder.write_bytes(STATS_FILE, stats_json.encode())
 
     def write_stats_cache(self, cache: Mapping[str, Any]) -> None:
-        """Writes what a later run need not merge again, which must be plain JSON."""
+        """Write the stats cache, which must be plain JSON."""
         self.folder.write_bytes(STATS_CACHE_FILE, json.dumps(cache).encode())
 
     def read_stats_cache(self) -> Any:
-        """Returns what `write_stats_cache` wrote; None when there is no such file, or none that can be read."""
+        """Return the stats cache, or None if it is missing or not valid JSON."""
         try:
             return json.loads(self.folder.read_bytes(STATS_CACHE_FILE))
         except (FileNotFoundError, ValueError, RecursionError):
             return None
 
     def remove_stats_cache(self) -> None:
-        """Removes it; it is no error when there is none."""
+        """Remove the stats cache, if there is one."""
         self.folder.remove_many([STATS_CACHE_FILE])
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Writes the run's result, which must be plain JSON."""
+        """Write the run's result, which must be plain JSON."""
         self._write_json(RESULT_FILE, result)
 
     def write_progress(self, progress: Mapping[str, Any]) -> None:
-        """Replaces the run's progress, which must be plain JSON."""
+        """Write the run's progress, which must be plain JSON."""
         self._write_json(PROGRESS_FILE, progress)
 
     def write_executor(self, executor: Mapping[str, Any]) -> None:
-        """Writes what runs here, which must be plain JSON and free of secrets."""
+        """Write the executor's description, which must be plain JSON and free of secrets."""
         self._write_json(EXECUTOR_FILE, executor)
 
     def read_executor(self) -> dict[str, Any] | None:
-        """Returns what ran here before; None when nothing did, or (with a warning) if the file is damaged."""
+        """Return the description of the folder's last executor; None if it is missing or (with a warning) damaged."""
         try:
             executor = json.loads(self.folder.read_bytes(EXECUTOR_FILE))
         except FileNotFoundError:
@@ -185,10 +185,10 @@ class RunFolder:
         return None
 
     def check_lease(self, lease_id: str) -> None:
-        """Makes sure that the run with this lease is still the folder's, for a worker that may have outlived it.
+        """Check that a run still has its lease, for a worker that may have outlived the run.
 
         Raises:
-            RunFolderLockedError: it is not, so nothing may be marked as complete on its behalf.
+            RunFolderLockedError: it does not, so the worker must not mark ranks as complete.
         """
         try:
             found = json.loads(self.folder.read_bytes(LOCK_FILE)).get("id")
@@ -201,20 +201,20 @@ class RunFolder:
             )
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        # A lone surrogate, as from a file name that is no text, becomes what JSON escapes it with.
-        self.folder.write_bytes(path, text.encode(errors="backslashreplace"))
+        content_json = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        # A lone surrogate, as from an undecodable file name, becomes its JSON escape.
+        self.folder.write_bytes(path, content_json.encode(errors="backslashreplace"))
 
 
 def _name_prefixes(world_size: int) -> list[str]:
-    """Returns what the names of ranks begin with; none where one page of a listing holds them all."""
-    if world_size <= _LISTED_TOGETHER:
+    """Return the prefixes of the ranks' file names; none if all names fit in one page of a listing."""
+    if world_size <= _LISTING_PAGE_SIZE:
         return []
-    return sorted({f"{rank:05d}"[:2] for rank in range(0, world_size, _LISTED_TOGETHER)})
+    return sorted({f"{rank:05d}"[:2] for rank in range(0, world_size, _LISTING_PAGE_SIZE)})
 
 
 def rank_of_marker(name: str) -> int | None:
-    """Returns the rank that a marker of this name stands for, or None when it is no marker's name."""
+    """Return the rank of the marker with this file name, or None if no marker has such a name."""
     if not (name.isascii() and name.isdigit()):
         return None
     rank = int(name)

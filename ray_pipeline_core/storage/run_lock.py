@@ -1,4 +1,4 @@
-"""The lease on a run folder while a driver holds it: kept alive by a thread, watched, given back."""
+"""The driver's lease on a run folder, renewed by a heartbeat thread."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.lease import Holder, Lease
 from ray_pipeline_core.storage.lease_file import LeaseFile
 
-_QUICK_S = 4.0
+_STORAGE_TIMEOUT_S = 4.0
 _log = logging.getLogger(__name__)
 
 
 class RunLock:
-    """The lease on a run folder, held from `acquire` to `release`.
+    """The lease on a run folder, held from `acquire` to `release` and renewed by a thread.
 
     Args:
         folder: the run folder.
-        holder: who takes the lease; None = this process.
-        clock: tells the time, in seconds since the epoch.
+        holder: the process that acquires the lease; None = the current one.
+        clock: function that returns the time, in seconds since the epoch.
         heartbeat_s: seconds between heartbeats.
-        stale_s: seconds after its last heartbeat from which on a lease may be taken over.
-        on_lost: called once, in the thread of the heartbeat or of `check`, when the lease is another's.
+        stale_s: seconds without a heartbeat after which a lease may be taken over.
+        on_lost: called once when the lease is lost, in the heartbeat's thread or that of `check`.
 
     Attributes:
-        lost: set when the lease is another's.
+        lost: event that is set when the lease is lost: taken over by another run, or removed.
     """
 
     def __init__(
@@ -46,10 +46,9 @@ class RunLock:
         self.lost = threading.Event()
         self._url = folder.url
         self._file = LeaseFile(folder, clock, stale_s)
-        # A late heartbeat is worth nothing, the next one tries again; and a driver must end in time.
-        quick_s = min(heartbeat_s, _QUICK_S)
-        quick = folder.with_retry_bound(RetryBound(total_s=quick_s, call_s=_QUICK_S))
-        self._quick_file = LeaseFile(quick, clock, stale_s)
+        # No long retries: after a failed heartbeat the next one follows soon, and a driver must end in time.
+        retry_bound = RetryBound(total_s=min(heartbeat_s, _STORAGE_TIMEOUT_S), call_s=_STORAGE_TIMEOUT_S)
+        self._short_retry_file = LeaseFile(folder.with_retry_bound(retry_bound), clock, stale_s)
         self._holder = holder
         self._clock = clock
         self._heartbeat_s = heartbeat_s
@@ -58,7 +57,7 @@ class RunLock:
         self._lease: Lease | None = None
         self._pid = os.getpid()
         self._stop = threading.Event()
-        self._renewing = threading.Lock()
+        self._renew_lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> RunLock:
@@ -72,41 +71,41 @@ class RunLock:
 
     @property
     def lease_id(self) -> str:
-        """What tells this lease apart from any other; empty when none was taken."""
+        """The unique id of the lease; empty if none is held."""
         return self._lease.id if self._lease is not None else ""
 
     @property
-    def was_taken_over(self) -> bool:
-        """Whether the lease was another run's, which did not give it back."""
+    def took_over_stale_lease(self) -> bool:
+        """Whether the lease was taken over from a run that did not release it."""
         return self._lease is not None and bool(self._lease.supersedes)
 
     def acquire(self) -> None:
-        """Takes the lease, at once or not at all.
+        """Acquire the lease without waiting for another holder, and start the heartbeat.
 
         Raises:
-            RunFolderLockedError: another run has it, or was quicker to take over a stale one.
+            RunFolderLockedError: another run holds it, or was first to take over a stale one.
             RunFolderAccessError: the folder can't be read or written.
         """
-        lease = self._file.take(self._holder or Holder.current())
+        lease = self._file.acquire(self._holder or Holder.current())
         self._lease = lease
         self._pid = os.getpid()
         self.lost.clear()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep_alive, name="run-lock-heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._send_heartbeats, name="run-lock-heartbeat", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Makes sure that the lease is still held; asks the storage only when heartbeats fail for too long.
+        """Check that the lease is still held; the storage is read only after `stale_s` seconds without a heartbeat.
 
         Raises:
-            RunFolderLockedError: it is not: nothing may be written to the folder any more.
-            RunFolderAccessError: that can't be told, since the storage does not answer.
+            RunFolderLockedError: it is not held, so nothing more may be written to the folder.
+            RunFolderAccessError: the storage does not answer, so this is unknown.
         """
         lease = self._lease
         if lease is None:
             raise RunFolderLockedError(f"This run has not taken the lease on {self._url}.")
         if self._clock() - lease.heartbeat > self._stale_s:
-            self._renew(wait_s=_QUICK_S)
+            self._renew(wait_s=_STORAGE_TIMEOUT_S)
         if self.lost.is_set():
             raise RunFolderLockedError(
                 f"This run has lost its lease on {self._url}: another run took it over after "
@@ -115,25 +114,25 @@ class RunLock:
             )
 
     def release(self) -> None:
-        """Gives the lease back if it is still held. May be called again, and raises nothing."""
+        """Release the lease if it is still held. May be called repeatedly; storage errors are only logged."""
         self._stop.set()
         if self._lease is None or os.getpid() != self._pid:
             return
-        if not self._renewing.acquire(timeout=_QUICK_S):
+        if not self._renew_lock.acquire(timeout=_STORAGE_TIMEOUT_S):
             _log.warning("The lease on %s is not given back: the storage does not answer", self._url)
             return
         try:
             lease, self._lease = self._lease, None
             if lease is not None:
-                self._quick_file.give_back(lease)
+                self._short_retry_file.release(lease)
         except RunFolderAccessError as error:
             _log.warning("The lease on %s is not given back: %s", self._url, error)
         finally:
-            self._renewing.release()
+            self._renew_lock.release()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_QUICK_S)
+            self._thread.join(_STORAGE_TIMEOUT_S)
 
-    def _keep_alive(self) -> None:
+    def _send_heartbeats(self) -> None:
         stop = self._stop
         while not stop.wait(self._heartbeat_s) and not self.lost.is_set():
             try:
@@ -142,7 +141,7 @@ class RunLock:
                 _log.warning("No heartbeat for the lease on %s: %s", self._url, error)
 
     def _renew(self, wait_s: float = -1.0) -> None:
-        if not self._renewing.acquire(timeout=wait_s):
+        if not self._renew_lock.acquire(timeout=wait_s):
             raise RunFolderAccessError(
                 f"Can't tell whether this run still has the lease on {self._url}: the storage does not answer. "
                 "Start the run again when it does: it goes on where it stopped."
@@ -150,13 +149,13 @@ class RunLock:
         try:
             if self._lease is None or self._stop.is_set() or self.lost.is_set():
                 return
-            renewed = self._quick_file.beat(self._lease)
+            renewed = self._short_retry_file.renew(self._lease)
             if renewed is not None:
                 self._lease = renewed
                 return
             self.lost.set()
         finally:
-            self._renewing.release()
+            self._renew_lock.release()
         _log.error("The lease on %s is lost: another run has taken it over, or run.lock was removed", self._url)
         if self._on_lost is not None:
             self._on_lost()

@@ -1,7 +1,7 @@
-"""Which storage errors may pass by themselves.
+"""Which storage errors are transient.
 
-Filesystem libraries are recognised by the names, HTTP statuses and error codes that their exceptions carry,
-so that none of them has to be imported or installed.
+Exceptions of filesystem libraries are recognised by type name, HTTP status and error code, so that none of the
+libraries has to be imported or installed.
 """
 
 from __future__ import annotations
@@ -99,15 +99,15 @@ CREDENTIAL_NAMES = frozenset(
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yields the error, then what it was raised from, and so on."""
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__
+    """Yield the error and its chain of `__cause__`s."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
 def error_code(error: BaseException) -> str | None:
-    """Returns the storage service's own name for the error, if it has one."""
+    """Return the storage service's error code, such as "NoSuchBucket", or None."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return (response.get("Error") or {}).get("Code")
@@ -116,7 +116,7 @@ def error_code(error: BaseException) -> str | None:
 
 
 def http_status(error: BaseException) -> int | None:
-    """Returns the HTTP status that the error reports, if any."""
+    """Return the HTTP status of the error, or None."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         candidates = [(response.get("ResponseMetadata") or {}).get("HTTPStatusCode")]
@@ -127,8 +127,8 @@ def http_status(error: BaseException) -> int | None:
 
 
 def type_names(error: BaseException) -> set[str]:
-    """Returns the names of the error's type and of all it derives from."""
-    return {ancestor.__name__ for ancestor in type(error).__mro__}
+    """Return the names of the error's type and of its base classes."""
+    return {base.__name__ for base in type(error).__mro__}
 
 
 def _is_transient_status(status: int) -> bool:
@@ -136,7 +136,7 @@ def _is_transient_status(status: int) -> bool:
 
 
 def _classify(error: BaseException) -> bool | None:
-    """Tells whether this link of a chain of causes is transient, or None when it doesn't say."""
+    """Return whether one error of a chain of causes is transient, or None if that is unknown."""
     if isinstance(error, _PERMANENT_TYPES) or "CERTIFICATE_VERIFY_FAILED" in str(error):
         return False
     if error_code(error) in _TRANSIENT_CODES:
@@ -153,9 +153,9 @@ def _classify(error: BaseException) -> bool | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tells whether a call that failed with `error` may succeed when made again.
+    """Return whether a call that failed with `error` may succeed when retried.
 
-    Server errors, throttling, dropped connections and time-outs may; what is not recognised may not.
+    Server errors, throttling, dropped connections and timeouts are transient; errors that are not recognised are not.
     """
-    verdicts = (_classify(link) for link in causes(error))
-    return next((kill_reason for kill_reason in verdicts if kill_reason is not None), False)
+    results = (_classify(cause) for cause in causes(error))
+    return next((transient for transient in results if transient is not None), False)

@@ -1,1 +1,1 @@
-"""What happens inside a worker: no Ray here."""
+"""The code that runs ranks inside a worker, without Ray."""

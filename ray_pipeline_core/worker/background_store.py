@@ -1,4 +1,4 @@
-"""Stores what ranks leave while the next ones run."""
+"""Stores the files of finished ranks while the worker runs the next ones."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 
 MAX_STORING = 4
-"""Ranks whose files are stored at the same time; they are lost together if the worker is."""
+"""Number of ranks whose files are stored at the same time; if the worker is lost, so are all of them."""
 
 
 class BackgroundStore:
-    """Calls that store one rank's files each and return its outcome, in threads."""
+    """Threads that store the files of finished ranks and return the outcomes of these ranks."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(MAX_STORING, thread_name_prefix="rank-store")
-        self._storing: deque[Future[RankOutcome]] = deque()
+        self._calls: deque[Future[RankOutcome]] = deque()
 
     def add(self, store: Callable[[], RankOutcome]) -> list[RankOutcome]:
-        """Begins a call, once there are fewer than `MAX_STORING`.
+        """Start a call that stores the files of one rank.
+
+        If `MAX_STORING` calls are running, wait for the oldest one first.
 
         Returns:
             The outcomes that are known by now.
         """
         settled = self.settled()
-        if len(self._storing) == MAX_STORING:
-            settled.append(self._storing.popleft().result())
-        self._storing.append(self._threads.submit(store))
+        if len(self._calls) == MAX_STORING:
+            settled.append(self._calls.popleft().result())
+        self._calls.append(self._threads.submit(store))
         return settled
 
     def settled(self) -> list[RankOutcome]:
-        """The outcomes that are known by now; each is returned once."""
-        done = [future for future in self._storing if future.done()]
-        self._storing = deque(future for future in self._storing if future not in done)
+        """Return the outcomes that are known by now, each once."""
+        done = [future for future in self._calls if future.done()]
+        self._calls = deque(future for future in self._calls if future not in done)
         return [future.result() for future in done]
 
     def wait(self) -> list[RankOutcome]:
-        """All outcomes that are left, once they are known."""
-        outcomes = [future.result() for future in self._storing]
-        self._storing.clear()
+        """Wait for the calls that are still running, and return their outcomes."""
+        outcomes = [future.result() for future in self._calls]
+        self._calls.clear()
         return outcomes
 
     def close(self) -> None:
-        """Ends the threads, once all is stored."""
+        """End the threads once everything is stored."""
         self._threads.shutdown()

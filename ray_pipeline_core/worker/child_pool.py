@@ -1,4 +1,4 @@
-"""Ranks side by side: child processes of a worker, fed one rank after another and watched."""
+"""A pool of child processes in which a worker runs the ranks of a group at the same time."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
-from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings, log_path
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_url
 
-_POLL_INTERVAL_S = 0.2
+_ALIVE_CHECK_INTERVAL_S = 0.2
 
 
-class RankProcesses:
+class ChildPool:
     """Child processes that run the ranks of a group at the same time.
 
-    The children are started anew (a forked Ray worker can deadlock), stay for the next group, and die with the
-    worker. One that dies takes only its own rank with it.
+    The children are new processes, since a forked Ray worker can deadlock. They are reused for the next group and end
+    with the worker. If one dies, only its own rank fails.
 
     Args:
-        packed_pipeline: the pipeline, as `pack_pipeline` made it.
-        settings: what is the same for all ranks.
+        packed_pipeline: the pickled pipeline, as `pack_pipeline` returns it.
+        settings: the settings that all ranks share.
     """
 
     def __init__(self, packed_pipeline: bytes | memoryview, settings: RankSettings) -> None:
@@ -34,7 +34,7 @@ class RankProcesses:
         self._children: list[_Child] = []
 
     def run(self, attempts: Sequence[RankAttempt]) -> list[RankOutcome]:
-        """Runs all attempts side by side and returns their outcomes, in the same order."""
+        """Run all attempts at the same time, and return their outcomes in the order of the attempts."""
         self._children = [child for child in self._children if child.is_alive()]
         while len(self._children) < len(attempts):
             self._children.append(_Child(self._setup))
@@ -43,32 +43,32 @@ class RankProcesses:
             child.send(attempt)
         outcomes: dict[int, RankOutcome] = {}
         while running:
-            for child in _ready(list(running)):
+            for child in _wait_for_ready(list(running)):
                 attempt = running.pop(child)
-                outcomes[attempt.rank] = child.receive() or self._died(child, attempt)
+                outcomes[attempt.rank] = child.receive() or self._died_outcome(child, attempt)
         return [outcomes[attempt.rank] for attempt in attempts]
 
-    def _died(self, child: _Child, attempt: RankAttempt) -> RankOutcome:
+    def _died_outcome(self, child: _Child, attempt: RankAttempt) -> RankOutcome:
         failure = AttemptFailure(
             kind="worker_lost",
             error_type="ProcessDied",
-            message=f"the rank's process died: {child.describe_end()}",
+            message=f"the rank's process died: {child.describe_exit()}",
             node=attempt.node,
-            log=self._settings.folder.folder.url_of(log_path(self._settings, attempt)),
+            log=log_url(self._settings, attempt),
         )
         return RankOutcome(attempt.rank, 0.0, failure, None, attempt.node)
 
     def close(self) -> None:
-        """Kills the children and waits until they are gone."""
+        """Kill the children, and wait until they are gone."""
         for child in self._children:
             child.kill()
         self._children = []
 
 
-def _ready(children: list[_Child]) -> list[_Child]:
+def _wait_for_ready(children: list[_Child]) -> list[_Child]:
     while True:
-        answered = set(wait([child.connection for child in children], _POLL_INTERVAL_S))
-        # A grandchild may keep a dead child's connection open, so its process is looked at as well.
+        answered = set(wait([child.connection for child in children], _ALIVE_CHECK_INTERVAL_S))
+        # A grandchild may keep the connection of a dead child open, so the process is checked as well.
         ready = [child for child in children if child.connection in answered or not child.is_alive()]
         if ready:
             return ready
@@ -78,21 +78,21 @@ class _Child:
     """One child process and the connection to it."""
 
     def __init__(self, setup: tuple[bytes, RankSettings]) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
+        parent_socket, child_socket = socket.socketpair()
+        with child_socket:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-m",
                     "ray_pipeline_core.worker.child_process",
-                    str(theirs.fileno()),
+                    str(child_socket.fileno()),
                     str(os.getpid()),
                 ],
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # a process group of its own, which its reaper ends
+                pass_fds=[child_socket.fileno()],
+                start_new_session=True,  # a separate process group, which the child's reaper kills
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        self.connection: Connection[Any, Any] = Connection(ours.detach())
+        self.connection: Connection[Any, Any] = Connection(parent_socket.detach())
         self.send(setup)
 
     def is_alive(self) -> bool:
@@ -102,10 +102,10 @@ class _Child:
         try:
             self.connection.send(message)
         except OSError:
-            self.kill()  # it died while idle; `receive` says so
+            self.kill()  # it died while it was idle; `receive` then returns None
 
     def receive(self) -> RankOutcome | None:
-        """The outcome, or None if the process died before it had sent one."""
+        """Return the outcome, or None if the process died before it sent one."""
         try:
             if self.connection.poll():
                 outcome: RankOutcome = self.connection.recv()
@@ -120,7 +120,7 @@ class _Child:
         self._process.wait()
         self.connection.close()
 
-    def describe_end(self) -> str:
+    def describe_exit(self) -> str:
         code = self._process.wait()
         if code >= 0:
             return f"exit code {code}"

@@ -1,4 +1,4 @@
-"""The child process in which a worker runs ranks: `python -m ray_pipeline_core.worker.child_process`."""
+"""The child process that runs ranks for a worker: `python -m ray_pipeline_core.worker.child_process`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 
 from ray_pipeline_core.errors import PipelineLoadError
 from ray_pipeline_core.pipeline import unpack_pipeline
+from ray_pipeline_core.worker.rank_attempt import RankAttempt
 from ray_pipeline_core.worker.rank_log import silence_loguru_console
-from ray_pipeline_core.worker.rank_runner import RankAttempt, run_rank
+from ray_pipeline_core.worker.rank_runner import run_rank
 from ray_pipeline_core.worker.reaper import start_reaper
 
 _PR_SET_PDEATHSIG = 1
@@ -23,9 +24,10 @@ _PARENT_CHECK_INTERVAL_S = 1.0
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Makes sure that this process ends when its worker does, however that ends.
+    """Make sure that this process ends when its worker ends, for whatever reason.
 
-    Linux does it by a signal, even for a step that is stuck in C code; a thread does it anywhere else.
+    On Linux the kernel sends a signal, which also ends a step that is stuck in C code; elsewhere a thread checks the
+    parent.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -39,9 +41,9 @@ def _watch_parent(parent_pid: int) -> None:
 
 
 def serve(connection: Connection[Any, Any]) -> None:
-    """Runs the attempts that arrive, until the connection ends."""
+    """Run the attempts that arrive on the connection until it is closed."""
     packed_pipeline, settings = connection.recv()
-    with contextlib.suppress(PipelineLoadError):  # the rank that needs it says so
+    with contextlib.suppress(PipelineLoadError):  # `run_rank` reports it as the failure of the rank
         unpack_pipeline(packed_pipeline)
     silence_loguru_console()
     start_reaper()
@@ -51,7 +53,7 @@ def serve(connection: Connection[Any, Any]) -> None:
 
 
 def main() -> None:
-    """Entry point; arguments are the connection's descriptor and the parent's process id."""
+    """Run the child process; its arguments are the connection's file descriptor and the parent's process id."""
     descriptor, parent_pid = map(int, sys.argv[1:3])
     die_with_parent(parent_pid)
     try:

@@ -1,4 +1,4 @@
-"""Runs the groups that a worker gets, and reports what became of their ranks."""
+"""Runs the rank groups of a worker and reports the outcomes of their ranks."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from dataclasses import dataclass
 from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.worker.background_store import BackgroundStore
-from ray_pipeline_core.worker.child_pool import RankProcesses
-from ray_pipeline_core.worker.rank_runner import FinishedRank, RankAttempt, RankSettings, run_rank_steps
+from ray_pipeline_core.worker.child_pool import ChildPool
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
+from ray_pipeline_core.worker.rank_runner import FinishedRank, run_rank_steps
 
 DEFERRED_STORE_MAX_GROUP_S = 2.0
-"""What a group took, in seconds, up to which it is settled while the next one runs; a longer one can wait for that."""
+"""The longest run time of a group whose files are stored while the next group runs, in seconds."""
 
 
 @dataclass(frozen=True)
 class WorkReport:
-    """What a worker has to say at the end of a call.
+    """A worker's answer to a call.
 
     Attributes:
-        outcomes: ranks that are settled, of this call or of one before.
-        not_started: ranks that it hands back.
-        commit_error: why the markers that the call asked for could not be set.
+        outcomes: the outcomes that are known, of ranks of this call or of an earlier one.
+        not_started: the ranks of this call that the worker did not start.
+        commit_error: why the requested markers could not be set; None if they are set.
     """
 
     outcomes: tuple[RankOutcome, ...]
@@ -32,55 +33,55 @@ class WorkReport:
 
 
 class GroupRunner:
-    """Runs groups one after another: a single rank in this process, several side by side in processes of their own.
+    """Runs groups one after another: a single rank in this process, several ranks at once in child processes.
 
-    On remote storage the files of a short rank are stored while the next one runs.
+    On remote storage, the files of a short rank are stored while the next one runs.
 
     Args:
-        packed_pipeline: the pipeline, as `pack_pipeline` made it.
-        settings: what is the same for all ranks.
+        packed_pipeline: the pickled pipeline.
+        settings: the settings that all ranks share.
     """
 
     def __init__(self, packed_pipeline: bytes | memoryview, settings: RankSettings) -> None:
         self._packed_pipeline = packed_pipeline
         self._settings = settings
-        self._stores_aside = settings.nodes == 1 and not settings.folder.folder.is_local()
+        self._stores_in_background = settings.nodes == 1 and not settings.folder.folder.is_local()
         self._background = BackgroundStore()
-        self._processes: RankProcesses | None = None
+        self._children: ChildPool | None = None
 
     def run(self, groups: Sequence[Sequence[RankAttempt]]) -> WorkReport:
-        """Runs groups until one fails a rank or they have taken longer than a batch should.
+        """Run groups, and stop early after a failed rank or at the time limit of a batch.
 
-        None at all waits for what is still being stored.
+        Without groups, wait until the files of earlier groups are stored.
         """
         if not groups:
             return WorkReport(tuple(self._background.wait()))
         started_s = time.perf_counter()
         outcomes: list[RankOutcome] = []
-        begun = 0
+        started = 0
         for group in groups:
             outcomes += self._run_group(group)
-            begun += 1
-            # The driver takes the first rank without a marker for the one at work, so none may stay behind failed.
+            started += 1
+            # The driver takes the first rank without a marker to be the running one, so no failed rank may precede it.
             if time.perf_counter() - started_s > BATCH_TIME_LIMIT_S or any(outcome.failure for outcome in outcomes):
                 break
-        not_started = tuple(attempt.rank for group in groups[begun:] for attempt in group)
+        not_started = tuple(attempt.rank for group in groups[started:] for attempt in group)
         return WorkReport((*outcomes, *self._background.settled()), not_started)
 
     def _run_group(self, group: Sequence[RankAttempt]) -> list[RankOutcome]:
-        if len(group) > 1 or self._processes is not None:
-            if self._processes is None:
-                self._processes = RankProcesses(self._packed_pipeline, self._settings)
-            return self._processes.run(group)
-        worked = run_rank_steps(self._packed_pipeline, self._settings, group[0])
-        if not isinstance(worked, FinishedRank):
-            return [worked]
-        if self._stores_aside and worked.worked_s < DEFERRED_STORE_MAX_GROUP_S:
-            return self._background.add(worked.store)
-        return [worked.store()]
+        if len(group) > 1 or self._children is not None:
+            if self._children is None:
+                self._children = ChildPool(self._packed_pipeline, self._settings)
+            return self._children.run(group)
+        finished = run_rank_steps(self._packed_pipeline, self._settings, group[0])
+        if not isinstance(finished, FinishedRank):
+            return [finished]
+        if self._stores_in_background and finished.elapsed_s < DEFERRED_STORE_MAX_GROUP_S:
+            return self._background.add(finished.store)
+        return [finished.store()]
 
     def close(self) -> None:
-        """Ends the threads and processes that it has started."""
+        """End the threads and child processes."""
         self._background.close()
-        if self._processes is not None:
-            self._processes.close()
+        if self._children is not None:
+            self._children.close()

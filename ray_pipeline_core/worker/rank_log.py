@@ -1,4 +1,4 @@
-"""A rank's log: everything it logs or prints, in datatrove's line format, on storage while it runs."""
+"""The log of a rank: everything that it logs or prints, in datatrove's line format."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from typing import Any, TextIO
 from ray_pipeline_core.storage.data_folder import DataFolder
 
 FLUSH_INTERVAL_S = 30.0
-"""How often the log of a running rank is uploaded to remote storage, in seconds."""
+"""Time between two uploads of a running rank's log to remote storage, in seconds."""
 
-_PLACE = "ray_pipeline"  # where the runner's own lines come from
+_SOURCE = "ray_pipeline"  # the module name in the records that the worker itself writes
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LogSettings:
-    """Where a rank's log goes and what it looks like.
+    """The destination and format of a rank's log.
 
     Attributes:
         folder: the run folder.
-        path: the log's path inside it.
+        path: the log's path, relative to the run folder.
         node_index: index of the node in the gang, shown before each line; None outside gangs.
-        console_level: records from this level on also go to the worker's console.
-        time_limit_s: when the log says that time is up, in seconds from the start; None = never.
-        flush_interval_s: seconds between uploads.
+        console_level: the lowest level of the records that are also written to the worker's console.
+        time_limit_s: time after which the log records that the time limit is over, in seconds; None = never.
+        flush_interval_s: time between two uploads to remote storage, in seconds.
     """
 
     folder: DataFolder
@@ -51,8 +51,8 @@ class LogSettings:
 class RankLog:
     """The open log of one attempt.
 
-    On a local run folder the lines go straight into the log's file, so nothing is lost whatever kills the worker. On
-    remote storage they go to a temporary file that is uploaded at intervals and at the end.
+    In a local run folder, lines are written directly to the log file, so none is lost if the worker is killed. For
+    remote storage, they are written to a temporary file that is uploaded at intervals and at the end.
     """
 
     def __init__(self, settings: LogSettings) -> None:
@@ -68,32 +68,31 @@ class RankLog:
         self._file: TextIO = _create_file(local_path)
         self._thread = self._start_thread()
 
-    def write_record(self, level: int, level_name: str, place: str, message: str) -> None:
-        """Writes one record; `place` is its module:function:line."""
+    def write_record(self, level: int, level_name: str, source: str, message: str) -> None:
+        """Write one record; `source` is where it was logged, as module:function:line."""
         stamp = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        self.write_text(f"{self._prefix}{stamp} | {level_name: <8} | {place} - {message}\n", level)
+        self._write_lines(f"{self._prefix}{stamp} | {level_name: <8} | {source} - {message}\n", level)
 
-    def write_text(self, text: str, level: int) -> None:
-        """Writes lines that are formatted already."""
+    def _write_lines(self, lines: str, level: int) -> None:
         with self._lock:
             if not self._file.closed:
-                self._file.write(text)
+                self._file.write(lines)
             if level >= self._settings.console_level:
-                with contextlib.suppress(ValueError, OSError):  # a console that is gone
-                    self._console.write(text)
+                with contextlib.suppress(ValueError, OSError):  # the console is closed
+                    self._console.write(lines)
                     self._console.flush()
 
     def info(self, message: str) -> None:
-        """Writes a line of the runner's own."""
-        self.write_record(logging.INFO, "INFO", f"{_PLACE}:info:0", message)
+        """Write a record of the worker itself."""
+        self.write_record(logging.INFO, "INFO", f"{_SOURCE}:info:0", message)
 
     def exception(self, message: str, error: BaseException) -> None:
-        """Writes a message with the traceback of `error`."""
+        """Write a message of the worker itself, with the traceback of `error`."""
         trace = "".join(traceback.format_exception(error)).rstrip()
-        self.write_record(logging.ERROR, "ERROR", f"{_PLACE}:exception:0", f"{message}\n{trace}")
+        self.write_record(logging.ERROR, "ERROR", f"{_SOURCE}:exception:0", f"{message}\n{trace}")
 
     def flush(self) -> None:
-        """Brings what was written so far to the run folder."""
+        """Store everything that was written so far in the run folder."""
         with self._lock:
             if self._file.closed:
                 return
@@ -103,7 +102,7 @@ class RankLog:
             self._upload(path)
 
     def close(self) -> None:
-        """Brings everything to the run folder and ends the log."""
+        """Store the whole log in the run folder, and close it."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
@@ -139,7 +138,7 @@ class RankLog:
             waited_s += wait_s
             if limit_s is not None and waited_s >= limit_s:
                 self.write_record(
-                    logging.ERROR, "ERROR", f"{_PLACE}:time_limit:0", f"time limit of {limit_s} s is over"
+                    logging.ERROR, "ERROR", f"{_SOURCE}:time_limit:0", f"time limit of {limit_s} s is over"
                 )
                 limit_s = None
             try:
@@ -159,7 +158,7 @@ def _create_file(local_path: str | None) -> TextIO:
 
 @contextlib.contextmanager
 def captured(log: RankLog) -> Iterator[None]:
-    """Sends what this process logs and prints to `log` until the end of the block."""
+    """Send everything that this process logs and prints to `log` within the block."""
     with contextlib.ExitStack() as stack:
         stdout = stack.enter_context(_LogStream(log, sys.stdout, "stdout"))
         stack.enter_context(contextlib.redirect_stdout(stdout))
@@ -189,46 +188,49 @@ def _captured_loguru(log: RankLog) -> Iterator[None]:
     if find_spec("loguru") is None:
         yield
         return
-    _loguru_tap.open(log)
+    _loguru_sink.open(log)
     try:
         yield
     finally:
-        _loguru_tap.close()
+        _loguru_sink.close()
 
 
-class _LoguruTap:
-    """One loguru sink for this process, since adding one takes milliseconds; it writes to the log of the moment."""
+class _LoguruSink:
+    """A loguru sink that writes to the log of the running rank.
+
+    A process has one, which it keeps between ranks, since adding a sink takes milliseconds.
+    """
 
     def __init__(self) -> None:
         self._log: RankLog | None = None
-        self._heard = False
+        self._is_added = False
 
     def open(self, log: RankLog) -> None:
-        """Sends records to `log`, and adds the sink again if it is gone, as after `logger.remove()`."""
+        """Send records to `log`, and add the sink again if it was removed, for example by `logger.remove()`."""
         from loguru import logger as loguru_logger
 
-        self._log, self._heard = log, False
+        self._log, self._is_added = log, False
         loguru_logger.trace("is this heard?")
-        if not self._heard:
+        if not self._is_added:
             loguru_logger.add(self._write, level="TRACE", format="{message}", colorize=False)
 
     def close(self) -> None:
-        """Drops records from now on."""
+        """Drop records until the next `open`."""
         self._log = None
 
     def _write(self, message: Any) -> None:
         record = message.record
-        self._heard = True
+        self._is_added = True
         if self._log is not None and record["level"].no >= logging.DEBUG:
-            place = f"{record['name']}:{record['function']}:{record['line']}"
-            self._log.write_record(record["level"].no, record["level"].name, place, str(message).rstrip("\n"))
+            source = f"{record['name']}:{record['function']}:{record['line']}"
+            self._log.write_record(record["level"].no, record["level"].name, source, str(message).rstrip("\n"))
 
 
-_loguru_tap = _LoguruTap()
+_loguru_sink = _LoguruSink()
 
 
 def silence_loguru_console() -> None:
-    """Removes loguru's sinks, for a process of our own: a rank's records reach the console through its log."""
+    """Remove all sinks of loguru in a worker's process: a rank's records reach the console through its log."""
     if find_spec("loguru") is not None:
         from loguru import logger as loguru_logger
 
@@ -236,7 +238,7 @@ def silence_loguru_console() -> None:
 
 
 class _LogHandler(logging.Handler):
-    """Writes records of `logging` to a rank's log."""
+    """A handler of `logging` that writes to a rank's log."""
 
     def __init__(self, log: RankLog) -> None:
         super().__init__()
@@ -245,21 +247,21 @@ class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = self.format(record)
-            place = f"{record.name}:{record.funcName}:{record.lineno}"
-            self._log.write_record(record.levelno, record.levelname, place, message)
+            source = f"{record.name}:{record.funcName}:{record.lineno}"
+            self._log.write_record(record.levelno, record.levelname, source, message)
         except Exception:  # noqa: BLE001 - logging must not end a rank
             self.handleError(record)
 
 
 class _LogStream(io.TextIOBase):
-    """Stands in for stdout or stderr: each whole line becomes a record."""
+    """A replacement for stdout or stderr that writes each line to a rank's log."""
 
     def __init__(self, log: RankLog, console: Any, name: str) -> None:
         super().__init__()
         self._log = log
         self._console = console
-        self._place = f"{name}:print:0"
-        self._rest = ""
+        self._source = f"{name}:print:0"
+        self._unfinished_line = ""
         self._lock = threading.RLock()
         self.buffer = _ByteStream(self)
 
@@ -269,24 +271,24 @@ class _LogStream(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        # For a subprocess that inherits the stream.
+        # Subprocesses that inherit the stream write to the console.
         return int(self._console.fileno())
 
-    def write(self, text: str) -> int:
+    def write(self, string: str) -> int:
         with self._lock:
-            *lines, self._rest = (self._rest + text).split("\n")
+            *lines, self._unfinished_line = (self._unfinished_line + string).split("\n")
             for line in lines:
-                self._log.write_record(logging.INFO, "INFO", self._place, line)
-        return len(text)
+                self._log.write_record(logging.INFO, "INFO", self._source, line)
+        return len(string)
 
     def close(self) -> None:
-        if self._rest:
+        if self._unfinished_line:
             self.write("\n")
         super().close()
 
 
 class _ByteStream(io.RawIOBase):
-    """The `buffer` of a stream that stands in for stdout or stderr."""
+    """The `buffer` of a stream that replaces stdout or stderr."""
 
     def __init__(self, stream: _LogStream) -> None:
         super().__init__()

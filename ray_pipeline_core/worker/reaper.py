@@ -1,12 +1,13 @@
-"""Ends what a worker process leaves behind: `python reaper.py <pid of the worker> <mark>`.
+"""Kills the processes that a worker leaves behind: `python reaper.py <pid of the worker> <tag of the worker>`.
 
-A rank may start processes, and a worker that is killed from outside or crashes takes none of them along. They would
-go on writing while the rank is tried again elsewhere. So every worker process has a reaper: it waits for the worker's
-end, then kills the worker's process group, and whatever else bears the worker's mark. Programs inherit the mark with
-their environment, forks as the name of an open file; so a process escapes only if it drops the one and closes the
-other, and leaves the group.
+A rank may start processes, and these survive a worker that crashes or is killed. They would continue to write while
+the rank is retried elsewhere. So every worker process has a reaper, which waits until the worker has exited and then
+kills its process group and all other processes with the worker's tag. Programs inherit the tag with their environment,
+and forks inherit it as the name of an open file. A process is missed only if it has left the process group, dropped
+the environment variable and closed the file.
 
-This file is run as a script, without the package, so that it starts in a moment and stays small.
+This file is run as a script and imports nothing from the package, so that the reaper starts fast and needs little
+memory.
 """
 
 import contextlib
@@ -18,39 +19,40 @@ import sys
 import time
 
 TAG_VARIABLE = "RAY_PIPELINE_WORKER"
-"""Names the worker that a process comes from, and before it the worker that this one comes from."""
+"""Environment variable with the tags of a process: its worker's, preceded by that of the worker's parent worker."""
 _POLL_INTERVAL_S = 0.5
 _KILL_INTERVAL_S = 0.02
 _KILL_ROUNDS = 100
 
 
 def start_reaper() -> None:
-    """Makes sure that all processes which this one will have started end with it."""
-    with contextlib.suppress(OSError):  # the leader of a session has its group already
+    """Make sure that all processes that this one starts are killed when it exits."""
+    with contextlib.suppress(OSError):  # a session leader already has its own process group
         os.setpgid(0, 0)
-    own_mark = f"{os.getpid()}-{os.urandom(8).hex()}"
-    command = [sys.executable, "-S", "-E", os.path.abspath(__file__), str(os.getpid()), own_mark]
-    # A session of its own keeps it out of the group. It forks once more, so that it is nobody's child here:
-    # Ray kills a worker's children with it, and then nobody would be left to kill theirs.
+    own_tag = f"{os.getpid()}-{os.urandom(8).hex()}"
+    command = [sys.executable, "-S", "-E", os.path.abspath(__file__), str(os.getpid()), own_tag]
+    # The reaper runs in a separate session, so that it is not in the group that it kills. It also forks, so that it is
+    # not a child of the worker: Ray kills a worker's children with the worker.
     subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).wait()
-    # Only now, so that the reaper does not bear it.
-    mark = ",".join(filter(None, (os.environ.get(TAG_VARIABLE), own_mark)))
-    os.environ[TAG_VARIABLE] = mark
+    # Set only after the reaper has started, so that the reaper is not one of the tagged processes.
+    tags = ",".join(filter(None, (os.environ.get(TAG_VARIABLE), own_tag)))
+    os.environ[TAG_VARIABLE] = tags
     if hasattr(os, "memfd_create"):
-        os.memfd_create(mark[-240:])  # a name can't be longer; it stays open as long as this process and its forks live
+        # The file stays open as long as this process or a fork of it runs. Its name is limited to 249 bytes.
+        os.memfd_create(tags[-240:])
 
 
-def _wait_for_end(pid: int) -> None:
+def _wait_for_exit(pid: int) -> None:
     try:
         descriptor = os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not on this system, or gone already
-        while _runs(pid):
+    except (AttributeError, OSError):  # not available on this system, or the process has exited
+        while _is_running(pid):
             time.sleep(_POLL_INTERVAL_S)
     else:
         select.select([descriptor], [], [])
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except OSError:
@@ -58,46 +60,46 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _kill_tagged(mark: str) -> None:
-    for _ in range(_KILL_ROUNDS):  # what is about to die may still start others
-        found = tagged_processes(mark)
-        if not found:
+def _kill_tagged(tag: str) -> None:
+    for _ in range(_KILL_ROUNDS):  # a process may start others until it is dead
+        pids = tagged_processes(tag)
+        if not pids:
             return
-        for pid in found:
-            with contextlib.suppress(OSError):  # it ended by itself
+        for pid in pids:
+            with contextlib.suppress(OSError):  # it has exited
                 os.kill(pid, signal.SIGKILL)
         time.sleep(_KILL_INTERVAL_S)
 
 
-def tagged_processes(mark: str) -> list[int]:
-    """The ids of all other processes that bear a worker's mark."""
-    return [pid for pid in _other_processes() if _has_tag(pid, mark)]
+def tagged_processes(tag: str) -> list[int]:
+    """Return the ids of all other processes that have a worker's tag."""
+    return [pid for pid in _other_processes() if _has_tag(pid, tag)]
 
 
 def _other_processes() -> list[int]:
-    with contextlib.suppress(OSError):  # no such thing on this system
+    with contextlib.suppress(OSError):  # this system has no /proc
         return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
     return []
 
 
-def _has_tag(pid: int, mark: str) -> bool:
-    with contextlib.suppress(OSError):  # it is somebody else's, or ended meanwhile
+def _has_tag(pid: int, tag: str) -> bool:
+    with contextlib.suppress(OSError):  # it belongs to another user, or has exited
         with open(f"/proc/{pid}/environ", "rb") as environment:
-            if mark.encode() in environment.read():
+            if tag.encode() in environment.read():
                 return True
-        return any(mark in os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd"))
+        return any(tag in os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd"))
     return False
 
 
 def main() -> None:
-    """Detaches, waits for the process whose id is the first argument, and kills what it has left."""
-    pid, mark = int(sys.argv[1]), sys.argv[2]
+    """Detach, wait for the exit of the worker in the first argument, and kill the processes that it left behind."""
+    pid, tag = int(sys.argv[1]), sys.argv[2]
     if os.fork():
         os._exit(0)
-    _wait_for_end(pid)
-    with contextlib.suppress(OSError):  # nobody was left
+    _wait_for_exit(pid)
+    with contextlib.suppress(OSError):  # the group has no process left
         os.killpg(pid, signal.SIGKILL)
-    _kill_tagged(mark)
+    _kill_tagged(tag)
 
 
 if __name__ == "__main__":

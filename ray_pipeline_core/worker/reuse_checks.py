@@ -1,4 +1,4 @@
-"""What ranks have left in a worker's process that another pipeline must not meet."""
+"""Checks whether a worker's process can run another pipeline, and drops the file listings it has cached."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from fsspec import AbstractFileSystem
 
 from ray_pipeline_core.worker.reaper import TAG_VARIABLE, tagged_processes
 
-# Threads of pools wait for work, and a library's pool has nothing to do with the rank that used it first.
-_POOL_THREADS = ("ThreadPoolExecutor-", "asyncio_")
+# Pool threads wait for work, and the pool of a library does not belong to the rank that used it first.
+_POOL_THREAD_PREFIXES = ("ThreadPoolExecutor-", "asyncio_")
 
-_ENDING_S = 1.0
-"""What a process that was just killed, and its own reaper, get to be gone, in seconds."""
+_EXIT_TIMEOUT_S = 1.0
+"""How long processes that were just killed, and their reapers, may take to exit, in seconds."""
 
 
 def has_processes_left() -> bool:
-    """Whether processes go on running that the ranks of this worker have started; True where nobody can tell."""
-    own_mark = os.environ.get(TAG_VARIABLE, "").rpartition(",")[2]
-    if sys.platform != "linux" or not own_mark:
+    """Return whether processes that ranks of this worker started are still running; True on systems that can't tell."""
+    own_tag = os.environ.get(TAG_VARIABLE, "").rpartition(",")[2]
+    if sys.platform != "linux" or not own_tag:
         return True
-    deadline_s = time.monotonic() + _ENDING_S
-    while tagged_processes(own_mark):
+    deadline_s = time.monotonic() + _EXIT_TIMEOUT_S
+    while tagged_processes(own_tag):
         if time.monotonic() > deadline_s:
             return True
-        time.sleep(_ENDING_S / 50)
+        time.sleep(_EXIT_TIMEOUT_S / 50)
     return False
 
 
 def has_threads_left() -> bool:
-    """Whether a thread runs that would hold up the end of this process, and is not one of a pool."""
+    """Return whether a thread runs that would keep this process from exiting; threads of pools don't count."""
     others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
-    return any(not thread.daemon and not thread.name.startswith(_POOL_THREADS) for thread in others)
+    return any(not thread.daemon and not thread.name.startswith(_POOL_THREAD_PREFIXES) for thread in others)
 
 
 def forget_listings() -> None:
-    """Lets steps list their folders anew: fsspec keeps filesystems, and many of those keep what they have listed."""
-    for cls in {AbstractFileSystem, *_subclasses(AbstractFileSystem)}:
+    """Clear the listing caches of all fsspec filesystems, so that steps see the current content of their folders."""
+    for cls in {AbstractFileSystem, *_all_subclasses(AbstractFileSystem)}:
         for filesystem in list(cls._cache.values()):
             filesystem.invalidate_cache()
 
 
-def _subclasses(cls: type[AbstractFileSystem]) -> Iterator[type[AbstractFileSystem]]:
+def _all_subclasses(cls: type[AbstractFileSystem]) -> Iterator[type[AbstractFileSystem]]:
     for subclass in cls.__subclasses__():
         yield subclass
-        yield from _subclasses(subclass)
+        yield from _all_subclasses(subclass)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_pipeline_core import ConfigError, RankResources, RetryPolicy, RunConfig
-from ray_pipeline_core.config import GIB, qualified_name
+from ray_pipeline_core.config import GIB
+from ray_pipeline_core.errors import qualified_name
 
 INFINITY = float("inf")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_pipeline_core import ConfigError
-from ray_pipeline_core.dependencies import order_by_dependency
+from ray_pipeline_core.driver.graph import order_by_dependency
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core import RayPipelineExecutor, RetryPolicy, errors
-from ray_pipeline_core.result import FAILURE_KINDS
+from ray_pipeline_core.failure_kinds import FAILURE_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("ray_pipeline_core", "airflow_provider", "prefect_integration")

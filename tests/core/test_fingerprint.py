@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_pipeline_core import PipelineStep, get_data_folder
-from ray_pipeline_core.fingerprint import HIDDEN, Fingerprint, describe_step, is_secret, stable_text, without_secrets
+from ray_pipeline_core.fingerprint import Fingerprint, describe_step, stable_string
 from ray_pipeline_core.pipeline import Step
+from ray_pipeline_core.redaction import HIDDEN, is_secret, without_secrets
 
 SECRET = "hunter2"
 Login = namedtuple("Login", ["user", "password"])
@@ -221,21 +222,21 @@ def test_folder_of_a_datatrove_step_counts_as_a_parameter(tmp_path: Path) -> Non
     "value", [1, 2.5, "a", None, True, b"x", (1, "a"), {"a": [1]}, Path("/data"), re.compile("a+"), int]
 )
 def test_plain_value_has_a_stable_text(value: Any) -> None:
-    assert stable_text(value) is not None
+    assert stable_string(value) is not None
 
 
 @pytest.mark.parametrize(
     "value", [object(), clean, lambda: 1, iter([1]), [object()], {"a": clean}, NoText(), "x" * 600]
 )
 def test_value_whose_text_differs_by_process_or_is_long_has_none(value: Any) -> None:
-    assert stable_text(value) is None
+    assert stable_string(value) is None
 
 
 def test_sets_have_the_same_text_in_every_process() -> None:
     code = (
         "from tests.core.test_fingerprint import *\n"
         "words = {'alpha', 'beta', 'gamma', 'delta'}\n"
-        "print(stable_text([words, frozenset(words), {'a': words}, Settings(words)]))"
+        "print(stable_string([words, frozenset(words), {'a': words}, Settings(words)]))"
     )
     texts = {
         subprocess.run(
@@ -253,8 +254,8 @@ def test_sets_have_the_same_text_in_every_process() -> None:
 
 
 def test_folder_has_its_path_as_text(tmp_path: Path) -> None:
-    assert stable_text(get_data_folder(str(tmp_path))) == repr(str(tmp_path))
-    assert stable_text(get_data_folder("memory://some/where")) == repr("/some/where")
+    assert stable_string(get_data_folder(str(tmp_path))) == repr(str(tmp_path))
+    assert stable_string(get_data_folder("memory://some/where")) == repr("/some/where")
 
 
 # --- secrets --------------------------------------------------------------------------------------------------------
@@ -341,7 +342,7 @@ def test_number_is_secret_when_it_is_a_password() -> None:
     ],
 )
 def test_secret_is_in_no_text(value: Any) -> None:
-    assert SECRET not in str(stable_text(value))
+    assert SECRET not in str(stable_string(value))
     assert SECRET not in json.dumps(describe_step(Filter(value)))
     assert SECRET not in json.dumps(describe_step(functools.partial(clean, value)))
 
@@ -355,7 +356,7 @@ def test_what_is_not_secret_stays_when_a_secret_is_hidden() -> None:
     assert without_secrets(f"postgres://anna:{SECRET}@db/flights") == "postgres://anna:***@db/flights"
     assert without_secrets(f"https://{SECRET}@github.com/a/b") == "https://***@github.com/a/b"
     assert without_secrets(f"https://store/c?sv=1&sig={SECRET}&se=2") == "https://store/c?sv=1&sig=***&se=2"
-    assert stable_text(Named(f"Client(api_key='{SECRET}', n=3)")) == "Client(api_key=***, n=3)"
+    assert stable_string(Named(f"Client(api_key='{SECRET}', n=3)")) == "Client(api_key=***, n=3)"
     assert without_secrets(Settings({"en"})) == {
         "languages": ["'en'"],
         "password": HIDDEN,
@@ -383,4 +384,4 @@ def test_plain_value_without_secrets_is_what_it_was(value: Any) -> None:
 @pytest.mark.parametrize("make", [lambda: "x" * 300_000, lambda: "token" * 60_000, lambda: "a:b@" * 75_000])
 def test_long_text_is_looked_through_in_one_go(make: Callable[[], str]) -> None:
     # What looks back and forth at every character takes hours here, and the test's own limit ends it.
-    assert stable_text(make()) is None
+    assert stable_string(make()) is None

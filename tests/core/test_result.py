@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_pipeline_core import RankFailure, RunPlan, RunResult
-from ray_pipeline_core.result import FAILURE_KINDS
+from ray_pipeline_core.failure_kinds import FAILURE_KINDS
 
 FAILURE = RankFailure(1, "error", 2, "ValueError", "in step 'clean': bad row", "10.0.0.7", "/run/logs/task_00001.log")
 

@@ -313,7 +313,7 @@ def test_parameters_are_attributes_of_the_executor(make: Make) -> None:
     executor = make("run", cpus_per_task=2, time=5, log_first=True)
     assert (executor.cpus_per_task, executor.time, executor.log_first, executor.tasks) == (2, 5, True, 3)
     with pytest.raises(AttributeError, match="'RayPipelineExecutor' object has no attribute 'cpus'"):
-        executor.cpus  # noqa: B018
+        executor.cpus  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_data_in_a_step_is_told_by_its_size_alone(make: Make, tmp_path: Path) -> None:

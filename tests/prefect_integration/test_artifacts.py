@@ -17,7 +17,7 @@ from prefect_integration.artifacts import (
     ProgressArtifact,
     ResultTables,
     artifact_key,
-    attempt,
+    create_artifact,
     publish_table,
 )
 from ray_pipeline_core import Progress, RankFailure, RunPlan, RunResult
@@ -122,7 +122,7 @@ def test_artifact_is_given_up_when_the_server_does_not_answer(caplog: pytest.Log
         answers.wait()
         answered.set()
 
-    attempt(create, "artifact a-key", patience_s=0.05)
+    create_artifact(create, "artifact a-key", timeout_s=0.05)
 
     assert not answered.is_set()
     assert "artifact a-key is not waited for any longer" in caplog.text

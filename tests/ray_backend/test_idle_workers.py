@@ -131,8 +131,8 @@ def test_worker_that_died_while_it_was_kept_costs_no_retry(chain: Any, monkeypat
 
     def kill_and_take(reserve: IdleWorkers) -> WorkerSet | None:
         workers = take(reserve)
-        for place in workers.places if workers else ():
-            os.kill(place.pid, signal.SIGKILL)
+        for location in workers.locations if workers else ():
+            os.kill(location.pid, signal.SIGKILL)
         return workers
 
     monkeypatch.setattr(IdleWorkers, "take", kill_and_take)
@@ -215,7 +215,7 @@ class Actor:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.rest = self
+        self.reset = self
         self.remote = lambda: None
 
 

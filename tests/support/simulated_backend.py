@@ -7,15 +7,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ray_pipeline_core.scheduling.backend import BackendEvent, SlotLost, SlotStarted, WorkEnded
 from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
-from ray_pipeline_core.scheduling.outcomes import (
-    AttemptFailure,
-    BackendEvent,
-    RankOutcome,
-    SlotLost,
-    SlotStarted,
-    WorkEnded,
-)
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from tests.support.clocks import ManualClock
 

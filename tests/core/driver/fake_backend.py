@@ -10,16 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray_pipeline_core.driver.task_manager import MAX_STARTING
+from ray_pipeline_core.scheduling.backend import BackendEvent, SlotDraining, SlotLost, SlotStarted, WorkEnded
 from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
-from ray_pipeline_core.scheduling.outcomes import (
-    AttemptFailure,
-    BackendEvent,
-    RankOutcome,
-    SlotDraining,
-    SlotLost,
-    SlotStarted,
-    WorkEnded,
-)
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.retry import Retry
 from tests.support.clocks import ManualClock
@@ -343,7 +336,7 @@ class FakeTracker:
             self.failed[outcome.rank] = outcome.failure
             self.failed_attempt[outcome.rank] = attempt
 
-    def recover(self, ranks: Iterable[int]) -> set[int]:
+    def completed_among(self, ranks: Iterable[int]) -> set[int]:
         return self._backend.markers & set(ranks)
 
     def tick(self, running: int, workers: int, starting: int) -> None:

@@ -8,18 +8,20 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core import RankFailure, RunObserver
+from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
+from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.driver.run_tracker import RunTracker
 from ray_pipeline_core.events import ObserverGroup
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import RetryCounts
 from ray_pipeline_core.scheduling.retry import Retry
-from ray_pipeline_core.storage.attempt_history import AttemptHistory
+from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers
 from ray_pipeline_core.storage.data_folder import get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
 
 AGAIN = Retry("errors", 1.0, RetryCounts(errors=1), 1.0)
 STEP_RAISED = AttemptFailure("error", "ValueError", "bad row", node="10.0.0.1", log="/logs/task_00001.log")
-NO_CLUSTER = RankOutcome(-1, 0.0, AttemptFailure("error", "ClusterError", "the cluster is gone"))
+NO_CLUSTER = AttemptFailure("error", "ClusterError", "the cluster is gone")
 
 
 class Listener(RunObserver):
@@ -38,8 +40,8 @@ def listener() -> Listener:
 @pytest.fixture
 def tracker(tmp_path: Path, listener: Listener) -> RunTracker:
     folder = RunFolder(get_data_folder(str(tmp_path)))
-    history = AttemptHistory(folder.folder)
-    return RunTracker("run", folder, 4, history, lambda rank, attempt: attempt, ObserverGroup([listener]))
+    recorder = AttemptRecorder(AttemptHistory(folder.folder), AttemptNumbers({}))
+    return RunTracker("run", folder, 4, 0, RunStats(folder, 4), recorder, ObserverGroup([listener]))
 
 
 def described(failure: RankFailure) -> tuple[Any, ...]:

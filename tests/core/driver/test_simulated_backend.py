@@ -12,7 +12,8 @@ import pytest
 
 from ray_pipeline_core import RetryPolicy, RunConfig
 from ray_pipeline_core.driver.task_manager import RayTaskManager
-from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, SlotLost, SlotStarted, WorkEnded
+from ray_pipeline_core.scheduling.backend import SlotLost, SlotStarted, WorkEnded
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
 from ray_pipeline_core.scheduling.retry import Retry
 from tests.support.clocks import ManualClock
@@ -39,7 +40,7 @@ class CountingTracker:
         if retry is None:
             self.failed[outcome.rank] += 1
 
-    def recover(self, ranks: tuple[int, ...]) -> set[int]:
+    def completed_among(self, ranks: tuple[int, ...]) -> set[int]:
         return self._backend.markers.intersection(ranks)
 
     def tick(self, running: int, workers: int, starting: int) -> None:

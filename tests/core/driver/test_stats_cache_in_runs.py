@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core import PipelineStep, RayPipelineExecutor, RunIncompleteError, RunResult
-from ray_pipeline_core.driver.run_tracker import MIN_CACHED_RANKS
+from ray_pipeline_core.driver.run_stats import MIN_CACHED_RANKS
 from ray_pipeline_core.testing import run_in_process
 
 RANKS = 150

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_pipeline_core import RetryPolicy, TaskGroup, TimeoutManager
-from ray_pipeline_core.result import FailureKind
+from ray_pipeline_core.failure_kinds import FailureKind
 from ray_pipeline_core.scheduling.group_queue import GroupQueue
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import RetryCounts, make_groups
@@ -44,12 +44,14 @@ def test_groups_hold_every_rank_once(ranks: list[int], tasks_per_job: int) -> No
 
 
 def test_new_group_is_a_first_attempt_that_has_cost_nothing() -> None:
-    assert TaskGroup((1, 2)) == TaskGroup(ranks=(1, 2), attempt=1, spent=RetryCounts(0, 0, 0, 0), memory_factor=1.0)
+    assert TaskGroup((1, 2)) == TaskGroup(
+        ranks=(1, 2), attempt=1, retry_counts=RetryCounts(0, 0, 0, 0), memory_factor=1.0
+    )
 
 
 def test_next_attempt_keeps_the_ranks_that_need_one() -> None:
-    group = TaskGroup((1, 2, 3), attempt=2, spent=RetryCounts(retries=1))
-    again = group.again([1, 3], RetryCounts(retries=2), 4.0)
+    group = TaskGroup((1, 2, 3), attempt=2, retry_counts=RetryCounts(retries=1))
+    again = group.next_attempt([1, 3], RetryCounts(retries=2), 4.0)
     assert again == TaskGroup((1, 3), 3, RetryCounts(retries=2), 4.0)
 
 
@@ -191,7 +193,7 @@ def test_each_kind_of_failure_pays_from_its_budget(failed: AttemptFailure, budge
     retry = decide_retry(TaskGroup((0,)), failed, POLICY, jitter=0.0)
     assert retry is not None
     assert retry.budget == budget
-    assert retry.spent == RetryCounts(**{budget: 1})
+    assert retry.retry_counts == RetryCounts(**{budget: 1})
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_budget_ends_at_its_limit(failed: AttemptFailure, budget: str, limit: in
     attempt: TaskGroup | None = TaskGroup((0,))
     while attempt is not None:
         retry = decide_retry(attempt, failed, POLICY, jitter=0.0)
-        attempt = attempt.again((0,), retry.spent, retry.memory_factor) if retry else None
+        attempt = attempt.next_attempt((0,), retry.retry_counts, retry.memory_factor) if retry else None
         attempts += 1
     assert attempts == 1 + limit
 
@@ -237,15 +239,19 @@ def test_no_failure_is_retried_for_its_step_by_default() -> None:
 
 def test_budgets_do_not_touch_one_another() -> None:
     spent = RetryCounts(retries=2, preemptions=4, timeouts=1, errors=0)
-    retry = decide_retry(TaskGroup((0,), spent=spent), failure("worker_lost", preempted=True), POLICY, jitter=0.0)
+    retry = decide_retry(
+        TaskGroup((0,), retry_counts=spent), failure("worker_lost", preempted=True), POLICY, jitter=0.0
+    )
     assert retry == Retry("preemptions", 0.0, RetryCounts(2, 5, 1, 0), 1.0)
-    assert decide_retry(TaskGroup((0,), spent=spent), failure("worker_lost"), POLICY, jitter=0.0) is None
+    assert decide_retry(TaskGroup((0,), retry_counts=spent), failure("worker_lost"), POLICY, jitter=0.0) is None
 
 
 @pytest.mark.parametrize("used", range(4))
 def test_pause_doubles_with_each_attempt(used: int) -> None:
     policy = RetryPolicy(max_retries=9, backoff_s=3, backoff_max_s=20)
-    retry = decide_retry(TaskGroup((0,), spent=RetryCounts(retries=used)), failure("worker_lost"), policy, jitter=0.0)
+    retry = decide_retry(
+        TaskGroup((0,), retry_counts=RetryCounts(retries=used)), failure("worker_lost"), policy, jitter=0.0
+    )
     assert retry is not None
     assert retry.delay_s == [3, 6, 12, 20][used]
 
@@ -253,7 +259,9 @@ def test_pause_doubles_with_each_attempt(used: int) -> None:
 @given(st.floats(0, 1, exclude_max=True), st.floats(0, 1e6), st.floats(0, 1e6), st.integers(0, 10**6))
 def test_pause_is_between_half_and_all_of_the_backoff(jitter: float, first: float, longest: float, used: int) -> None:
     policy = RetryPolicy(max_retries=used + 1, backoff_s=first, backoff_max_s=longest)
-    retry = decide_retry(TaskGroup((0,), spent=RetryCounts(retries=used)), failure("worker_lost"), policy, jitter)
+    retry = decide_retry(
+        TaskGroup((0,), retry_counts=RetryCounts(retries=used)), failure("worker_lost"), policy, jitter
+    )
     whole_s = backoff_s(policy, used)
     assert retry is not None
     assert whole_s <= longest

@@ -53,13 +53,13 @@ def sizes_of(files: Mapping[int, Steps]) -> dict[int, int]:
 
 def stored(stats: StatsCache) -> Any:
     """Return the content of `stats.cache.json`, as the next run reads it."""
-    return json.loads(json.dumps(stats.to_cache()))
+    return json.loads(json.dumps(stats.to_dict()))
 
 
 def taken_over(stats: StatsCache, files: Mapping[int, Steps]) -> StatsCache:
     """Return the cache of the next run, if no stats file has changed."""
     after = StatsCache()
-    assert after.take_over(stored(stats), files.keys(), sizes_of(files)) == set(files)
+    assert after.load(stored(stats), files.keys(), sizes_of(files)) == set(files)
     return after
 
 
@@ -244,7 +244,7 @@ CHANGES: dict[str, Callable[[set[int], dict[int, int]], Completed]] = {
 def test_chunk_is_read_anew_alone_when_something_changed(change: str) -> None:
     stats, after = cache_of(FILES), StatsCache()
     completed, sizes = CHANGES[change](set(FILES), sizes_of(FILES))
-    assert after.take_over(stored(stats), completed, sizes) == {0, 1, 2, 5999}
+    assert after.load(stored(stats), completed, sizes) == {0, 1, 2, 5999}
     assert len(after) == 4
     assert_same(after.result().to_list(), merged_at_once({rank: FILES[rank] for rank in (0, 1, 2, 5999)}).to_list())
     for rank in (1000, 1001):
@@ -255,7 +255,7 @@ def test_chunk_is_read_anew_alone_when_something_changed(change: str) -> None:
 @pytest.mark.parametrize(("completed", "sizes"), [((), sizes_of(FILES)), (FILES.keys(), {})])
 def test_nothing_is_taken_over_when_nothing_is_left(completed: Collection[int], sizes: dict[int, int]) -> None:
     after = StatsCache()
-    assert after.take_over(stored(cache_of(FILES)), completed, sizes) == set()
+    assert after.load(stored(cache_of(FILES)), completed, sizes) == set()
     assert len(after) == 0
     assert after.result().to_list() == []
 
@@ -263,18 +263,18 @@ def test_nothing_is_taken_over_when_nothing_is_left(completed: Collection[int], 
 def test_ranks_that_are_not_in_the_cache_are_left_to_be_read() -> None:
     more = FILES | {3: rank_stats([9]), 2500: rank_stats([8])}
     after = StatsCache()
-    assert after.take_over(stored(cache_of(FILES)), more.keys(), sizes_of(more)) == set(FILES)
+    assert after.load(stored(cache_of(FILES)), more.keys(), sizes_of(more)) == set(FILES)
 
 
 def test_cache_is_taken_by_its_ranks_alone_where_sizes_need_not_be_looked_at() -> None:
     cache = stored(cache_of(FILES))
-    assert StatsCache().take_over(cache, FILES.keys(), None) == set(FILES)
-    assert StatsCache().take_over(cache, FILES.keys() - {0}, None) == {rank for rank in FILES if rank >= CHUNK_RANKS}
+    assert StatsCache().load(cache, FILES.keys(), None) == set(FILES)
+    assert StatsCache().load(cache, FILES.keys() - {0}, None) == {rank for rank in FILES if rank >= CHUNK_RANKS}
 
 
 def test_cache_of_another_version_is_left_alone() -> None:
     after = StatsCache()
-    assert after.take_over(stored(cache_of(FILES)) | {"version": 2}, FILES.keys(), sizes_of(FILES)) == set()
+    assert after.load(stored(cache_of(FILES)) | {"version": 2}, FILES.keys(), sizes_of(FILES)) == set()
     assert len(after) == 0
 
 
@@ -330,7 +330,7 @@ DAMAGED: dict[str, Any] = {
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_cache_raises_what_is_documented(damage: str) -> None:
     with pytest.raises(DAMAGE):
-        StatsCache().take_over(DAMAGED[damage], FILES.keys(), sizes_of(FILES))
+        StatsCache().load(DAMAGED[damage], FILES.keys(), sizes_of(FILES))
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
@@ -341,7 +341,7 @@ def test_damaged_cache_leaves_nothing_behind(damage: str) -> None:
     stats = StatsCache()
 
     with pytest.raises(DAMAGE):
-        stats.take_over(cache, FILES.keys(), sizes_of(FILES))
+        stats.load(cache, FILES.keys(), sizes_of(FILES))
     assert len(stats) == 0
     assert stats.result().to_list() == []
 

@@ -351,7 +351,7 @@ def test_successor_of_a_killed_successor_leaves_no_claims(
     folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     for number in range(3):
-        LeaseFile(folder, clock, 60).take(replace(ELSEWHERE, pid=number + 1))
+        LeaseFile(folder, clock, 60).acquire(replace(ELSEWHERE, pid=number + 1))
         clock.now_s += 61
     with make_lock(folder) as lock:
         lock.check()
@@ -361,7 +361,7 @@ def test_successor_of_a_killed_successor_leaves_no_claims(
 # --- suspended holders ----------------------------------------------------------------------------------------------
 
 
-def test_suspended_holder_notices_that_its_lease_was_taken_over(
+def test_suspended_holder_notices_that_its_lease_took_over_stale_lease(
     folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     told: list[str] = []
@@ -408,17 +408,17 @@ def test_suspended_holder_goes_on_when_nobody_took_over(
 
 def test_former_holder_that_writes_late_gives_way(folder: DataFolder, clock: ManualClock) -> None:
     file = LeaseFile(folder, clock, 60)
-    former = file.take(ELSEWHERE)
+    former = file.acquire(ELSEWHERE)
     clock.now_s += 61
-    successor = file.take(OTHER)
+    successor = file.acquire(OTHER)
     # The former holder had looked just before it was suspended, and writes now that it wakes.
     folder.write_bytes("run.lock", former.renewed(clock.now_s).to_bytes())
-    assert file.beat(former) is None
-    file.give_back(former)
-    renewed = file.beat(successor)
+    assert file.renew(former) is None
+    file.release(former)
+    renewed = file.renew(successor)
     assert renewed is not None
     assert stored_lease(folder)["id"] == successor.id
-    file.give_back(renewed)
+    file.release(renewed)
     assert lease_files(folder) == []
 
 
@@ -436,7 +436,7 @@ class WakingFolder(DataFolder):
 @pytest.mark.parametrize("waking", ["beats", "gives back"])
 def test_successor_withdraws_when_the_holder_wakes_meanwhile(waking: str, tmp_path: Path, clock: ManualClock) -> None:
     folder = WakingFolder(str(tmp_path))
-    holder_lease = LeaseFile(folder, clock, 60).take(ELSEWHERE)
+    holder_lease = LeaseFile(folder, clock, 60).acquire(ELSEWHERE)
     clock.now_s += 61
 
     def wake() -> None:
@@ -449,10 +449,10 @@ def test_successor_withdraws_when_the_holder_wakes_meanwhile(waking: str, tmp_pa
     folder.wake = wake
     if waking == "beats":
         with pytest.raises(RunFolderLockedError, match="node-7"):
-            LeaseFile(folder, clock, 60).take(OTHER)
+            LeaseFile(folder, clock, 60).acquire(OTHER)
         assert stored_lease(folder)["host"] == "node-7"
     else:
-        LeaseFile(folder, clock, 60).take(OTHER)
+        LeaseFile(folder, clock, 60).acquire(OTHER)
         assert stored_lease(folder)["host"] == "node-8"
     assert lease_files(folder) == ["run.lock"]
 

@@ -19,9 +19,10 @@ from fsspec.exceptions import FSTimeoutError
 from s3fs.errors import translate_boto_error
 
 from ray_pipeline_core.errors import RunFolderAccessError
+from ray_pipeline_core.redaction import redact_urls
 from ray_pipeline_core.storage.call_retries import RetryBound, call_with_retries
 from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
-from ray_pipeline_core.storage.error_translation import access_error, redact
+from ray_pipeline_core.storage.error_translation import access_error
 from ray_pipeline_core.storage.transient_errors import is_transient
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.storage import s3_options
@@ -162,7 +163,7 @@ def test_message_says_what_where_why_and_what_to_do(error: Exception, words: str
     ],
 )
 def test_redact_removes_credentials_and_nothing_else(text: str, redacted: str) -> None:
-    assert redact(text) == redacted
+    assert redact_urls(text) == redacted
 
 
 CALLS: dict[str, Callable[[DataFolder], Any]] = {

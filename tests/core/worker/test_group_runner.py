@@ -21,7 +21,7 @@ from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker import group_runner
 from ray_pipeline_core.worker.background_store import MAX_STORING, BackgroundStore
 from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
-from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.storage import s3_options
 

@@ -9,7 +9,8 @@ import pytest
 from ray_pipeline_core.pipeline import pack_pipeline
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.run_folder import RunFolder
-from ray_pipeline_core.worker.rank_runner import RankAttempt, RankSettings, run_rank
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
+from ray_pipeline_core.worker.rank_runner import run_rank
 from tests.support.faulty_proxy import FaultyProxy
 
 

@@ -1,4 +1,4 @@
-"""What a run writes to the log of its Prefect run."""
+"""The log lines of a run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 
 import pytest
 
-from prefect_integration.run_log import LINE_INTERVAL_S, MAX_FAILURE_LINES, RunLog
-from ray_pipeline_core import Progress, RankFailure, RunPlan, RunResult
+from ray_pipeline_core import Progress, ProgressLog, RankFailure, RunPlan, RunResult
+from ray_pipeline_core.observers.progress_log import LINE_INTERVAL_S, MAX_FAILURE_LINES
 from tests.support.clocks import ManualClock
 
 PLAN = RunPlan(
@@ -48,19 +48,19 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def run_log(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> RunLog:
+def run_log(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> ProgressLog:
     """A run log whose lines land in `caplog`."""
     caplog.set_level(logging.INFO)
-    return RunLog(logging.getLogger("a-prefect-run"), "clean", clock)
+    return ProgressLog(logging.getLogger("a-prefect-run"), clock)
 
 
-def test_start_says_how_much_is_to_do_and_where(run_log: RunLog, caplog: pytest.LogCaptureFixture) -> None:
+def test_start_says_how_much_is_to_do_and_where(run_log: ProgressLog, caplog: pytest.LogCaptureFixture) -> None:
     run_log.on_run_started(PLAN)
     assert caplog.messages == ["clean: 3 of 4 ranks to run, 1 done before; run folder: /data/runs/clean"]
 
 
 def test_progress_is_logged_only_when_the_last_line_is_old_enough(
-    run_log: RunLog, clock: ManualClock, caplog: pytest.LogCaptureFixture
+    run_log: ProgressLog, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_log.on_run_started(PLAN)
     caplog.clear()
@@ -71,8 +71,10 @@ def test_progress_is_logged_only_when_the_last_line_is_old_enough(
 
 
 def test_failed_attempt_is_a_warning_that_tells_whether_it_is_tried_again(
-    run_log: RunLog, caplog: pytest.LogCaptureFixture
+    run_log: ProgressLog, caplog: pytest.LogCaptureFixture
 ) -> None:
+    run_log.on_run_started(PLAN)
+    caplog.clear()
     run_log.on_rank_failed(failure(2), will_retry=True)
     run_log.on_rank_failed(failure(3), will_retry=False)
     assert "rank 2: error after 1 attempt(s): ValueError: step clean: bad row" in caplog.messages[0]
@@ -84,7 +86,7 @@ def test_failed_attempt_is_a_warning_that_tells_whether_it_is_tried_again(
 
 
 def test_failed_attempts_are_only_counted_when_there_are_very_many(
-    run_log: RunLog, caplog: pytest.LogCaptureFixture
+    run_log: ProgressLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     for rank in range(10 * MAX_FAILURE_LINES):
         run_log.on_rank_failed(failure(rank), will_retry=False)
@@ -92,7 +94,7 @@ def test_failed_attempts_are_only_counted_when_there_are_very_many(
     assert "only counted" in caplog.messages[-1]
 
 
-def test_end_is_information_when_the_run_is_ok(run_log: RunLog, caplog: pytest.LogCaptureFixture) -> None:
+def test_end_is_information_when_the_run_is_ok(run_log: ProgressLog, caplog: pytest.LogCaptureFixture) -> None:
     run_log.on_run_finished(result(warnings=("step clean has other parameters now",)))
     assert caplog.record_tuples == [
         ("a-prefect-run", logging.WARNING, "clean: step clean has other parameters now"),
@@ -100,7 +102,7 @@ def test_end_is_information_when_the_run_is_ok(run_log: RunLog, caplog: pytest.L
     ]
 
 
-def test_end_is_an_error_when_ranks_failed(run_log: RunLog, caplog: pytest.LogCaptureFixture) -> None:
+def test_end_is_an_error_when_ranks_failed(run_log: ProgressLog, caplog: pytest.LogCaptureFixture) -> None:
     run_log.on_run_finished(result(failed=(failure(3),)))
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "3/4 ranks completed" in caplog.text

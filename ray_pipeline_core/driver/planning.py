@@ -1,0 +1,211 @@
+"""What a run of one executor would do: its pipeline, loaded; the state of its run folder; its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from ray_pipeline_core.config import RunConfig
+from ray_pipeline_core.description import describe_executor
+from ray_pipeline_core.errors import RunFolderMismatchError
+from ray_pipeline_core.events import RunObserver
+from ray_pipeline_core.fingerprint import Fingerprint
+from ray_pipeline_core.pipeline import PipelineSpec, Step, load_pipeline, pack_pipeline, step_name
+from ray_pipeline_core.result import RunPlan, RunResult
+from ray_pipeline_core.scheduling.rank_groups import make_groups
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.run_folder import RunFolder
+
+
+class ExecutorNode(Protocol):
+    """An executor, as the driver sees it."""
+
+    completed_result: RunResult | None
+    """The result of its newest successful run in this process."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The parameters that control a run."""
+
+    @property
+    def pipeline(self) -> PipelineSpec:
+        """The steps, or the import path of their factory."""
+
+    @property
+    def pipeline_kwargs(self) -> Mapping[str, Any] | None:
+        """The arguments of the factory."""
+
+    @property
+    def logging_dir(self) -> DataFolder:
+        """The run folder."""
+
+    @property
+    def observers(self) -> tuple[RunObserver, ...]:
+        """The user's observers."""
+
+    @property
+    def address(self) -> str | None:
+        """The Ray address, if one was given."""
+
+    @property
+    def dependencies(self) -> Iterable[ExecutorNode]:
+        """The executors that must be complete first."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return every constructor argument by name."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What one call of `run` changes for one executor, without changing the executor.
+
+    Attributes:
+        observers: observers for this run alone, besides the executor's own.
+        skip_completed: overrides the executor's `skip_completed`; None leaves it.
+    """
+
+    observers: tuple[RunObserver, ...] = ()
+    skip_completed: bool | None = None
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """All that a run of one executor needs, with its pipeline loaded and pickled.
+
+    Attributes:
+        name: the executor's name.
+        config: its parameters.
+        folder: the run folder.
+        steps: the loaded pipeline.
+        packed_pipeline: the pickled pipeline.
+        description: the executor in plain JSON, for `executor.json`.
+        observers: the observers of this run, besides the default ones.
+        dependency_order: names of all executors of the graph in the order they run, this one last.
+        fingerprint: what identifies the pipeline in its run folder.
+    """
+
+    name: str
+    config: RunConfig
+    folder: RunFolder
+    steps: Sequence[Step]
+    packed_pipeline: bytes
+    description: Mapping[str, Any]
+    observers: tuple[RunObserver, ...]
+    dependency_order: tuple[str, ...]
+    fingerprint: Fingerprint
+
+
+def prepare_run(node: ExecutorNode, dependency_order: Iterable[str], options: RunOptions) -> RunSpec:
+    """Load and pickle an executor's pipeline.
+
+    Raises:
+        PipelineLoadError: the pipeline can't be imported, called or pickled.
+    """
+    steps = load_pipeline(node.pipeline, node.pipeline_kwargs)
+    skip_completed = node.config.skip_completed if options.skip_completed is None else options.skip_completed
+    return RunSpec(
+        name=node.name,
+        config=replace(node.config, skip_completed=skip_completed),
+        folder=RunFolder(node.logging_dir),
+        steps=steps,
+        packed_pipeline=pack_pipeline(steps),
+        description=describe_executor(node.parameters() | {"skip_completed": skip_completed}, steps),
+        observers=(*node.observers, *options.observers),
+        dependency_order=tuple(dependency_order),
+        fingerprint=Fingerprint.of(steps, node.config.tasks),
+    )
+
+
+@dataclass(frozen=True)
+class FolderState:
+    """What a run folder holds before a run.
+
+    Attributes:
+        completed: the ranks that need not run.
+        warnings: what a person should know.
+    """
+
+    completed: frozenset[int] = frozenset()
+    warnings: tuple[str, ...] = ()
+
+
+def inspect_folder(spec: RunSpec) -> FolderState:
+    """Return the state of the run folder; nothing in it is changed.
+
+    Raises:
+        RunFolderMismatchError: its ranks were completed by another pipeline.
+    """
+    if not spec.config.skip_completed:
+        return FolderState()
+    stored = spec.folder.read_executor() or {}
+    # A folder of datatrove's executor has its world size alone.
+    earlier = stored.get("fingerprint") or {key: stored[key] for key in ("world_size",) if key in stored}
+    completed = spec.folder.completed_ranks(spec.config.tasks)
+    _check_same_pipeline(spec, earlier)
+    warnings: list[str] = []
+    if completed:
+        warnings.extend(spec.fingerprint.changed_parameters(earlier))
+    return FolderState(frozenset(completed), tuple(warnings))
+
+
+def _check_same_pipeline(spec: RunSpec, earlier: Mapping[str, Any]) -> None:
+    differences = spec.fingerprint.differences(earlier) if earlier else []
+    if not differences or not spec.folder.marker_names():
+        return
+    raise RunFolderMismatchError(
+        f"run folder {spec.folder.url} has ranks completed by another pipeline: {'; and '.join(differences)}. "
+        "Use another logging_dir for this one, or skip_completed=False to run all ranks again here. "
+        "Nothing was deleted."
+    )
+
+
+def plan_run(spec: RunSpec, cluster_slots: int | None) -> RunPlan:
+    """Return what a run would do now; where it would refuse the run folder, a warning of the plan says so.
+
+    Args:
+        spec: the run.
+        cluster_slots: how many groups the cluster could run at once; None if no cluster is reachable.
+    """
+    try:
+        state = inspect_folder(spec)
+    except RunFolderMismatchError as error:
+        state = FolderState(frozenset(spec.folder.completed_ranks(spec.config.tasks)), (str(error),))
+    return make_plan(spec, state.completed, cluster_slots, state.warnings)
+
+
+def make_plan(
+    spec: RunSpec, completed: Collection[int], cluster_slots: int | None = None, warnings: Sequence[str] = ()
+) -> RunPlan:
+    """Return the plan of a run that skips the ranks `completed`; see `RunPlan` for the other arguments."""
+    config = spec.config
+    pending = pending_ranks(config.tasks, completed)
+    groups = make_groups(pending, config.tasks_per_job)
+    workers = len(groups) if config.workers == -1 else min(config.workers, len(groups))
+    at_once = workers if cluster_slots is None else min(workers, cluster_slots)
+    per_group = config.resources.bundle()
+    return RunPlan(
+        name=spec.name,
+        world_size=config.tasks,
+        completed_ranks=tuple(sorted(completed)),
+        pending_ranks=tuple(pending),
+        groups=tuple(group.ranks for group in groups),
+        steps=tuple(step_name(step) for step in spec.steps),
+        resources_per_group=per_group,
+        nodes=config.nodes_per_task,
+        resources_total={key: value * config.nodes_per_task * at_once for key, value in per_group.items()},
+        workers=workers,
+        cluster_slots=cluster_slots,
+        dependency_order=spec.dependency_order,
+        logging_dir=spec.folder.url,
+        warnings=tuple(warnings),
+    )
+
+
+def pending_ranks(world_size: int, completed: Collection[int]) -> list[int]:
+    """Return the ranks that have to run, in order."""
+    return [rank for rank in range(world_size) if rank not in completed]

@@ -1,0 +1,80 @@
+"""How a run ends: what becomes of the ranks that were not run, and what is raised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_pipeline_core.driver.task_manager import RunStopped, RunTimedOut
+from ray_pipeline_core.errors import RayPipelineError, RunCancelledError, RunIncompleteError
+from ray_pipeline_core.failure_kinds import kind_of_run_error
+from ray_pipeline_core.result import RunResult
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure
+
+_MAX_NAMED_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class RunEnding:
+    """How a run ended.
+
+    Attributes:
+        error: what the run should raise once its result is written; None if that depends on the result.
+        rest: why the ranks failed that were not run; None if there are none, or they are not failures.
+        is_cancelled: the run was stopped.
+        is_expected: the run ended by itself or with an error of this package, so the result must be written.
+    """
+
+    error: BaseException | None = None
+    rest: AttemptFailure | None = None
+    is_cancelled: bool = False
+    is_expected: bool = True
+
+    @classmethod
+    def of(cls, error: BaseException | None, run_timeout_s: float | None) -> RunEnding:
+        """Return the ending of a run whose loop raised `error`, or nothing."""
+        if error is None:
+            return cls()
+        if isinstance(error, RunStopped):
+            return cls(is_cancelled=True)
+        if isinstance(error, RunTimedOut):
+            return cls(rest=run_timeout_failure(run_timeout_s))
+        is_ours = isinstance(error, RayPipelineError)
+        kind = kind_of_run_error(error) if isinstance(error, RayPipelineError) else "error"
+        return cls(error, AttemptFailure(kind, type(error).__name__, str(error)), is_expected=is_ours)
+
+    def raise_error(self, result: RunResult) -> None:
+        """Raise what the run should raise; nothing if it succeeded."""
+        if self.is_cancelled:
+            raise RunCancelledError(_cancelled_message(result), result) from None
+        if self.error is not None:
+            raise self.error
+        if not result.ok:
+            raise RunIncompleteError(_incomplete_message(result), result)
+
+
+def run_timeout_failure(limit_s: float | None) -> AttemptFailure:
+    """Return why a rank failed that had not completed when the run's time limit was over."""
+    message = f"the run's time limit of {limit_s} s was over before this rank had completed"
+    return AttemptFailure("timeout", "TimeoutError", message)
+
+
+def cancelled_failure() -> AttemptFailure:
+    """Return why a rank failed that was running when the run ended."""
+    return AttemptFailure("cancelled", RunCancelledError.__name__, "the run ended while this rank was running")
+
+
+def _cancelled_message(result: RunResult) -> str:
+    return (
+        f"run {result.name!r} was stopped with {result.completed}/{result.world_size} ranks completed; "
+        f"start it again on {result.logging_dir} to run the others"
+    )
+
+
+def _incomplete_message(result: RunResult) -> str:
+    named = "; ".join(str(failure) for failure in result.failed[:_MAX_NAMED_FAILURES])
+    more = len(result.failed) - _MAX_NAMED_FAILURES
+    return (
+        f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed "
+        f"({result.max_failed_ranks} allowed): {named}{f'; and {more} more' if more > 0 else ''}. "
+        f"{result.completed} completed; start it again on {result.logging_dir} to run only those that failed"
+    )

@@ -1,0 +1,114 @@
+"""The merged stats of a run: those of earlier runs, from the cache or the files, and those of its own ranks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+from typing import Any
+
+from ray_pipeline_core.errors import StatsMergeError
+from ray_pipeline_core.scheduling.outcomes import RankOutcome
+from ray_pipeline_core.stats.cache import StatsCache, ranks_in_cache
+from ray_pipeline_core.stats.pipeline_stats import PipelineStats, parse_stats
+from ray_pipeline_core.storage.run_folder import RunFolder
+
+MIN_CACHED_RANKS = 100
+"""The fewest ranks whose merged stats are stored: the files of fewer are read as quickly."""
+
+
+class RunStats:
+    """Merges the stats of a run's completed ranks.
+
+    Args:
+        folder: the run folder.
+        world_size: number of ranks.
+
+    Attributes:
+        warnings: what the merged stats lack, and why.
+    """
+
+    def __init__(self, folder: RunFolder, world_size: int) -> None:
+        self.warnings: list[str] = []
+        self._folder = folder
+        self._world_size = world_size
+        self._merged = StatsCache()
+        self._unread: list[int] = []
+
+    def load(self, completed: Collection[int]) -> list[int]:
+        """Merge the stats of ranks that earlier runs completed.
+
+        Returns:
+            The ranks whose stats are damaged, so that their markers can't be trusted.
+        """
+        cached = self._load_cache(completed)
+        return self._merge_files([rank for rank in completed if rank not in cached])
+
+    def add(self, outcome: RankOutcome) -> None:
+        """Merge the stats of a rank that has completed; without stats in its outcome, its file is read at the end."""
+        if outcome.stats is None:
+            self._unread.append(outcome.rank)
+        else:
+            self._merge(outcome.rank, outcome.stats, outcome.stats_bytes)
+
+    def result(self) -> PipelineStats:
+        """Return the stats of every completed rank."""
+        self._merge_files(self._unread)
+        self._unread = []
+        stats = self._merged.result()
+        self.warnings.extend(self._merged.problems)
+        return stats
+
+    def store_cache(self) -> None:
+        """Store what has been merged so far, so that later runs need not read it rank by rank."""
+        if len(self._merged) >= MIN_CACHED_RANKS:
+            self._folder.write_stats_cache(self._merged.to_dict())
+
+    def _load_cache(self, completed: Collection[int]) -> set[int]:
+        """Load what an earlier run has merged, and return the ranks that are in it.
+
+        A cache that covers more than is still valid is removed before anything runs: it must never vouch for a rank
+        that is about to run again.
+        """
+        cache = self._folder.read_stats_cache()
+        if cache is None:
+            return set()
+        loaded: set[int] = set()
+        with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError):  # it is damaged
+            loaded = self._merged.load(cache, completed, self._file_sizes())
+            if loaded == set(ranks_in_cache(cache)):
+                return loaded
+        self._folder.remove_stats_cache()
+        return loaded
+
+    def _file_sizes(self) -> dict[int, int] | None:
+        """Return the sizes of the stats files on a local disk, where a crash of the machine may cut them off.
+
+        An object is whole or not there, so that a listing of an object store is not worth its time.
+        """
+        return self._folder.stats_sizes(self._world_size) if self._folder.folder.is_local() else None
+
+    def _merge_files(self, ranks: Collection[int]) -> list[int]:
+        """Merge the stats files of completed ranks, read many at once.
+
+        Returns:
+            The ranks whose file is damaged. A missing file is only a warning, since somebody may have cleaned up.
+        """
+        damaged = []
+        for rank, content in self._folder.read_rank_stats(sorted(ranks)).items():
+            if isinstance(content, Exception):
+                self.warnings.append(f"{self._folder.stats(rank)} could not be read: {content}")
+                continue
+            try:
+                stats = parse_stats(content, self._folder.stats(rank))
+            except StatsMergeError as error:
+                self.warnings.append(str(error))
+                damaged.append(rank)
+            else:
+                self._merge(rank, stats.to_list(), len(content))
+        return damaged
+
+    def _merge(self, rank: int, stats: list[dict[str, Any]], size_bytes: int) -> None:
+        try:
+            self._merged.add(rank, stats, size_bytes)
+        except StatsMergeError as error:
+            self.warnings.append(f"stats of rank {rank} are not in stats.json: {error}")

@@ -1,0 +1,65 @@
+"""Processes of this machine: which ones run, and when they started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_EXIT_TIMEOUT_S = 10.0
+_EXIT_CHECK_INTERVAL_S = 0.01
+
+
+def machine_id() -> str:
+    """Return what process ids are unique in: the host, its boot and the container."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return "/".join((socket.gethostname(), _read_file("/proc/sys/kernel/random/boot_id"), namespace))
+
+
+def process_start(pid: int) -> str | None:
+    """Return when a process started, in clock ticks since boot; "" if that is unknown, None if it is gone."""
+    fields = _read_file(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    if not fields:  # there is no /proc, or it hides the processes of other users
+        return "" if _accepts_signals(pid) else None
+    return None if fields[0] in "ZX" else fields[19]  # a zombie no longer runs
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process of this machine runs; a zombie does not."""
+    return process_start(pid) is not None
+
+
+def wait_for_exit(pids: Iterable[int]) -> None:
+    """Wait until killed processes are gone, 10 s at most, and log a warning for each that is not."""
+    deadline_s = time.monotonic() + _EXIT_TIMEOUT_S
+    for pid in pids:
+        while is_running(pid):
+            if time.monotonic() > deadline_s:
+                logger.warning("worker process %d still runs after it was killed", pid)
+                break
+            time.sleep(_EXIT_CHECK_INTERVAL_S)
+
+
+def _read_file(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _accepts_signals(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

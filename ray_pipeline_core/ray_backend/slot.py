@@ -1,0 +1,125 @@
+"""The state of a slot on Ray: its workers, their open calls and their reports."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.util.placement_group import PlacementGroup
+
+from ray_pipeline_core.errors import RunFolderAccessError
+from ray_pipeline_core.ray_backend.idle_workers import WorkerSet
+from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
+from ray_pipeline_core.worker.group_runner import WorkReport
+
+
+@dataclass
+class Slot:
+    """A slot on Ray: one worker, or a gang.
+
+    Attributes:
+        number: the number that the driver's loop has given it.
+        placement_group: the placement group of a gang; None for a single worker.
+        actors: its workers, one per node.
+        previous_locations: where its workers ran when they became idle; empty for new workers.
+        locations: where its started workers run, by index.
+        submitted_s: when the newest groups were submitted to it, in seconds of the monotonic clock; 0 if never.
+        reports: the reports of its workers on these groups, by index.
+        uncommitted: outcomes of ranks that all nodes of the gang have completed; the next call sets their markers.
+        settled: outcomes that no event has reported yet.
+        pending_calls: number of calls without an answer.
+        lost: why it was lost; None while it is alive.
+    """
+
+    number: int
+    placement_group: PlacementGroup | None
+    actors: list[Any]
+    previous_locations: tuple[WorkerLocation, ...] = ()
+    locations: dict[int, WorkerLocation] = field(default_factory=dict)
+    submitted_s: float = 0.0
+    reports: dict[int, WorkReport] = field(default_factory=dict)
+    uncommitted: tuple[RankOutcome, ...] = ()
+    settled: tuple[RankOutcome, ...] = ()
+    pending_calls: int = 0
+    lost: AttemptFailure | None = None
+
+    @property
+    def is_gang(self) -> bool:
+        """Whether it has several workers."""
+        return len(self.actors) > 1
+
+    @property
+    def has_work(self) -> bool:
+        """Whether groups were ever submitted to it."""
+        return self.submitted_s > 0
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether some of its workers have not started."""
+        return len(self.locations) < len(self.actors)
+
+    @property
+    def node_ips(self) -> tuple[str, ...]:
+        """The addresses of its nodes, the master first."""
+        return tuple(self.locations[index].node_ip for index in sorted(self.locations))
+
+    @property
+    def workers(self) -> WorkerSet:
+        """Its workers, in the form in which `IdleWorkers` keeps them."""
+        return WorkerSet(self.placement_group, self.actors, tuple(self.locations.values()))
+
+    def runs_on(self, node_ids: Container[str]) -> bool:
+        """Return whether one of its workers runs on one of the nodes."""
+        return any(location.node_id in node_ids for location in self.locations.values())
+
+    def collect_reports(self) -> tuple[int, ...]:
+        """Merge the reports of all workers into the outcomes, and return the ranks that were not started.
+
+        Completed ranks of a gang become `uncommitted`: now that all nodes have succeeded, the next call sets their
+        markers.
+        """
+        report = self.reports[0]
+        outcomes = merge_members(self.reports) if self.is_gang else report.outcomes
+        self.settled += _with_commit_error(self.uncommitted, report.commit_error)
+        self.uncommitted = ()
+        if self.is_gang:
+            self.uncommitted = tuple(outcome for outcome in outcomes if outcome.failure is None)
+            outcomes = tuple(outcome for outcome in outcomes if outcome.failure is not None)
+        self.settled += outcomes
+        return report.not_started
+
+    def take_settled(self) -> tuple[RankOutcome, ...]:
+        """Return the outcomes that no event has reported yet, each once."""
+        settled, self.settled = self.settled, ()
+        return settled
+
+    def outcomes_before_loss(self) -> tuple[RankOutcome, ...]:
+        """Return the outcomes that were known before the loss.
+
+        A rank of a gang counts as completed only if all members have completed it.
+        """
+        failed = (outcome for outcome in merge_members(self.reports) if outcome.failure is not None)
+        return (*self.settled, *failed)
+
+
+def merge_members(reports: Mapping[int, WorkReport]) -> tuple[RankOutcome, ...]:
+    """Return one outcome per rank: the master's, unless only another member reported a failure."""
+    merged: dict[int, RankOutcome] = {}
+    for index in sorted(reports):
+        for outcome in reports[index].outcomes:
+            known = merged.get(outcome.rank)
+            if known is None or (known.failure is None and outcome.failure is not None):
+                merged[outcome.rank] = outcome
+    return tuple(merged.values())
+
+
+def _with_commit_error(outcomes: tuple[RankOutcome, ...], message: str | None) -> tuple[RankOutcome, ...]:
+    if message is None:
+        return outcomes
+    failure = AttemptFailure("error", RunFolderAccessError.__name__, message)
+    return tuple(
+        RankOutcome(outcome.rank, outcome.seconds, outcome.failure or failure, None, outcome.node)
+        for outcome in outcomes
+    )

@@ -1,0 +1,92 @@
+"""The protocol between the driver's loop and whatever grants it workers, and the events that it hears."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStarted:
+    """A worker or gang is ready for its first group."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkEnded:
+    """A slot has answered a call and is ready for the next one.
+
+    Attributes:
+        slot: the slot.
+        outcomes: the ranks that are settled. A rank whose files are still being stored comes with a later event.
+        not_started: ranks that the slot hands back, since those before them took longer than expected.
+    """
+
+    slot: int
+    outcomes: tuple[RankOutcome, ...] = ()
+    not_started: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLost:
+    """A worker or gang is gone for certain, whatever it was doing.
+
+    Attributes:
+        slot: the slot.
+        failure: why it is gone.
+        outcomes: ranks of its groups whose outcome had arrived before.
+    """
+
+    slot: int
+    failure: AttemptFailure
+    outcomes: tuple[RankOutcome, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SlotDraining:
+    """A slot will be taken away soon: its groups may finish, but it should get no others."""
+
+    slot: int
+
+
+BackendEvent: TypeAlias = SlotStarted | WorkEnded | SlotLost | SlotDraining
+
+
+class WorkerBackend(Protocol):
+    """What grants slots: Ray, or a stand-in for tests.
+
+    A slot is a worker, or a gang of them, named by a number that the caller chooses and never uses again. No method
+    blocks but `poll` and `close`.
+    """
+
+    def start(self, slot: int, memory_factor: float) -> None:
+        """Ask for a slot; `SlotStarted` or `SlotLost` follows."""
+
+    def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
+        """Assign groups to a slot that is ready, to be run in that order; `WorkEnded` or `SlotLost` follows.
+
+        Without groups it asks for the deferred outcomes of earlier ones: the event comes when they are settled.
+        """
+
+    def kill(self, slot: int) -> None:
+        """End a slot that is starting or busy; `SlotLost` follows once it is gone."""
+
+    def retire(self, slot: int) -> None:
+        """End a slot that is idle or starting; no event follows."""
+
+    def poll(self, timeout_s: float) -> list[BackendEvent]:
+        """Wait up to `timeout_s` seconds for events."""
+
+    def slot_limit(self) -> int | None:
+        """Return how many slots can ever be granted, if that is certain."""
+
+    def describe_shortage(self) -> str:
+        """Return what was asked, what there is and what would fit, for when no slot starts."""
+
+    def close(self) -> None:
+        """End all slots and wait until they are gone."""

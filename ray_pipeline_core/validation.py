@@ -1,0 +1,47 @@
+"""Checks of arguments, each with an error that names the parameter, its value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ray_pipeline_core.errors import ConfigError
+
+
+def require(ok: bool, parameter: str, value: object, allowed: str) -> None:
+    """Raise a `ConfigError` that names the parameter, its value and what is allowed, unless `ok`."""
+    if not ok:
+        raise ConfigError(f"{parameter}={value!r}: {allowed}")
+
+
+def is_integer(value: Any) -> bool:
+    """Return whether `value` is an integer; booleans are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `value` is a number other than NaN; booleans are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def require_integer(parameter: str, value: Any, at_least: int) -> None:
+    """Raise `ConfigError` unless `value` is an integer of at least `at_least`."""
+    ok = is_integer(value) and value >= at_least
+    require(ok, parameter, value, f"must be an integer of at least {at_least}")
+
+
+def require_number(parameter: str, value: Any, at_least: float = 0) -> None:
+    """Raise `ConfigError` unless `value` is a finite number of at least `at_least`."""
+    ok = is_number(value) and at_least <= value < math.inf
+    require(ok, parameter, value, f"must be a number of at least {at_least}")
+
+
+def require_limit(parameter: str, value: Any) -> None:
+    """Raise `ConfigError` unless `value` is a number above 0; an infinite limit is no limit."""
+    require(is_number(value) and value > 0, parameter, value, "must be a number above 0")
+
+
+def require_optional_string(parameter: str, value: object) -> None:
+    """Raise `ConfigError` unless `value` is None or a string that is not empty."""
+    ok = value is None or (isinstance(value, str) and value != "")
+    require(ok, parameter, value, "must be a text string that is not empty, or None")

@@ -1,0 +1,40 @@
+"""The environment variables that a running rank sees, with datatrove's names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
+
+
+def rank_environment(settings: RankSettings, attempt: RankAttempt) -> Mapping[str, str]:
+    """Return the environment variables of a rank, with datatrove's names."""
+    node_ips = ",".join(attempt.node_ips)
+    return {
+        "DATATROVE_NODE_RANK": str(attempt.node_index if settings.nodes > 1 else -1),
+        "DATATROVE_EXECUTOR": "RAY",
+        "DATATROVE_NODE_IPS": node_ips,
+        "DATATROVE_CPUS_PER_TASK": str(settings.cpus_per_task),
+        "DATATROVE_MEM_PER_CPU": str(settings.mem_per_cpu_gb),
+        "DATATROVE_GPUS_ON_NODE": str(settings.gpus_per_task),
+        "RAY_NODELIST": node_ips,
+        "RAY_NODEID": str(attempt.node_index),
+    }
+
+
+@contextlib.contextmanager
+def environment_of(settings: RankSettings, attempt: RankAttempt) -> Iterator[None]:
+    """Set the environment variables of a rank within the block."""
+    variables = rank_environment(settings, attempt)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
