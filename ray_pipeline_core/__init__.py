@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from ray_pipeline_core.ray_backend.rank_worker import RankWorker
     from ray_pipeline_core.scheduling.rank_groups import TaskGroup
     from ray_pipeline_core.scheduling.timeouts import TimeoutManager
-    from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
+    from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 
 __all__ = [
     "ClusterError",
@@ -87,7 +88,7 @@ _LAZY = {
     "RayTaskManager": "ray_pipeline_core.driver.task_manager",
     "TaskGroup": "ray_pipeline_core.scheduling.rank_groups",
     "TimeoutManager": "ray_pipeline_core.scheduling.timeouts",
-    "get_data_folder": "ray_pipeline_core.storage.data_folder",
+    "get_data_folder": "ray_pipeline_core.storage.data_folder_spec",
     "topological_order": "ray_pipeline_core.executor",
 }
 

@@ -20,7 +20,8 @@ from ray_pipeline_core.events import RunObserver
 from ray_pipeline_core.pipeline import PipelineSpec, check_pipeline
 from ray_pipeline_core.ray_backend.session import RaySession
 from ray_pipeline_core.result import RunPlan, RunResult
-from ray_pipeline_core.storage.data_folder import DataFolder, DataFolderSpec, get_data_folder
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import DataFolderSpec, get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.validation import require, require_optional_string
 

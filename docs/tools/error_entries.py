@@ -577,7 +577,7 @@ _WARNINGS: Mapping[str, Entry] = {
         "A step has the same name as in the earlier run, but other parameters.",
         "Use `skip_completed=False` or another `logging_dir` if all ranks should have the new parameters.",
     ),
-    "{stats} could not be read: {content}": Entry(
+    "stats/{rank}.json could not be read: {content}": Entry(
         "The stats file of a completed rank is missing or can't be read, so `stats.json` lacks that rank.",
         "Remove the rank's marker if you need its stats, so that the next run runs it again.",
     ),

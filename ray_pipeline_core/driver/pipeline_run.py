@@ -105,7 +105,7 @@ class PipelineRun:
             logger.warning(warning)
         self._warnings = state.warnings
         damaged = self._stats.load(state.completed)
-        self._folder.unmark(damaged)
+        self._folder.remove_markers(damaged)
         return set(state.completed).difference(damaged)
 
     def _claim_folder(self, pending: Sequence[int]) -> AttemptNumbers:

@@ -96,10 +96,10 @@ class RunStats:
         damaged = []
         for rank, content in self._folder.read_rank_stats(sorted(ranks)).items():
             if isinstance(content, Exception):
-                self.warnings.append(f"{self._folder.stats(rank)} could not be read: {content}")
+                self.warnings.append(f"{self._folder.stats_path(rank)} could not be read: {content}")
                 continue
             try:
-                stats = parse_stats(content, self._folder.stats(rank))
+                stats = parse_stats(content, self._folder.stats_path(rank))
             except StatsMergeError as error:
                 self.warnings.append(str(error))
                 damaged.append(rank)

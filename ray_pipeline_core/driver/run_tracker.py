@@ -124,7 +124,7 @@ class RunTracker:
         )
 
     def _describe(self, rank: int, failure: AttemptFailure, attempt: int, node: str | None = None) -> RankFailure:
-        newest_log = self._folder.folder.url_of(self._folder.log(rank)) if attempt else None
+        newest_log = self._folder.folder.url_of(self._folder.log_path(rank)) if attempt else None
         return RankFailure(
             rank=rank,
             kind=failure.kind,

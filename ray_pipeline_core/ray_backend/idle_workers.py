@@ -12,7 +12,7 @@ from ray.util.placement_group import PlacementGroup
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.processes import wait_for_exit
 from ray_pipeline_core.ray_backend.placement import release_workers
-from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation, local_pids
+from ray_pipeline_core.ray_backend.worker_location import WorkerLocation, local_pids
 
 IDLE_WORKER_TTL_S = 30.0
 """How long workers may be idle before they are ended to free their resources, in seconds."""

@@ -8,8 +8,8 @@ import pickle
 import signal
 import socket
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from types import FrameType
 from typing import Any, SupportsIndex
 
@@ -17,38 +17,16 @@ import ray
 import ray.util
 
 from ray_pipeline_core.pipeline import unpack_pipeline
+from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
+from ray_pipeline_core.worker.log_capture import silence_loguru_console
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
-from ray_pipeline_core.worker.rank_log import silence_loguru_console
 from ray_pipeline_core.worker.rank_runner import WorkerTerminated
 from ray_pipeline_core.worker.reaper import start_reaper
-from ray_pipeline_core.worker.reuse_checks import forget_listings, has_processes_left, has_threads_left
+from ray_pipeline_core.worker.reuse_checks import clear_listing_caches, has_processes_left, has_threads_left
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WorkerLocation:
-    """The node and process of a worker.
-
-    Attributes:
-        node_id: Ray's id of the node.
-        node_ip: the node's address.
-        host: the machine's name.
-        pid: the worker's process id there.
-    """
-
-    node_id: str
-    node_ip: str
-    host: str
-    pid: int
-
-
-def local_pids(locations: Iterable[WorkerLocation]) -> list[int]:
-    """Return the process ids of the workers that run on this machine."""
-    host = socket.gethostname()
-    return [location.pid for location in locations if location.host == host]
 
 
 class SharedBytes:
@@ -132,7 +110,7 @@ class RankWorker:
         assert self._runner is not None, "prepare() comes first"
         try:
             self._runner.close()
-            forget_listings()
+            clear_listing_caches()
             is_reusable = not has_processes_left() and not has_threads_left()
         except Exception:
             logger.warning("this worker is not used again, since it can't be made ready for that", exc_info=True)

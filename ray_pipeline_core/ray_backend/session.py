@@ -61,7 +61,7 @@ class RaySession:
         address = self._address or os.environ.get("RAY_ADDRESS")
         if "ray" not in sys.modules and not address:  # no cluster is possible, and importing Ray takes seconds
             return None
-        from ray_pipeline_core.ray_backend.cluster import reachable_slots
+        from ray_pipeline_core.ray_backend.capacity import reachable_slots
 
         return reachable_slots(resources, address)
 

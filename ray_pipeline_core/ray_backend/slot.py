@@ -10,7 +10,7 @@ from ray.util.placement_group import PlacementGroup
 
 from ray_pipeline_core.errors import RunFolderAccessError
 from ray_pipeline_core.ray_backend.idle_workers import WorkerSet
-from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation
+from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.worker.group_runner import WorkReport
 

@@ -11,17 +11,20 @@ import ray
 
 from ray_pipeline_core.errors import PipelineLoadError
 from ray_pipeline_core.processes import is_running, wait_for_exit
-from ray_pipeline_core.ray_backend.cluster import Cluster, DrainingNodes, alive_nodes, count_fitting, describe_shortage
+from ray_pipeline_core.ray_backend.capacity import alive_nodes, count_fitting, describe_shortage
+from ray_pipeline_core.ray_backend.cluster import Cluster
+from ray_pipeline_core.ray_backend.draining import DrainingNodes
 from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
 from ray_pipeline_core.ray_backend.placement import check_options, is_removed, release_workers, start_workers
-from ray_pipeline_core.ray_backend.rank_worker import SharedBytes, WorkerLocation, local_pids
+from ray_pipeline_core.ray_backend.rank_worker import SharedBytes
 from ray_pipeline_core.ray_backend.ray_errors import classify
 from ray_pipeline_core.ray_backend.slot import Slot
+from ray_pipeline_core.ray_backend.worker_location import WorkerLocation, local_pids
 from ray_pipeline_core.scheduling.backend import BackendEvent, SlotDraining, SlotLost, SlotStarted, WorkEnded
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.timeouts import TimeoutManager
-from ray_pipeline_core.worker.group_runner import DEFERRED_STORE_MAX_GROUP_S, WorkReport
+from ray_pipeline_core.worker.group_runner import WorkReport
 from ray_pipeline_core.worker.rank_attempt import RankAttempt
 from ray_pipeline_core.worker.setup import WorkerSetup
 
@@ -33,6 +36,8 @@ PLACEMENT_GROUP_CHECK_INTERVAL_S = 3.0
 """Time between two checks whether the placement groups of starting gangs still exist, in seconds."""
 GANG_GRACE_S = 30.0
 """How long the other members of a gang may continue after one has failed a rank, in seconds."""
+DEFERRED_COMMIT_MAX_GROUP_S = 2.0
+"""How long a group of a gang may take, in seconds, for its markers to be set by the next call; else at once."""
 _NO_MEMBER = -1
 _Answer = tuple[int, int, Any, BaseException | None]
 
@@ -234,7 +239,7 @@ class RayWorkerPool:
     def _on_work_ended(self, slot: Slot) -> Iterable[BackendEvent]:
         """Report the end of the groups; the completed ranks of a gang are committed with the next call, or at once."""
         not_started = slot.collect_reports()
-        if slot.uncommitted and time.monotonic() - slot.submitted_s > DEFERRED_STORE_MAX_GROUP_S:
+        if slot.uncommitted and time.monotonic() - slot.submitted_s > DEFERRED_COMMIT_MAX_GROUP_S:
             self.submit(slot.number, ())
             return []
         return [WorkEnded(slot.number, slot.take_settled(), not_started)]

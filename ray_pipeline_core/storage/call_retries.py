@@ -25,22 +25,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class RetryBound:
+class RetryLimits:
     """The limits on retries of a remote call.
 
     Attributes:
         total_s: seconds since the start of the first call after which a failure is no longer retried.
         first_wait_s: seconds to wait before the first retry; doubled for each further one, plus jitter.
         max_wait_s: longest wait without the jitter, in seconds.
-        call_s: timeout of a call for one file, in seconds; the call may still take effect later. None = only the
-            filesystem's own timeouts. Filesystems that are not asynchronous ignore it.
+        call_timeout_s: timeout of a call for one file, in seconds; the call may still take effect later. None = only
+            the filesystem's own timeouts. Filesystems that are not asynchronous ignore it.
         sleep: function that waits for that many seconds; must be picklable.
     """
 
     total_s: float = 60.0
     first_wait_s: float = 0.5
     max_wait_s: float = 10.0
-    call_s: float | None = None
+    call_timeout_s: float | None = None
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -49,7 +49,7 @@ def _log_retry(state: RetryCallState) -> None:
     _log.info("Storage call failed, try %d follows: %s", state.attempt_number + 1, redact_urls(str(error)))
 
 
-def call_with_retries(call: Callable[[], T], bound: RetryBound) -> T:
+def call_with_retries(call: Callable[[], T], bound: RetryLimits) -> T:
     """Return the result of `call()`, retrying transient errors within `bound`; then raise the last error."""
     retrying = Retrying(
         retry=retry_if_exception(is_transient),

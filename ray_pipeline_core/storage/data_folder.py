@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from glob import has_magic
-from typing import IO, Any, TypeAlias, overload
+from typing import IO, Any, overload
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.redaction import redact_urls
-from ray_pipeline_core.storage.call_retries import RetryBound
-from ray_pipeline_core.storage.error_translation import access_error
+from ray_pipeline_core.storage.call_retries import RetryLimits
 from ray_pipeline_core.storage.local_files import LocalFiles
-from ray_pipeline_core.storage.remote_files import RemoteFiles, has_directories, protocols, with_connections
-
-_ALLOWED_SPECS = "a path, a URL, (url, storage_options), (path, fsspec filesystem) or a DataFolder"
+from ray_pipeline_core.storage.remote_files import RemoteFiles, has_directories, with_connections
 
 
 class DataFolder(DirFileSystem):  # type: ignore[misc]
@@ -33,7 +29,7 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         path: path or URL of the folder; a relative local path is made absolute immediately.
         fs: the filesystem; None = the one for the URL and the storage options.
         auto_mkdir: whether `open` creates missing parent directories of files that it writes.
-        retry_bound: limits on retries of transient errors.
+        retry_limits: limits on retries of transient errors.
         **storage_options: passed to the filesystem for the URL.
 
     Attributes:
@@ -49,20 +45,20 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         fs: AbstractFileSystem | None = None,
         auto_mkdir: bool = True,
         *,
-        retry_bound: RetryBound | None = None,
+        retry_limits: RetryLimits | None = None,
         **storage_options: Any,
     ) -> None:
         if fs is None:
             fs = url_to_fs(path, **with_connections(path, storage_options))[0]
         super().__init__(path=path, fs=fs)
         self.auto_mkdir = auto_mkdir
-        self.retry_bound = retry_bound or RetryBound()
+        self.retry_limits = retry_limits or RetryLimits()
         self._local = LocalFiles(self.path) if isinstance(self.fs, LocalFileSystem) else None
-        self._remote = RemoteFiles(self.fs, self.retry_bound)
+        self._remote = RemoteFiles(self.fs, self.retry_limits)
         self._files: LocalFiles | RemoteFiles = self._local or self._remote
 
     def __reduce__(self) -> tuple[Callable[..., DataFolder], tuple[Any, ...]]:
-        return _rebuild, (type(self), self.path, self.fs, self.auto_mkdir, self.retry_bound)
+        return _rebuild, (type(self), self.path, self.fs, self.auto_mkdir, self.retry_limits)
 
     def __eq__(self, other: object) -> bool:
         # fsspec's own token can't be compared: s3fs changes the options that it was created with.
@@ -89,9 +85,9 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         """Return whether the folder is on the local filesystem."""
         return self._local is not None
 
-    def with_retry_bound(self, retry_bound: RetryBound) -> DataFolder:
+    def with_retry_bound(self, retry_limits: RetryLimits) -> DataFolder:
         """Return the same folder with other limits on retries."""
-        return _rebuild(type(self), self.path, self.fs, self.auto_mkdir, retry_bound)
+        return _rebuild(type(self), self.path, self.fs, self.auto_mkdir, retry_limits)
 
     @overload
     def resolve_paths(self, paths: str) -> str: ...
@@ -214,7 +210,7 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         self._local.make_directory(os.path.dirname(full))
         return full
 
-    def make_writable(self, subdirectory: str) -> None:
+    def ensure_writable(self, subdirectory: str) -> None:
         """Create a local directory if missing, and check that files can be created in it; do nothing on remote storage.
 
         Raises:
@@ -244,82 +240,6 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
 
 
 def _rebuild(
-    folder_class: type[DataFolder], path: str, fs: AbstractFileSystem, auto_mkdir: bool, retry_bound: RetryBound
+    folder_class: type[DataFolder], path: str, fs: AbstractFileSystem, auto_mkdir: bool, retry_limits: RetryLimits
 ) -> DataFolder:
-    return folder_class(path, fs, auto_mkdir, retry_bound=retry_bound)
-
-
-DataFolderSpec: TypeAlias = (
-    "str | os.PathLike[str] | tuple[str, Mapping[str, Any]] | tuple[str, AbstractFileSystem] | DirFileSystem"
-)
-_ParsedSpec: TypeAlias = tuple[str, AbstractFileSystem | None, Mapping[str, Any]]
-
-
-def get_data_folder(spec: DataFolderSpec, parameter: str = "logging_dir") -> DataFolder:
-    """Return the `DataFolder` that `spec` refers to.
-
-    Args:
-        spec: a path or URL, `(url, storage_options)`, `(path, filesystem)`, or an object with the `path` and `fs` of
-            a folder, such as our `DataFolder` or datatrove's.
-        parameter: name of the parameter, for error messages.
-
-    Raises:
-        ConfigError: `spec` is not a valid folder, or its filesystem is unknown, not installed or rejects the options.
-        RunFolderAccessError: the filesystem can't be reached.
-    """
-    if isinstance(spec, DataFolder):
-        return spec
-    parsed = _parse_spec(spec)
-    if parsed is None:
-        raise ConfigError(f"{parameter}={_redacted_repr(spec)}: must be {_ALLOWED_SPECS}")
-    path, fs, options = parsed
-    try:
-        folder = DataFolder(path, fs, **options)
-    except OSError as error:
-        raise access_error("open", path, error) from error
-    except Exception as error:
-        cause = redact_urls(f"{type(error).__name__}: {error}")
-        raise ConfigError(
-            f"{parameter}={_redacted_repr(path)}: no filesystem for it ({cause}); give {_ALLOWED_SPECS}"
-        ) from error
-    if not folder.path and "memory" not in protocols(folder.fs):
-        raise ConfigError(f"{parameter}={_redacted_repr(path)}: names no bucket or folder; give one")
-    return folder
-
-
-def _parse_spec(spec: object) -> _ParsedSpec | None:
-    """Return path, filesystem and storage options, or None if `spec` is not a valid folder."""
-    if isinstance(spec, tuple):
-        return _parse_pair(*spec) if len(spec) == 2 else None
-    if isinstance(spec, (str, os.PathLike)):
-        return _parse_pair(spec, {})
-    return _parse_pair(getattr(spec, "path", None), getattr(spec, "fs", None))
-
-
-def _parse_pair(path: object, fs_or_options: object) -> _ParsedSpec | None:
-    location = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(location, str):
-        return None
-    if isinstance(fs_or_options, AbstractFileSystem):
-        return (*_unwrap_dirfs(location, fs_or_options), {})
-    if not isinstance(fs_or_options, Mapping) or not all(isinstance(key, str) for key in fs_or_options):
-        return None
-    return (location, None, fs_or_options) if location.strip() else None
-
-
-def _unwrap_dirfs(path: str, fs: AbstractFileSystem) -> tuple[str, AbstractFileSystem]:
-    """Unwrap nested `DirFileSystem`s, so that a local filesystem is recognised."""
-    while isinstance(fs, DirFileSystem):
-        path, fs = fs._join(path), fs.fs
-    return path, fs
-
-
-def _redacted_repr(spec: object) -> str:
-    """Return `spec` for an error message, without secrets."""
-    if isinstance(spec, tuple):
-        return f"({', '.join(_redacted_repr(part) for part in spec)})"
-    if isinstance(spec, Mapping):
-        return f"<options {', '.join(sorted(str(key) for key in spec))}>"
-    if isinstance(spec, (str, int, float)) or spec is None:
-        return redact_urls(repr(spec))
-    return f"<{type(spec).__name__}>"
+    return folder_class(path, fs, auto_mkdir, retry_limits=retry_limits)

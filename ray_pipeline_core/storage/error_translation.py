@@ -94,7 +94,7 @@ def access_error(action: str, where: str, error: BaseException) -> RunFolderAcce
     )
 
 
-def is_answer(action: str, error: BaseException) -> bool:
+def is_expected_answer(action: str, error: BaseException) -> bool:
     """Return whether a storage error is a result of `action` that callers handle, not a failure."""
     if isinstance(error, FileExistsError):
         return action == "create"
@@ -125,5 +125,5 @@ class StorageErrors:
     ) -> None:
         if error is None or not isinstance(error, Exception) or isinstance(error, RunFolderAccessError):
             return
-        if not is_answer(self._action, error):
+        if not is_expected_answer(self._action, error):
             raise access_error(self._action, self._where, error) from error

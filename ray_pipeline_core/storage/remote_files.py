@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 
-from ray_pipeline_core.storage.call_retries import RetryBound, call_with_retries
-from ray_pipeline_core.storage.error_translation import StorageErrors, is_answer
+from ray_pipeline_core.storage.call_retries import RetryLimits, call_with_retries
+from ray_pipeline_core.storage.error_translation import StorageErrors, is_expected_answer
 from ray_pipeline_core.storage.transient_errors import is_transient
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class RemoteFiles:
         bound: limits on retries of transient errors.
     """
 
-    def __init__(self, filesystem: AbstractFileSystem, bound: RetryBound) -> None:
+    def __init__(self, filesystem: AbstractFileSystem, bound: RetryLimits) -> None:
         self._fs = filesystem
         self._bound = bound
         self._has_directories = has_directories(filesystem)
@@ -176,10 +176,10 @@ class RemoteFiles:
         return self.call("read", path, lambda: self._modified(path))
 
     def _call_method(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the filesystem, with the timeout `call_s` if the filesystem is asynchronous."""
+        """Call a method of the filesystem, with the timeout `call_timeout_s` if the filesystem is asynchronous."""
         coroutine = getattr(self._fs, f"_{method}", None)
-        if self._bound.call_s is not None and self._fs.async_impl and inspect.iscoroutinefunction(coroutine):
-            return sync(self._fs.loop, coroutine, *arguments, timeout=self._bound.call_s, **options)
+        if self._bound.call_timeout_s is not None and self._fs.async_impl and inspect.iscoroutinefunction(coroutine):
+            return sync(self._fs.loop, coroutine, *arguments, timeout=self._bound.call_timeout_s, **options)
         return getattr(self._fs, method)(*arguments, **options)
 
     def _info(self, path: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class RemoteFiles:
         contents = self._fs.cat_ranges(pending, None, None, on_error="return", **self._read_options)
         failures: list[Exception] = []
         for path, content in zip(pending, contents, strict=True):
-            if isinstance(content, Exception) and not is_answer("read", content):
+            if isinstance(content, Exception) and not is_expected_answer("read", content):
                 failures.append(content)
             else:
                 found[path] = content

@@ -50,22 +50,22 @@ class RunFolder:
         return self.folder.url
 
     @staticmethod
-    def marker(rank: int) -> str:
+    def marker_path(rank: int) -> str:
         """Return the path of a rank's marker."""
         return f"{COMPLETIONS}/{rank:05d}"
 
     @staticmethod
-    def stats(rank: int) -> str:
+    def stats_path(rank: int) -> str:
         """Return the path of a rank's stats file."""
         return f"{STATS}/{rank:05d}.json"
 
     @staticmethod
-    def log(rank: int) -> str:
+    def log_path(rank: int) -> str:
         """Return the path of a rank's newest log."""
         return f"{LOGS}/task_{rank:05d}.log"
 
     @staticmethod
-    def attempt_log(rank: int, attempt: int, node_index: int = 0) -> str:
+    def attempt_log_path(rank: int, attempt: int, node_index: int = 0) -> str:
         """Return the path of the log of an attempt (from 1), on a node of the gang (from 0)."""
         node = f".node{node_index}" if node_index > 0 else ""
         return f"{ATTEMPTS}/{rank:05d}/{attempt}{node}.log"
@@ -77,7 +77,7 @@ class RunFolder:
             RunFolderAccessError: markers, stats or logs could not be written, listed or removed.
         """
         for subdirectory in ("", COMPLETIONS, STATS, LOGS, ATTEMPTS):
-            self.folder.make_writable(subdirectory)
+            self.folder.ensure_writable(subdirectory)
         probe = f".partial/probe-{os.urandom(8).hex()}"
         self.folder.write_bytes(probe, b"probe")
         self.folder.list_names(".partial")
@@ -98,33 +98,33 @@ class RunFolder:
         names = (
             self.folder.list_names(COMPLETIONS, _name_prefixes(world_size)) if marker_names is None else marker_names
         )
-        ranks = (rank_of_marker(name) for name in names)
+        ranks = (parse_rank(name) for name in names)
         return {rank for rank in ranks if rank is not None and rank < world_size}
 
     def stats_sizes(self, world_size: int) -> dict[int, int]:
         """Return the sizes in bytes of the ranks' stats files, by rank."""
         prefixes = _name_prefixes(world_size)
         sizes = self.folder.list_sizes(STATS, prefixes)
-        ranks = ((rank_of_marker(name.removesuffix(".json")), size) for name, size in sizes.items())
+        ranks = ((parse_rank(name.removesuffix(".json")), size) for name, size in sizes.items())
         return {rank: size for rank, size in ranks if rank is not None}
 
     def logged_ranks(self, world_size: int) -> set[int]:
         """Return the ranks that have a log."""
         names = self.folder.list_names(LOGS, [f"task_{prefix}" for prefix in _name_prefixes(world_size)])
-        ranks = (rank_of_marker(name.removeprefix("task_").removesuffix(".log")) for name in names)
+        ranks = (parse_rank(name.removeprefix("task_").removesuffix(".log")) for name in names)
         return {rank for rank in ranks if rank is not None}
 
     def is_completed(self, rank: int) -> bool:
         """Return whether a rank has a marker."""
-        return self.folder.isfile(self.marker(rank))
+        return self.folder.isfile(self.marker_path(rank))
 
     def mark_completed(self, rank: int) -> None:
         """Write a rank's marker; all its other files must be stored before."""
-        self.folder.write_bytes(self.marker(rank), b"")
+        self.folder.write_bytes(self.marker_path(rank), b"")
 
-    def unmark(self, ranks: Iterable[int]) -> None:
+    def remove_markers(self, ranks: Iterable[int]) -> None:
         """Remove markers; missing ones are ignored."""
-        self.folder.remove_many([self.marker(rank) for rank in ranks])
+        self.folder.remove_many([self.marker_path(rank) for rank in ranks])
 
     def clear_ranks(self) -> None:
         """Remove all markers and all ranks' stats, also those of ranks beyond the current world size."""
@@ -133,12 +133,12 @@ class RunFolder:
 
     def write_rank_stats(self, rank: int, stats_json: str) -> None:
         """Write a rank's stats, a JSON string."""
-        self.folder.write_bytes(self.stats(rank), stats_json.encode())
+        self.folder.write_bytes(self.stats_path(rank), stats_json.encode())
 
     def read_rank_stats(self, ranks: Sequence[int]) -> dict[int, bytes | Exception]:
         """Return the content of each rank's stats file, or a `FileNotFoundError` if it is missing."""
-        contents = self.folder.read_many([self.stats(rank) for rank in ranks])
-        return {rank: contents[self.stats(rank)] for rank in ranks}
+        contents = self.folder.read_many([self.stats_path(rank) for rank in ranks])
+        return {rank: contents[self.stats_path(rank)] for rank in ranks}
 
     def write_stats(self, stats_json: str) -> None:
         """Write the merged stats, a JSON string."""
@@ -213,7 +213,7 @@ def _name_prefixes(world_size: int) -> list[str]:
     return sorted({f"{rank:05d}"[:2] for rank in range(0, world_size, _LISTING_PAGE_SIZE)})
 
 
-def rank_of_marker(name: str) -> int | None:
+def parse_rank(name: str) -> int | None:
     """Return the rank of the marker with this file name, or None if no marker has such a name."""
     if not (name.isascii() and name.isdigit()):
         return None

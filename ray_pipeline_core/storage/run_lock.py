@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from ray_pipeline_core.errors import RunFolderAccessError, RunFolderLockedError
-from ray_pipeline_core.storage.call_retries import RetryBound
+from ray_pipeline_core.storage.call_retries import RetryLimits
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.lease import Holder, Lease
 from ray_pipeline_core.storage.lease_file import LeaseFile
@@ -47,8 +47,8 @@ class RunLock:
         self._url = folder.url
         self._file = LeaseFile(folder, clock, stale_s)
         # No long retries: after a failed heartbeat the next one follows soon, and a driver must end in time.
-        retry_bound = RetryBound(total_s=min(heartbeat_s, _STORAGE_TIMEOUT_S), call_s=_STORAGE_TIMEOUT_S)
-        self._short_retry_file = LeaseFile(folder.with_retry_bound(retry_bound), clock, stale_s)
+        retry_limits = RetryLimits(total_s=min(heartbeat_s, _STORAGE_TIMEOUT_S), call_timeout_s=_STORAGE_TIMEOUT_S)
+        self._short_retry_file = LeaseFile(folder.with_retry_bound(retry_limits), clock, stale_s)
         self._holder = holder
         self._clock = clock
         self._heartbeat_s = heartbeat_s

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 
-MAX_STORING = 4
+MAX_CONCURRENT_STORES = 4
 """Number of ranks whose files are stored at the same time; if the worker is lost, so are all of them."""
 
 
@@ -16,19 +16,19 @@ class BackgroundStore:
     """Threads that store the files of finished ranks and return the outcomes of these ranks."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(MAX_STORING, thread_name_prefix="rank-store")
+        self._threads = ThreadPoolExecutor(MAX_CONCURRENT_STORES, thread_name_prefix="rank-store")
         self._calls: deque[Future[RankOutcome]] = deque()
 
     def add(self, store: Callable[[], RankOutcome]) -> list[RankOutcome]:
         """Start a call that stores the files of one rank.
 
-        If `MAX_STORING` calls are running, wait for the oldest one first.
+        If `MAX_CONCURRENT_STORES` calls are running, wait for the oldest one first.
 
         Returns:
             The outcomes that are known by now.
         """
         settled = self.settled()
-        if len(self._calls) == MAX_STORING:
+        if len(self._calls) == MAX_CONCURRENT_STORES:
             settled.append(self._calls.popleft().result())
         self._calls.append(self._threads.submit(store))
         return settled

@@ -14,8 +14,8 @@ from typing import Any
 
 from ray_pipeline_core.errors import PipelineLoadError
 from ray_pipeline_core.pipeline import unpack_pipeline
+from ray_pipeline_core.worker.log_capture import silence_loguru_console
 from ray_pipeline_core.worker.rank_attempt import RankAttempt
-from ray_pipeline_core.worker.rank_log import silence_loguru_console
 from ray_pipeline_core.worker.rank_runner import run_rank
 from ray_pipeline_core.worker.reaper import start_reaper
 

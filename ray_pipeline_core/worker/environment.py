@@ -25,7 +25,7 @@ def rank_environment(settings: RankSettings, attempt: RankAttempt) -> Mapping[st
 
 
 @contextlib.contextmanager
-def environment_of(settings: RankSettings, attempt: RankAttempt) -> Iterator[None]:
+def rank_environment_set(settings: RankSettings, attempt: RankAttempt) -> Iterator[None]:
     """Set the environment variables of a rank within the block."""
     variables = rank_environment(settings, attempt)
     before = {name: os.environ.get(name) for name in variables}

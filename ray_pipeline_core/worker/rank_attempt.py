@@ -72,8 +72,8 @@ def log_path(settings: RankSettings, attempt: RankAttempt) -> str:
     their logs to that folder from the start.
     """
     if attempt.node_index:
-        return settings.folder.attempt_log(attempt.rank, attempt.attempt, attempt.node_index)
-    return settings.folder.log(attempt.rank)
+        return settings.folder.attempt_log_path(attempt.rank, attempt.attempt, attempt.node_index)
+    return settings.folder.log_path(attempt.rank)
 
 
 def log_url(settings: RankSettings, attempt: RankAttempt) -> str:

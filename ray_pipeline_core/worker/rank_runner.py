@@ -12,9 +12,10 @@ from ray_pipeline_core.errors import qualified_name
 from ray_pipeline_core.pipeline import Step, find_raising_step, run_pipeline, step_name, unpack_pipeline
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats
-from ray_pipeline_core.worker.environment import environment_of
+from ray_pipeline_core.worker.environment import rank_environment_set
+from ray_pipeline_core.worker.log_capture import captured_output
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_path, log_url
-from ray_pipeline_core.worker.rank_log import LogSettings, RankLog, captured
+from ray_pipeline_core.worker.rank_log import LogSettings, RankLog
 
 LEASE_RECHECK_AFTER_S = 5.0
 """Age of an attempt, in seconds, above which the worker checks the run's lease before it sets the marker."""
@@ -99,7 +100,7 @@ def run_rank_steps(
     except Exception as error:  # noqa: BLE001 - any error is an outcome
         return _failed_outcome(settings, attempt, error, steps, started_s)
     try:
-        with environment_of(settings, attempt), captured(log):
+        with rank_environment_set(settings, attempt), captured_output(log):
             stats = _run_steps(packed_pipeline, settings, attempt, log, steps)
     except BaseException as error:
         _log_failure(log, attempt, error)
@@ -160,7 +161,7 @@ def _open_log(settings: RankSettings, attempt: RankAttempt) -> RankLog:
     folder, rank = settings.folder, attempt.rank
     if attempt.attempt > 1 and attempt.node_index == 0:
         with contextlib.suppress(FileNotFoundError):  # the earlier attempt ended before it wrote a log
-            folder.folder.move(folder.log(rank), folder.attempt_log(rank, attempt.attempt - 1))
+            folder.folder.move(folder.log_path(rank), folder.attempt_log_path(rank, attempt.attempt - 1))
     to_console = settings.log_first and attempt.is_first
     return RankLog(
         LogSettings(

@@ -38,7 +38,7 @@ def has_threads_left() -> bool:
     return any(not thread.daemon and not thread.name.startswith(_POOL_THREAD_PREFIXES) for thread in others)
 
 
-def forget_listings() -> None:
+def clear_listing_caches() -> None:
     """Clear the listing caches of all fsspec filesystems, so that steps see the current content of their folders."""
     for cls in {AbstractFileSystem, *_all_subclasses(AbstractFileSystem)}:
         for filesystem in list(cls._cache.values()):

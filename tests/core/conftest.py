@@ -10,8 +10,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from ray_pipeline_core.storage.call_retries import RetryBound
-from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
+from ray_pipeline_core.storage.call_retries import RetryLimits
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.storage import mounted_memory, s3_options
 
@@ -30,8 +31,8 @@ def faulty_folder(proxy: FaultyProxy, s3_bucket: str) -> DataFolder:
     """A folder in a new bucket, reached through the proxy; retries wait little."""
     fs = fsspec.filesystem("s3", **s3_options(proxy.url))
     fs.retries = 1  # s3fs would retry some errors itself, slowly
-    bound = RetryBound(total_s=30.0, first_wait_s=0.01, max_wait_s=0.05)
-    return DataFolder(f"{s3_bucket}/run", fs, retry_bound=bound)
+    bound = RetryLimits(total_s=30.0, first_wait_s=0.01, max_wait_s=0.05)
+    return DataFolder(f"{s3_bucket}/run", fs, retry_limits=bound)
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

@@ -23,7 +23,7 @@ from ray_pipeline_core import RayPipelineExecutor, RetryPolicy, RunIncompleteErr
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.ray_backend import idle_workers, worker_pool
 from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
-from ray_pipeline_core.ray_backend.rank_worker import WorkerLocation
+from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from tests.ray_backend import steps
 from tests.support.executors import ExecutorFactory

@@ -16,7 +16,7 @@ from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import RetryCounts
 from ray_pipeline_core.scheduling.retry import Retry
 from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers
-from ray_pipeline_core.storage.data_folder import get_data_folder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
 
 AGAIN = Retry("errors", 1.0, RetryCounts(errors=1), 1.0)

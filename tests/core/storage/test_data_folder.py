@@ -21,7 +21,8 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from ray_pipeline_core.errors import ConfigError, RunFolderAccessError
-from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.storage import s3_options
 
@@ -248,7 +249,7 @@ def test_failed_write_leaves_the_old_content_and_no_part(method: str, tmp_path: 
     target = "old" if method == "write_bytes" else "new"
     script = f"""
 from ray_pipeline_core.errors import RunFolderAccessError
-from ray_pipeline_core.storage.data_folder import get_data_folder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 try:
     get_data_folder({str(tmp_path)!r}).{method}({target!r}, b"x" * 1_000_000)
 except RunFolderAccessError as error:
@@ -538,7 +539,7 @@ WRITERS: dict[str, Callable[[DataFolder], object]] = {
     "create": lambda folder: folder.create_exclusive("stats/a", b"x"),
     "append": lambda folder: folder.append_lines("stats/a", b"x\n"),
     "local path": lambda folder: folder.local_path("stats/a"),
-    "make writable": lambda folder: folder.make_writable("stats"),
+    "make writable": lambda folder: folder.ensure_writable("stats"),
 }
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from ray_pipeline_core.errors import RunFolderAccessError
 from ray_pipeline_core.storage.attempt_history import AttemptHistory
-from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
-from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY, RunFolder, rank_of_marker
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
+from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY, RunFolder, parse_rank
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.storage import s3_options
 
@@ -27,12 +28,12 @@ def run_folder(folder: DataFolder) -> RunFolder:
 
 
 def test_layout_is_as_documented() -> None:
-    assert RunFolder.marker(42) == "completions/00042"
-    assert RunFolder.stats(42) == "stats/00042.json"
-    assert RunFolder.log(42) == "logs/task_00042.log"
-    assert RunFolder.attempt_log(42, 2) == "attempts/00042/2.log"
-    assert RunFolder.attempt_log(42, 2, node_index=1) == "attempts/00042/2.node1.log"
-    assert RunFolder.marker(123456) == "completions/123456"
+    assert RunFolder.marker_path(42) == "completions/00042"
+    assert RunFolder.stats_path(42) == "stats/00042.json"
+    assert RunFolder.log_path(42) == "logs/task_00042.log"
+    assert RunFolder.attempt_log_path(42, 2) == "attempts/00042/2.log"
+    assert RunFolder.attempt_log_path(42, 2, node_index=1) == "attempts/00042/2.node1.log"
+    assert RunFolder.marker_path(123456) == "completions/123456"
 
 
 # --- markers --------------------------------------------------------------------------------------------------------
@@ -45,7 +46,7 @@ def test_marker_appears_and_goes(run_folder: RunFolder) -> None:
     assert run_folder.is_completed(7)
     assert run_folder.marker_names() == ["00007"]
     assert run_folder.folder.read_bytes("completions/00007") == b""
-    run_folder.unmark([7, 8])
+    run_folder.remove_markers([7, 8])
     assert not run_folder.is_completed(7)
     assert run_folder.completed_ranks(10) == set()
 
@@ -69,7 +70,7 @@ def test_ranks_are_found_however_many_there_are(run_folder: RunFolder, world_siz
     for rank in MANY_RANKS:
         run_folder.write_rank_stats(rank, "x" * (rank % 7))
         run_folder.mark_completed(rank)
-        run_folder.folder.write_bytes(run_folder.log(rank), b"")
+        run_folder.folder.write_bytes(run_folder.log_path(rank), b"")
     ranks = {rank for rank in MANY_RANKS if rank < world_size}
     assert run_folder.completed_ranks(world_size) == ranks
     assert run_folder.completed_ranks(world_size, run_folder.marker_names()) == ranks
@@ -128,11 +129,11 @@ def test_clear_ranks_removes_markers_and_stats_of_all_ranks_alone(run_folder: Ru
     for rank in (0, 7, 123_456):
         run_folder.mark_completed(rank)
         run_folder.write_rank_stats(rank, "[]")
-        run_folder.folder.write_bytes(run_folder.log(rank), b"")
+        run_folder.folder.write_bytes(run_folder.log_path(rank), b"")
     run_folder.write_stats("[]")
     run_folder.clear_ranks()
     run_folder.clear_ranks()
-    logs = [run_folder.log(rank) for rank in (0, 7, 123_456)]
+    logs = [run_folder.log_path(rank) for rank in (0, 7, 123_456)]
     assert sorted(run_folder.folder.list_files()) == sorted([*logs, "stats.json"])
 
 
@@ -141,13 +142,13 @@ def test_clear_ranks_removes_markers_and_stats_of_all_ranks_alone(run_folder: Ru
 
 @given(st.integers(min_value=0, max_value=10**7))
 def test_rank_of_marker_reads_what_marker_writes(rank: int) -> None:
-    assert rank_of_marker(RunFolder.marker(rank).removeprefix("completions/")) == rank
+    assert parse_rank(RunFolder.marker_path(rank).removeprefix("completions/")) == rank
 
 
 @given(st.text(max_size=8))
 def test_rank_of_marker_takes_no_other_name(name: str) -> None:
-    rank = rank_of_marker(name)
-    assert rank is None or RunFolder.marker(rank) == f"completions/{name}"
+    rank = parse_rank(name)
+    assert rank is None or RunFolder.marker_path(rank) == f"completions/{name}"
 
 
 def test_completed_ranks_takes_one_request_on_s3(faulty_folder: DataFolder, proxy: FaultyProxy) -> None:

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core.errors import RunFolderAccessError, RunFolderLockedError
-from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.lease import Holder, Lease
 from ray_pipeline_core.storage.lease_file import LeaseFile
 from ray_pipeline_core.storage.run_lock import RunLock
@@ -233,7 +234,7 @@ def test_lease_is_taken_over_once_it_is_stale(folder: DataFolder, make_lock: Mak
 
 CHILD = """
 import sys
-from ray_pipeline_core.storage.data_folder import get_data_folder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.run_lock import RunLock
 RunLock(get_data_folder(sys.argv[1])).acquire()
 print("acquired", flush=True)
@@ -539,7 +540,7 @@ def test_release_does_not_wait_for_storage_that_hangs(
 def test_child_of_a_fork_leaves_the_lease_to_its_parent(tmp_path: Path) -> None:
     script = """
 import os, sys
-from ray_pipeline_core.storage.data_folder import get_data_folder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.run_lock import RunLock
 with RunLock(get_data_folder(sys.argv[1])):
     child = os.fork()

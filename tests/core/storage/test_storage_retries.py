@@ -20,14 +20,15 @@ from s3fs.errors import translate_boto_error
 
 from ray_pipeline_core.errors import RunFolderAccessError
 from ray_pipeline_core.redaction import redact_urls
-from ray_pipeline_core.storage.call_retries import RetryBound, call_with_retries
-from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
+from ray_pipeline_core.storage.call_retries import RetryLimits, call_with_retries
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.error_translation import access_error
 from ray_pipeline_core.storage.transient_errors import is_transient
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.storage import s3_options
 
-SHORT = RetryBound(total_s=0.1, first_wait_s=0.01, max_wait_s=0.02)
+SHORT = RetryLimits(total_s=0.1, first_wait_s=0.01, max_wait_s=0.02)
 TRANSIENT_FAULTS: list[Fault] = [
     "cut_upload",
     "drop",
@@ -245,7 +246,7 @@ def test_call_gives_up_when_nothing_listens(s3_bucket: str) -> None:
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
         fs = fsspec.filesystem("s3", **s3_options(endpoint))
         fs.retries = 1
-        folder = DataFolder(f"{s3_bucket}/run", fs, retry_bound=SHORT)
+        folder = DataFolder(f"{s3_bucket}/run", fs, retry_limits=SHORT)
         with pytest.raises(RunFolderAccessError, match="did not answer properly"):
             folder.write_bytes("a", b"x")
 
@@ -269,7 +270,7 @@ def test_waits_grow_up_to_their_bound_with_jitter() -> None:
         if len(waits) < 12:
             raise ConnectionResetError
 
-    call_with_retries(fail, RetryBound(first_wait_s=0.5, max_wait_s=10.0, sleep=waits.append))
+    call_with_retries(fail, RetryLimits(first_wait_s=0.5, max_wait_s=10.0, sleep=waits.append))
     assert len(waits) == 12
     for number, wait_s in enumerate(waits):
         shortest_s = min(0.5 * 2**number, 10.0)
@@ -291,7 +292,7 @@ def test_retries_end_when_their_time_is_spent(monkeypatch: pytest.MonkeyPatch) -
     # tenacity reads this clock; the real one would make the test last a minute.
     monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
     with pytest.raises(ConnectionResetError):
-        call_with_retries(fail, RetryBound(sleep=sleep))
+        call_with_retries(fail, RetryLimits(sleep=sleep))
     assert 60 <= sum(waits) <= 71
 
 
@@ -303,9 +304,9 @@ def test_permanent_error_is_not_retried() -> None:
         raise PermissionError
 
     with pytest.raises(PermissionError):
-        call_with_retries(fail, RetryBound())
+        call_with_retries(fail, RetryLimits())
     assert len(tries) == 1
 
 
 def test_default_bound_is_a_minute() -> None:
-    assert get_data_folder("memory://run").retry_bound == RetryBound(total_s=60.0)
+    assert get_data_folder("memory://run").retry_limits == RetryLimits(total_s=60.0)

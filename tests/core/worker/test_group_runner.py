@@ -16,10 +16,11 @@ from ray_pipeline_core.pipeline import pack_pipeline
 from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.stats.pipeline_stats import parse_stats
-from ray_pipeline_core.storage.data_folder import DataFolder, get_data_folder
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker import group_runner
-from ray_pipeline_core.worker.background_store import MAX_STORING, BackgroundStore
+from ray_pipeline_core.worker.background_store import MAX_CONCURRENT_STORES, BackgroundStore
 from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from tests.support.faulty_proxy import FaultyProxy
@@ -104,9 +105,9 @@ def settled(report: WorkReport) -> dict[int, bool]:
 def assert_stored(folder: RunFolder, rank: int) -> None:
     """Marker, stats and log stand."""
     assert folder.is_completed(rank)
-    path = folder.stats(rank)
+    path = folder.stats_path(rank)
     assert parse_stats(folder.folder.read_bytes(path), path).to_list()[0]["name"] == "Function: Work"
-    assert f"hello from {rank}".encode() in folder.folder.read_bytes(folder.log(rank))
+    assert f"hello from {rank}".encode() in folder.folder.read_bytes(folder.log_path(rank))
 
 
 # --- one batch ------------------------------------------------------------------------------------------------------
@@ -194,16 +195,16 @@ def test_outcome_of_a_short_rank_is_told_later_when_the_storage_is_slow(
     remote: RunFolder, behind_the_proxy: RunFolder, hanging: threading.Event, notes: Path
 ) -> None:
     work = runner(remote, Work(notes))
-    for rank in range(MAX_STORING):
+    for rank in range(MAX_CONCURRENT_STORES):
         assert work.run(batch(rank)) == WorkReport(())
-    assert ranks_run(notes) == list(range(MAX_STORING))
+    assert ranks_run(notes) == list(range(MAX_CONCURRENT_STORES))
     assert behind_the_proxy.completed_ranks(100) == set()
 
     hanging.set()
     report = work.run([])
 
-    assert settled(report) == dict.fromkeys(range(MAX_STORING), True)
-    for rank in range(MAX_STORING):
+    assert settled(report) == dict.fromkeys(range(MAX_CONCURRENT_STORES), True)
+    for rank in range(MAX_CONCURRENT_STORES):
         assert_stored(behind_the_proxy, rank)
     assert work.run([]) == WorkReport(())
 
@@ -217,7 +218,7 @@ def test_every_outcome_is_told_once_and_all_is_stored_when_nothing_is_owed_any_m
         report = work.run(batch(rank))
         assert report.not_started == ()
         told += report.outcomes
-        assert rank + 1 - len(told) <= MAX_STORING, "no more than that may be owed"
+        assert rank + 1 - len(told) <= MAX_CONCURRENT_STORES, "no more than that may be owed"
     told += work.run([]).outcomes
     assert sorted(outcome.rank for outcome in told) == list(range(12))
     assert [outcome.failure for outcome in told] == [None] * 12
@@ -297,14 +298,14 @@ def test_nothing_is_settled_when_nothing_is_stored() -> None:
 
 
 def test_as_many_are_stored_at_the_same_time_as_allowed() -> None:
-    store, together = BackgroundStore(), threading.Barrier(MAX_STORING)
+    store, together = BackgroundStore(), threading.Barrier(MAX_CONCURRENT_STORES)
 
     def store_one(rank: int) -> RankOutcome:
         together.wait(timeout=DEADLINE_S)  # breaks unless all of them are there
         return outcome(rank)
 
-    told = [found for rank in range(MAX_STORING) for found in store.add(partial(store_one, rank))]
-    assert told + store.wait() == [outcome(rank) for rank in range(MAX_STORING)]
+    told = [found for rank in range(MAX_CONCURRENT_STORES) for found in store.add(partial(store_one, rank))]
+    assert told + store.wait() == [outcome(rank) for rank in range(MAX_CONCURRENT_STORES)]
 
 
 def test_no_more_are_stored_at_the_same_time_than_allowed_and_each_is_told_once() -> None:
@@ -323,11 +324,11 @@ def test_no_more_are_stored_at_the_same_time_than_allowed_and_each_is_told_once(
     told: list[RankOutcome] = []
     for rank in range(200):
         told += store.add(partial(store_one, rank))
-        assert rank + 1 - len(told) <= MAX_STORING
+        assert rank + 1 - len(told) <= MAX_CONCURRENT_STORES
         told += store.settled()
     told += store.wait()
     assert sorted(found.rank for found in told) == list(range(200))
-    assert most <= MAX_STORING
+    assert most <= MAX_CONCURRENT_STORES
     assert store.wait() == store.settled() == []
 
 
@@ -340,18 +341,18 @@ def test_one_more_waits_for_the_first_when_all_are_at_work() -> None:
         return outcome(rank)
 
     try:
-        for rank in range(MAX_STORING):
+        for rank in range(MAX_CONCURRENT_STORES):
             assert store.add(partial(store_one, rank)) == []
         with ThreadPoolExecutor(1) as threads:
-            one_more = threads.submit(store.add, partial(store_one, MAX_STORING))
-            assert MAX_STORING not in begun
+            one_more = threads.submit(store.add, partial(store_one, MAX_CONCURRENT_STORES))
+            assert MAX_CONCURRENT_STORES not in begun
             assert not one_more.done()
             go_on.set()
             told = one_more.result(DEADLINE_S)
     finally:
         go_on.set()
     assert told[0] == outcome(0)
-    assert sorted(found.rank for found in told + store.wait()) == list(range(MAX_STORING + 1))
+    assert sorted(found.rank for found in told + store.wait()) == list(range(MAX_CONCURRENT_STORES + 1))
 
 
 def test_settled_does_not_wait_for_what_is_still_at_work() -> None:

@@ -1,0 +1,71 @@
+"""How many groups a cluster has room for, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ray
+
+from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.errors import ClusterError
+from ray_pipeline_core.ray_backend.cluster import Cluster
+
+
+def reachable_slots(resources: RankResources, address: str | None) -> int | None:
+    """Return how many groups fit on the connected cluster, or on the one at `address`; None if there is none."""
+    if not ray.is_initialized() and address in (None, "local"):
+        return None
+    try:
+        with Cluster(address):
+            return count_fitting(alive_nodes(), resources)
+    except ClusterError:
+        return None
+
+
+def alive_nodes() -> list[dict[str, float]]:
+    """Return the resources of each node that is alive."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def count_fitting(nodes: Sequence[Mapping[str, float]], resources: RankResources) -> int:
+    """Return how many groups `nodes` could run at the same time if nothing else ran on them."""
+    bundle = resources.bundle()
+    per_node = [_count_on_node(node, bundle) for node in nodes]
+    if resources.nodes == 1:
+        return sum(per_node)
+    if resources.placement_strategy == "STRICT_PACK":
+        return sum(fitting // resources.nodes for fitting in per_node)
+    gangs = sum(per_node) // resources.nodes
+    if resources.placement_strategy != "STRICT_SPREAD":
+        return gangs
+    while gangs and sum(min(gangs, fitting) for fitting in per_node) < gangs * resources.nodes:
+        gangs -= 1
+    return gangs
+
+
+def _count_on_node(node: Mapping[str, float], bundle: Mapping[str, float]) -> int:
+    # For a group that requests no resources, one group per CPU is assumed.
+    requested = bundle or {"CPU": 1.0}
+    return min(int(node.get(name, 0) / amount + 1e-9) for name, amount in requested.items())
+
+
+def describe_shortage(nodes: Sequence[Mapping[str, float]], resources: RankResources) -> str:
+    """Return a message with the requested resources, those of the cluster, and what would fit."""
+    asked = f"asked for {resources.nodes} node(s) with {_format_resources(resources.bundle())} each"
+    if not nodes:
+        return f"{asked}; the cluster has no node"
+    has = "the cluster's nodes have " + "; ".join(_format_resources(node) for node in nodes[:8])
+    fitting = count_fitting(nodes, resources)
+    if fitting:
+        return f"{asked}; {has}; {fitting} group(s) would fit if nothing else ran there: wait, or end what does"
+    most = {name: max(node.get(name, 0.0) for node in nodes) for name in resources.bundle()}
+    return f"{asked}; {has}; at most {_format_resources(most)} fits on one node: ask for less, or add larger nodes"
+
+
+def _format_resources(resources: Mapping[str, float]) -> str:
+    shown = {
+        name: f"{amount / 1024**3:.1f} GiB" if name.endswith("memory") else f"{amount:g}"
+        for name, amount in resources.items()
+        if not name.startswith(("node:", "object_store_memory"))
+    }
+    return "{" + ", ".join(f"{name}: {amount}" for name, amount in sorted(shown.items())) + "}"

@@ -1,0 +1,93 @@
+"""Makes a `DataFolder` of a path, a URL, or whatever else names a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.dirfs import DirFileSystem
+
+from ray_pipeline_core.errors import ConfigError
+from ray_pipeline_core.redaction import redact_urls
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.error_translation import access_error
+from ray_pipeline_core.storage.remote_files import protocols
+
+_ALLOWED_SPECS = "a path, a URL, (url, storage_options), (path, fsspec filesystem) or a DataFolder"
+
+DataFolderSpec: TypeAlias = (
+    "str | os.PathLike[str] | tuple[str, Mapping[str, Any]] | tuple[str, AbstractFileSystem] | DirFileSystem"
+)
+_ParsedSpec: TypeAlias = tuple[str, AbstractFileSystem | None, Mapping[str, Any]]
+
+
+def get_data_folder(spec: DataFolderSpec, parameter: str = "logging_dir") -> DataFolder:
+    """Return the `DataFolder` that `spec` refers to.
+
+    Args:
+        spec: a path or URL, `(url, storage_options)`, `(path, filesystem)`, or an object with the `path` and `fs` of
+            a folder, such as our `DataFolder` or datatrove's.
+        parameter: name of the parameter, for error messages.
+
+    Raises:
+        ConfigError: `spec` is not a valid folder, or its filesystem is unknown, not installed or rejects the options.
+        RunFolderAccessError: the filesystem can't be reached.
+    """
+    if isinstance(spec, DataFolder):
+        return spec
+    parsed = _parse_spec(spec)
+    if parsed is None:
+        raise ConfigError(f"{parameter}={_redacted_repr(spec)}: must be {_ALLOWED_SPECS}")
+    path, fs, options = parsed
+    try:
+        folder = DataFolder(path, fs, **options)
+    except OSError as error:
+        raise access_error("open", path, error) from error
+    except Exception as error:
+        cause = redact_urls(f"{type(error).__name__}: {error}")
+        raise ConfigError(
+            f"{parameter}={_redacted_repr(path)}: no filesystem for it ({cause}); give {_ALLOWED_SPECS}"
+        ) from error
+    if not folder.path and "memory" not in protocols(folder.fs):
+        raise ConfigError(f"{parameter}={_redacted_repr(path)}: names no bucket or folder; give one")
+    return folder
+
+
+def _parse_spec(spec: object) -> _ParsedSpec | None:
+    """Return path, filesystem and storage options, or None if `spec` is not a valid folder."""
+    if isinstance(spec, tuple):
+        return _parse_pair(*spec) if len(spec) == 2 else None
+    if isinstance(spec, (str, os.PathLike)):
+        return _parse_pair(spec, {})
+    return _parse_pair(getattr(spec, "path", None), getattr(spec, "fs", None))
+
+
+def _parse_pair(path: object, fs_or_options: object) -> _ParsedSpec | None:
+    location = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(location, str):
+        return None
+    if isinstance(fs_or_options, AbstractFileSystem):
+        return (*_unwrap_dirfs(location, fs_or_options), {})
+    if not isinstance(fs_or_options, Mapping) or not all(isinstance(key, str) for key in fs_or_options):
+        return None
+    return (location, None, fs_or_options) if location.strip() else None
+
+
+def _unwrap_dirfs(path: str, fs: AbstractFileSystem) -> tuple[str, AbstractFileSystem]:
+    """Unwrap nested `DirFileSystem`s, so that a local filesystem is recognised."""
+    while isinstance(fs, DirFileSystem):
+        path, fs = fs._join(path), fs.fs
+    return path, fs
+
+
+def _redacted_repr(spec: object) -> str:
+    """Return `spec` for an error message, without secrets."""
+    if isinstance(spec, tuple):
+        return f"({', '.join(_redacted_repr(part) for part in spec)})"
+    if isinstance(spec, Mapping):
+        return f"<options {', '.join(sorted(str(key) for key in spec))}>"
+    if isinstance(spec, (str, int, float)) or spec is None:
+        return redact_urls(repr(spec))
+    return f"<{type(spec).__name__}>"
