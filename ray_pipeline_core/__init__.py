@@ -29,6 +29,7 @@ from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StepStats
 
 if TYPE_CHECKING:
+    __version__: str
     from ray_pipeline_core.driver.task_manager import RayTaskManager
     from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
     from ray_pipeline_core.ray_backend.rank_worker import RankWorker
@@ -69,11 +70,12 @@ __all__ = [
     "StepStats",
     "TaskGroup",
     "TimeoutManager",
+    "__version__",
     "get_data_folder",
     "topological_order",
 ]
 
-# Loaded at first use: fsspec takes most of the import's time, and the worker imports ray.
+# Loaded at first use, as is the version: fsspec takes most of the import's time, and the worker imports ray.
 _LAZY = {
     "DataFolder": "ray_pipeline_core.storage.data_folder",
     "RankWorker": "ray_pipeline_core.ray_backend.rank_worker",
@@ -87,9 +89,15 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name == "__version__":
+        from importlib.metadata import version  # slower to import than all of this package's public names
+
+        found: Any = version("ray-pipeline")
+    elif name in _LAZY:
+        found = getattr(import_module(_LAZY[name]), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = found
     return found
 
 
