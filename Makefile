@@ -4,6 +4,9 @@ PYTEST_ARGS ?=
 SOAK_ARGS ?=
 BENCH_ARGS ?=
 
+# In percent, of lines and branches of the core. Only the whole suite is held to it.
+MIN_COVERAGE := 95
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -19,7 +22,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
-	@echo "make test         run every test (PYTEST_ARGS=... goes to pytest)"
+	@echo "make test         run every test and measure coverage (PYTEST_ARGS=... goes to pytest)"
 	@echo "make chaos        only those tests that kill workers, nodes and drivers under running pipelines"
 	@echo "make soak         kill workers and nodes at random, with ten seeds (SOAK_ARGS='--seeds 1 2' takes others)"
 	@echo "make check        lint, format, types, import contracts"
@@ -65,8 +68,12 @@ format: setup
 	$(BIN)/python -m ruff check --fix $(SOURCES)
 	$(BIN)/python -m ruff format $(SOURCES)
 
+# Data that earlier runs have left would count as well. A part of the suite may cover as little as it does.
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage combine --quiet $(if $(strip $(PYTEST_ARGS)),|| true)
+	@$(BIN)/python -m coverage report $(if $(strip $(PYTEST_ARGS)),|| true,--fail-under=$(MIN_COVERAGE))
 
 chaos: setup
 	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)
