@@ -18,7 +18,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test chaos soak bench bench-full constraints clean
+.PHONY: help setup hooks demo check pyright format test chaos soak bench bench-full constraints clean
 
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
@@ -26,10 +26,12 @@ help:
 	@echo "make chaos        only those tests that kill workers, nodes and drivers under running pipelines"
 	@echo "make soak         kill workers and nodes at random, with ten seeds (SOAK_ARGS='--seeds 1 2' takes others)"
 	@echo "make check        lint, format, types, import contracts"
+	@echo "make pyright      types as pyright sees them"
 	@echo "make bench        compare with datatrove's executor and bare Ray (BENCH_ARGS='overhead' measures that alone)"
 	@echo "make bench-full   the same in full sizes, for docs/performance.md"
 	@echo "make format       put the code into the form that make check asks for"
 	@echo "make setup        only create or renew the environment in $(VENV)"
+	@echo "make hooks        let git run the checks of .pre-commit-config.yaml before each commit"
 	@echo "make constraints  pin the development environment anew (UPGRADE=--upgrade takes newer versions)"
 	@echo "make clean        remove what the tools left behind; the environment stays"
 
@@ -55,6 +57,9 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	fi
 	@touch $@
 
+hooks: setup
+	$(BIN)/pre-commit install
+
 demo: setup
 	$(BIN)/python -m examples.nightly_flights.run_script
 
@@ -63,6 +68,9 @@ check: setup
 	$(BIN)/python -m ruff format --check $(SOURCES)
 	$(BIN)/python -m mypy $(SOURCES)
 	$(BIN)/lint-imports
+
+pyright: setup
+	$(BIN)/basedpyright
 
 format: setup
 	$(BIN)/python -m ruff check --fix $(SOURCES)
