@@ -184,6 +184,13 @@ def test_version_is_that_of_the_project_and_costs_no_import() -> None:
     assert done.stdout == "False\n"
 
 
+def test_every_python_that_is_declared_is_tested() -> None:
+    declared = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text())
+    matrix = re.search(r"python: \[(.+)\]", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert matrix is not None
+    assert re.findall(r'"(3\.\d+)"', matrix[1]) == declared
+
+
 def test_functions_are_short() -> None:
     too_long = [
         f"{_relative(path)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
