@@ -29,6 +29,7 @@ from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StepStats
 
 if TYPE_CHECKING:
+    __version__: str
     from ray_pipeline_core.driver.planning import RunOptions
     from ray_pipeline_core.driver.task_manager import RayTaskManager
     from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from ray_pipeline_core.scheduling.rank_groups import TaskGroup
     from ray_pipeline_core.scheduling.timeouts import TimeoutManager
     from ray_pipeline_core.storage.data_folder import DataFolder
-from ray_pipeline_core.storage.data_folder_spec import get_data_folder
+    from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 
 __all__ = [
     "ClusterError",
@@ -74,11 +75,12 @@ __all__ = [
     "StepStats",
     "TaskGroup",
     "TimeoutManager",
+    "__version__",
     "get_data_folder",
     "topological_order",
 ]
 
-# Loaded at first use, since fsspec takes most of the import time, and RankWorker needs Ray.
+# Loaded at first use, as is the version: fsspec takes most of the import time, and RankWorker needs Ray.
 _LAZY = {
     "ProgressLog": "ray_pipeline_core.observers.progress_log",
     "RunOptions": "ray_pipeline_core.driver.planning",
@@ -94,9 +96,15 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name == "__version__":
+        from importlib.metadata import version  # slower to import than all of this package's public names
+
+        found: Any = version("ray-pipeline")
+    elif name in _LAZY:
+        found = getattr(import_module(_LAZY[name]), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = found
     return found
 
 

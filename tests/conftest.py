@@ -41,9 +41,15 @@ _REMOVED = (
     "AIRFLOW_CONFIG",
 )
 
+_MEASURED = "COVERAGE_PROCESS_CONFIG"
+"""Set by coverage, where it measures, for the processes that the tests start."""
+
 os.environ.update(_PINNED)
 for _variable in _REMOVED:
     os.environ.pop(_variable, None)
+if _MEASURED in os.environ:
+    _folder = str(Path(__file__).parent / "coverage_of_workers")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_folder, os.environ.get("PYTHONPATH"))))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

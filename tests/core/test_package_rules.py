@@ -175,6 +175,22 @@ def test_unknown_name_of_the_core_raises_attribute_error() -> None:
         _ = ray_pipeline_core.no_such_name
 
 
+def test_version_is_that_of_the_project_and_costs_no_import() -> None:
+    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert declared is not None
+    assert ray_pipeline_core.__version__ == declared[1]
+    code = "import ray_pipeline_core; print('__version__' in vars(ray_pipeline_core))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_every_python_that_is_declared_is_tested() -> None:
+    declared = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text())
+    matrix = re.search(r"python: \[(.+)\]", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert matrix is not None
+    assert re.findall(r'"(3\.\d+)"', matrix[1]) == declared
+
+
 def test_functions_are_short() -> None:
     too_long = [
         f"{_relative(path)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
