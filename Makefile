@@ -18,7 +18,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks demo check docs pyright format test chaos soak bench bench-full constraints clean
+.PHONY: help setup hooks demo check docs format test chaos soak bench bench-full constraints clean
 
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
@@ -26,7 +26,6 @@ help:
 	@echo "make chaos        only those tests that kill workers, nodes and drivers under running pipelines"
 	@echo "make soak         kill workers and nodes at random, with ten seeds (SOAK_ARGS='--seeds 1 2' takes others)"
 	@echo "make check        lint, format, types, import contracts"
-	@echo "make pyright      types as pyright sees them"
 	@echo "make bench        compare with datatrove's executor and bare Ray (BENCH_ARGS='overhead' measures that alone)"
 	@echo "make bench-full   the same in full sizes, for docs/performance.md"
 	@echo "make format       put the code into the form that make check asks for"
@@ -68,14 +67,12 @@ check: setup
 	$(BIN)/python -m ruff check $(SOURCES)
 	$(BIN)/python -m ruff format --check $(SOURCES)
 	$(BIN)/python -m mypy $(SOURCES)
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
 docs: setup
 	$(BIN)/python -m docs.tools.error_reference
 	$(BIN)/python -m docs.tools.module_table
-
-pyright: setup
-	$(BIN)/basedpyright
 
 format: setup
 	$(BIN)/python -m ruff check --fix $(SOURCES)

@@ -97,6 +97,7 @@ def split_folder(spec: Any) -> tuple[Any, Any]:
     Returns:
         The path or URL, and the filesystem or storage options; None if there are none.
     """
+    path: Any
     path, storage = spec if isinstance(spec, tuple) and len(spec) == 2 else (spec, None)
     if isinstance(path, os.PathLike):
         return os.fspath(path), storage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -46,7 +46,7 @@ def unwrap(value: Any) -> Any:
     return value.value if isinstance(value, Unrendered) else value
 
 
-def _shown_step(step: Callable[..., Any] | Sequence[Any]) -> str:
+def _shown_step(step: Any) -> str:
     while hasattr(step, "func"):  # functools.partial
         step = step.func
     if not callable(step):

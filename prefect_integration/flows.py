@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 def ray_pipeline_flow(
-    executor: RayPipelineExecutor, name: str = "ray-pipeline", *, task: ExecutorTask = run_ray_pipeline
+    executor: RayPipelineExecutor,
+    name: str = "ray-pipeline",
+    *,
+    task: ExecutorTask = run_ray_pipeline,  # pyright: ignore
 ) -> Flow[[], dict[str, Any]]:
     """Make a flow with a task run for each executor and an edge for each dependency.
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from ray_pipeline_core.config import RetryPolicy, RunConfig
 from ray_pipeline_core.driver.driver_thread import DriverThread
-from ray_pipeline_core.driver.graph import execution_order, plan_graph, run_graph, shared_address
+from ray_pipeline_core.driver.graph import OptionsOf, execution_order, plan_graph, run_graph, shared_address
 from ray_pipeline_core.driver.planning import RunOptions
 from ray_pipeline_core.events import RunObserver
 from ray_pipeline_core.pipeline import PipelineSpec, check_pipeline
@@ -138,7 +138,7 @@ class RayPipelineExecutor:
         backends = RaySession(shared_address(self))
         run = partial(run_graph, self, backends, self._stop)
         if options_of is not None:
-            run = partial(run, options_of=options_of)
+            run = partial(run, options_of=cast("OptionsOf", options_of))
         try:
             return DriverThread(run, self._stop).run()
         finally:

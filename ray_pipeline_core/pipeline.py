@@ -34,7 +34,8 @@ class _LazyStats:
     def __get__(self, step: PipelineStep | None, owner: type) -> Any:
         if step is None:
             return self
-        stats = step.__dict__["stats"] = StepStats(_string_of(step))
+        stats = StepStats(_string_of(step))
+        vars(step)["stats"] = stats
         return stats
 
 
@@ -288,7 +289,7 @@ class _TrackedFunction:
     def __call__(self, data: Any, rank: int, world_size: int) -> Any:
         self._clock.enter(self)
         try:
-            returned = self.function(data, rank, world_size)
+            returned: Any = self.function(data, rank, world_size)
         finally:
             self._clock.leave()
         if isinstance(returned, Iterator) and type(returned).__module__ in _BUILTIN_ITERATOR_MODULES:
@@ -296,7 +297,7 @@ class _TrackedFunction:
         if not isinstance(returned, str | bytes):
             # Values without a length are not counted, and neither are iterators with further methods.
             with contextlib.suppress(Exception):
-                self.items = len(returned)
+                self.items = len(returned)  # pyright: ignore[reportArgumentType]
         return returned
 
     def _iterate(self, iterator: Iterator[Any]) -> Iterator[Any]:

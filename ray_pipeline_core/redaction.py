@@ -54,14 +54,14 @@ def is_large(value: object) -> bool:
     return isinstance(value, sized) and len(value) > MAX_DESCRIBED_LENGTH
 
 
-def without_secrets(value: object) -> Any:
+def without_secrets(value: Any) -> Any:
     """Return a copy of nested containers without secrets and large values; sets become sorted lists."""
     if is_large(value):
-        return f"<{type(value).__qualname__} of {len(value)}>"  # type: ignore[arg-type]
+        return f"<{type(value).__qualname__} of {len(value)}>"
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name, None) for field in fields(value)}
-    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-        value = value._asdict()
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):  # a named tuple
+        value = getattr(value, "_asdict")()  # noqa: B009 - tuples in general have no such method
     if isinstance(value, Mapping):
         return {key: HIDDEN if is_secret(str(key), item) else without_secrets(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):

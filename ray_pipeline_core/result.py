@@ -89,10 +89,11 @@ class RunResult:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> RunResult:
         """Return the result of which `to_dict` returned `plain`."""
-        fields = {key: value for key, value in plain.items() if key != "ok"}
+        fields: dict[str, Any] = {key: value for key, value in plain.items() if key != "ok"}
         fields["failed"] = tuple(RankFailure(**failure) for failure in fields["failed"])
         fields["started_at"] = datetime.fromisoformat(fields["started_at"])
-        return cls(**fields | {"warnings": tuple(fields.get("warnings", ()))})
+        fields["warnings"] = tuple(fields.get("warnings", ()))
+        return cls(**fields)
 
     def without_stats(self) -> RunResult:
         """Return the result with empty stats, for a short output."""

@@ -58,7 +58,7 @@ class RayPipelineOperator(BaseOperator):
         ConfigError: an argument is wrong, whatever the templates render to.
     """
 
-    template_fields: Sequence[str] = TEMPLATE_FIELDS
+    template_fields: Sequence[str] = TEMPLATE_FIELDS  # pyright: ignore[reportIncompatibleVariableOverride]
     template_fields_renderers: ClassVar[dict[str, str]] = {"pipeline_kwargs": "json"}
     shallow_copy_attrs: Sequence[str] = ("pipeline", "ray_remote_kwargs", "observers", "_storage")
 
@@ -149,7 +149,7 @@ class RayPipelineOperator(BaseOperator):
 
     def _run_executor(self, context: Context) -> RunResult:
         arguments = {key: unwrap(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
-        self._executor = make_executor(arguments, self._storage, context["ti"])
+        self._executor = make_executor(arguments, self._storage, context["ti"])  # pyright: ignore[reportTypedDictNotRequiredAccess]
         if self._killed:
             raise RunCancelledError(f"run {self._executor.name!r} was stopped before it began")
         result = self._executor.run()
@@ -165,7 +165,8 @@ class RayPipelineOperator(BaseOperator):
         if not self.do_xcom_push:
             return
         try:
-            context["ti"].xcom_push(key="return_value", value=result.to_dict())
+            ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+            ti.xcom_push(key="return_value", value=result.to_dict())
         except Exception:
             self.log.exception("The result of the failed run could not be pushed; it is in %s", result.logging_dir)
 

@@ -83,12 +83,12 @@ class IncompleteReferenceError(Exception):
 
 
 def key_of(template: str) -> str:
-    """What an entry is found by: the message without the names of its placeholders, which may change."""
+    """Return what an entry is found by: the message without the names of its placeholders, which may change."""
     return _PLACEHOLDER.sub("{}", template)
 
 
 def error_classes(index: SourceIndex, name: str = ROOT_ERROR) -> list[str]:
-    """The error classes of the packages in the order of the tree, each before its subclasses."""
+    """Return the error classes of the packages in the order of the tree, each before its subclasses."""
     subclasses = [one for one, node in index.classes.items() if name in map(last_name, node.bases)]
     return [name, *(further for one in subclasses for further in error_classes(index, one))]
 
@@ -96,7 +96,7 @@ def error_classes(index: SourceIndex, name: str = ROOT_ERROR) -> list[str]:
 def check_entries(
     messages: Iterable[Message], entries: Mapping[str, Entry] = ENTRIES, never_shown: Mapping[str, str] = NEVER_SHOWN
 ) -> None:
-    """Compares messages and entries.
+    """Compare messages and entries.
 
     Raises:
         IncompleteReferenceError: a message has no entry, or an entry has no message; the text names them.
@@ -118,7 +118,7 @@ def check_entries(
 
 
 def reference() -> str:
-    """The page.
+    """Return the page.
 
     Raises:
         IncompleteReferenceError: messages and entries do not match, or what a message says can't be told.
@@ -158,7 +158,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def _introduction(index: SourceIndex, name: str) -> str:
-    """The first line of the class's docstring, its place in the tree, and whether a retry may help."""
+    """Return the first line of the class's docstring, its place in the tree, and whether a retry may help."""
     node = index.classes[name]
     summary = (ast.get_docstring(node) or "").splitlines()[0]
     bases = [last_name(base) for base in node.bases if last_name(base) in index.classes]
@@ -198,7 +198,7 @@ def _cell(text: str) -> str:
 
 
 def main() -> None:
-    """Writes the page."""
+    """Write the page."""
     try:
         page = reference()
     except IncompleteReferenceError as error:

@@ -28,7 +28,7 @@ _STRING_METHODS = {"decode", "encode", "strip", "removeprefix", "removesuffix", 
 
 
 def literal_words(text: str) -> list[str]:
-    """The words of a text outside its placeholders."""
+    """Return the words of a text outside its placeholders."""
     return _WORD.findall(_PLACEHOLDER.sub(" ", text))
 
 
@@ -57,7 +57,7 @@ class MessageTexts:
         return _unique(text for one in scopes for text in self._texts(node, one))
 
     def of_log_call(self, call: ast.Call, scope: Scope) -> tuple[str, ...]:
-        """The texts of a call of a logger, with the arguments in the places of `%s`."""
+        """Return the texts of a call of a logger, with the arguments in the places of `%s`."""
         template = call.args[0]
         if not (isinstance(template, ast.Constant) and isinstance(template.value, str)):
             return self.of(template, scope)
@@ -170,7 +170,7 @@ class MessageTexts:
             yield from elements
 
     def _inline(self, node: ast.expr, scope: Scope) -> tuple[str, ...]:
-        """What a placeholder shows: what it says where that is certain or a sentence, else its name."""
+        """Return what a placeholder shows: what it says where that is certain or a sentence, else its name."""
         texts = self._without_empty(node, scope)
         is_certain = len(texts) == 1 and _has_literals(texts[0])
         is_sentence = any(len(literal_words(text)) >= _SENTENCE_WORDS for text in texts)
@@ -184,7 +184,7 @@ class MessageTexts:
     # --- collections ---
 
     def elements(self, node: ast.expr, scope: Scope) -> tuple[str, ...]:
-        """The texts of what a collection may hold."""
+        """Return the texts of what a collection may hold."""
         return self._elements(node, scope)
 
     def _elements(self, node: ast.expr, scope: Scope, starred: bool = False) -> tuple[str, ...]:
@@ -207,7 +207,7 @@ class MessageTexts:
             self._active.pop()
 
     def _parts(self, node: ast.expr, scope: Scope) -> Iterator[tuple[ast.expr, Scope, bool]]:
-        """What a collection is made of: expressions, each with whether it is a collection itself."""
+        """Return what a collection is made of: expressions, each with whether it is a collection itself."""
         if isinstance(node, ast.List | ast.Tuple):
             for item in node.elts:
                 yield item.value if isinstance(item, ast.Starred) else item, scope, isinstance(item, ast.Starred)
@@ -252,7 +252,7 @@ class MessageTexts:
     # --- names ---
 
     def _values_of_name(self, name: str, scope: Scope) -> tuple[list[ast.expr], bool, Scope]:
-        """The values of a name, whether there may be others, and the scope they are in."""
+        """Return the values of a name, whether there may be others, and the scope they are in."""
         where: Scope | None = scope
         while where is not None and where.function is not None:
             values, is_open = local_values(where.function, name)
@@ -266,7 +266,7 @@ class MessageTexts:
         return ([constant[0]], False, constant[1]) if constant is not None else ([], True, scope)
 
     def _functions(self, node: ast.Call) -> list[FunctionSource]:
-        """The functions that a call may mean: those of its name, methods for `x.name()`, others for `name()`."""
+        """Return the functions that a call may mean: those of its name, methods for `x.name()`, others for `name()`."""
         found = self._index.functions.get(last_name(node.func), [])
         is_method = isinstance(node.func, ast.Attribute)
         return [one for one in found if one.is_method == is_method and one.node not in self._active]
@@ -281,7 +281,7 @@ class MessageTexts:
             self._active.remove(function.node)
 
     def bind(self, call: ast.Call, scope: Scope, function: FunctionSource) -> Scope:
-        """The scope of a function's body when it is called like this, with those parameters that have a text."""
+        """Return the scope of a function's body when it is called like this, with those parameters that have a text."""
         names = parameter_names(function.node)
         arguments = dict(zip(names, call.args, strict=False))
         arguments |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
@@ -299,7 +299,7 @@ class MessageTexts:
     # --- records ---
 
     def _records(self, node: ast.expr, scope: Scope) -> list[dict[str, tuple[str, ...]]]:
-        """The texts of the fields of each record that the expression may speak of: `diagnosis` is a `_Diagnosis`."""
+        """Return the texts of the fields of each record that may be meant: `diagnosis` is a `_Diagnosis`."""
         for part in ast.walk(node):
             if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
                 fields = self._fields(part.value.id)
@@ -333,7 +333,7 @@ def _placeholder(node: ast.expr) -> str:
 
 
 def _name_of(node: ast.expr) -> str:
-    """A readable name of what an expression stands for."""
+    """Return a readable name of what an expression stands for."""
     if isinstance(node, ast.Name):
         return node.id.strip("_")
     if isinstance(node, ast.Constant):

@@ -71,7 +71,7 @@ class MessageFinder:
         yield from self._collected(call, scope)
 
     def _raised(self, call: ast.Call, scope: Scope) -> Iterator[tuple[str, str]]:
-        """Errors, failures of ranks and states of flows that the call makes."""
+        """Error, failures of ranks and states of flows that the call makes."""
         message = _message_argument(call)
         for name in self._made(call.func, scope):
             if name == "AttemptFailure":
@@ -84,7 +84,7 @@ class MessageFinder:
                 yield from ((FLOW_STATE, text) for text in self._texts.of(message, scope))
 
     def _made(self, node: ast.expr, scope: Scope) -> list[str]:
-        """The names of what may be called, where a local name may stand for one of several."""
+        """Return the names of what may be called, where a local name may stand for one of several."""
         if isinstance(node, ast.IfExp):
             return [*self._made(node.body, scope), *self._made(node.orelse, scope)]
         if isinstance(node, ast.Name) and scope.function is not None:
@@ -95,7 +95,7 @@ class MessageFinder:
         return [name] if name else []
 
     def _required(self, call: ast.Call, scope: Scope) -> Iterator[tuple[str, str]]:
-        """What the `require` functions say with the arguments of this call."""
+        """Return what the `require` functions say with the arguments of this call."""
         for function in self._index.functions.get(last_name(call.func), []):
             bound = self._texts.bind(call, scope, function)
             for inner in _calls(function):
@@ -116,7 +116,7 @@ class MessageFinder:
             yield from ((_LEVELS[last_name(call.args[0])], text) for text in self._texts.of(call.args[-1], scope))
 
     def _collected(self, call: ast.Call, scope: Scope) -> Iterator[tuple[str, str]]:
-        """What is added to the warnings of a result or a plan, or given to `warnings.warn`."""
+        """Return what is added to the warnings of a result or a plan, or given to `warnings.warn`."""
         if not (isinstance(call.func, ast.Attribute) and call.args):
             return
         if last_name(call.func.value).strip("_") != "warnings":
@@ -136,7 +136,7 @@ def _calls(function: FunctionSource) -> list[ast.Call]:
 
 
 def find_messages(index: SourceIndex) -> tuple[list[Message], list[Message]]:
-    """Finds every message in the source.
+    """Find every message in the source.
 
     Returns:
         The messages by group and text, and those of which the source does not tell a word although they do not just

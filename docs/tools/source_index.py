@@ -31,7 +31,7 @@ class Scope:
     bindings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def bound(self, bindings: Mapping[str, tuple[str, ...]]) -> Scope:
-        """The same scope with the texts of more names."""
+        """Return the same scope with the texts of more names."""
         return replace(self, bindings={**self.bindings, **bindings}) if bindings else self
 
 
@@ -101,17 +101,17 @@ class SourceIndex:
                 self._visit(child, scope.bound(_loop_names(child)), in_class=isinstance(child, ast.ClassDef))
 
     def constant(self, name: str, scope: Scope) -> tuple[ast.expr, Scope] | None:
-        """The value of a constant: the module's own, else that of the only other module that defines one."""
+        """Return the value of a constant: the module's own, else that of the only other module that defines one."""
         found = self._constants.get(name, [])
         own = [one for one in found if one[1].path == scope.path]
         return own[0] if own else found[0] if len(found) == 1 else None
 
     def imported_from(self, name: str) -> set[str]:
-        """The modules that the packages import `name` from."""
+        """Return the modules that the packages import `name` from."""
         return self._imports.get(name, set())
 
     def attribute_values(self, attribute: str) -> list[tuple[ast.expr, Scope]]:
-        """What is assigned to attributes of this name, anywhere."""
+        """Return what is assigned to attributes of this name, anywhere."""
         return [
             (value, scope)
             for statement, scope in self._statements
@@ -120,13 +120,13 @@ class SourceIndex:
         ]
 
     def bases(self, name: str) -> list[str]:
-        """The names of all classes that the class `name` derives from, as far as the packages define them."""
+        """Return the names of all classes that the class `name` derives from, as far as the packages define them."""
         node = self.classes.get(name)
         direct = [last_name(base) for base in node.bases] if node is not None else []
         return [*direct, *(further for base in direct for further in self.bases(base))]
 
     def is_error(self, name: str) -> bool:
-        """Whether `name` is an exception: one of the packages', Python's or an imported one."""
+        """Return whether `name` is an exception: one of the packages', Python's or an imported one."""
         if name in self.classes:
             return any(_is_builtin_error(base) or base.endswith("Exception") for base in self.bases(name))
         return _is_builtin_error(name) or (name.endswith(("Error", "Exception")) and bool(self.imported_from(name)))
@@ -138,14 +138,14 @@ def _is_builtin_error(name: str) -> bool:
 
 
 def last_name(node: ast.expr) -> str:
-    """The last part of a dotted name; empty for anything else."""
+    """Return the last part of a dotted name; empty for anything else."""
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def _assigned(statement: ast.stmt, attributes: bool = False) -> Iterator[tuple[str, ast.expr]]:
-    """The names (or attributes) that a statement assigns to, each with its value."""
+    """Return the names (or attributes) that a statement assigns to, each with its value."""
     kind = ast.Attribute if attributes else ast.Name
     if isinstance(statement, ast.AnnAssign) and statement.value is not None and isinstance(statement.target, kind):
         yield last_name(statement.target), statement.value
@@ -165,7 +165,7 @@ def _unpacked(target: ast.Tuple, value: ast.expr, kind: type[ast.expr]) -> Itera
 
 
 def _loop_names(node: ast.AST) -> dict[str, tuple[str, ...]]:
-    """The texts of a loop's variable, where the loop is over constants."""
+    """Return the texts of a loop's variable, where the loop is over constants."""
     if not (isinstance(node, ast.For) and isinstance(node.target, ast.Name) and isinstance(node.iter, ast.Tuple)):
         return {}
     elements = [element.value for element in node.iter.elts if isinstance(element, ast.Constant)]
@@ -174,13 +174,13 @@ def _loop_names(node: ast.AST) -> dict[str, tuple[str, ...]]:
 
 @cache
 def nodes_of(node: ast.AST) -> tuple[ast.AST, ...]:
-    """The node and all below it, kept since they are asked for over and over."""
+    """Return the node and all below it, kept since they are asked for over and over."""
     return tuple(ast.walk(node))
 
 
 @cache
 def local_values(function: Function, name: str) -> tuple[list[ast.expr], bool]:
-    """The values that a function gives one of its names.
+    """Return the values that a function gives one of its names.
 
     Returns:
         The values, and whether there are others that can't be told, as for the target of a loop.
@@ -195,7 +195,7 @@ def local_values(function: Function, name: str) -> tuple[list[ast.expr], bool]:
 
 
 def _other_targets(node: ast.AST) -> set[str]:
-    """The names that a loop, an exception handler or the like gives values that are not looked at."""
+    """Return the names that a loop, an exception handler or the like gives values that are not looked at."""
     if isinstance(node, ast.For | ast.comprehension):
         return {part.id for part in ast.walk(node.target) if isinstance(part, ast.Name)}
     if isinstance(node, ast.AugAssign | ast.NamedExpr):
@@ -204,13 +204,13 @@ def _other_targets(node: ast.AST) -> set[str]:
 
 
 def parameter_names(function: Function) -> list[str]:
-    """The names of a function's parameters that arguments can be given for, in order."""
+    """Return the names of a function's parameters that arguments can be given for, in order."""
     arguments = function.args
     return [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
 
 
 def default_of(function: Function, parameter: str) -> ast.expr | None:
-    """The default of a parameter; None when it has none."""
+    """Return the default of a parameter; None when it has none."""
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults = dict(zip([one.arg for one in reversed(positional)], reversed(arguments.defaults), strict=False))
@@ -223,7 +223,7 @@ def default_of(function: Function, parameter: str) -> ast.expr | None:
 
 
 def collected_into(node: ast.AST, name: str, attribute: bool = False) -> tuple[list[ast.expr], list[ast.expr]]:
-    """What is put into the list `name`, or `x.name` for an attribute: by `append`, and by `extend`."""
+    """Return what is put into the list `name`, or `x.name` for an attribute: by `append`, and by `extend`."""
     kind = ast.Attribute if attribute else ast.Name
     appended: list[ast.expr] = []
     extended: list[ast.expr] = []

@@ -41,6 +41,7 @@ class BackendSource(Protocol):
             setup: what the workers are asked for and given.
             later: the parameters of the runs that follow.
         """
+        ...
 
     def close(self) -> None:
         """Give back what the backends shared."""

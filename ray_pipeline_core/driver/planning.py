@@ -27,37 +27,46 @@ class ExecutorNode(Protocol):
     @property
     def name(self) -> str:
         """What it is called in messages."""
+        ...
 
     @property
     def config(self) -> RunConfig:
         """The parameters that control a run."""
+        ...
 
     @property
     def pipeline(self) -> PipelineSpec:
         """The steps, or the import path of their factory."""
+        ...
 
     @property
     def pipeline_kwargs(self) -> Mapping[str, Any] | None:
         """The arguments of the factory."""
+        ...
 
     @property
     def logging_dir(self) -> DataFolder:
         """The run folder."""
+        ...
 
     @property
     def observers(self) -> tuple[RunObserver, ...]:
         """The user's observers."""
+        ...
 
     @property
     def address(self) -> str | None:
         """The Ray address, if one was given."""
+        ...
 
     @property
     def dependencies(self) -> Iterable[ExecutorNode]:
         """The executors that must be complete first."""
+        ...
 
     def parameters(self) -> dict[str, Any]:
         """Return every constructor argument by name."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Tracker(Protocol):
 
     def completed_among(self, ranks: tuple[int, ...]) -> set[int]:
         """Return those of `ranks` whose marker exists although their worker died before it could answer."""
+        ...
 
     def tick(self, running: int, workers: int, starting: int) -> None:
         """Report the progress, at the end of each round of the loop."""

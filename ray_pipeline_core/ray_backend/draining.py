@@ -33,7 +33,7 @@ class DrainingNodes:
             return set()
         self._refreshed_s = now_s
         try:
-            draining = set(ray._private.state.state.get_draining_nodes())
+            draining = set(ray._private.state.state.get_draining_nodes())  # pyright: ignore
         except Exception:
             logger.debug("can't tell which nodes drain", exc_info=True)
             return set()

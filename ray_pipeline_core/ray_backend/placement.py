@@ -72,10 +72,11 @@ def _placement_group(resources: RankResources) -> PlacementGroup:
     if accelerator:
         bundle[_ACCELERATOR_RESOURCE.format(accelerator)] = _ACCELERATOR_AMOUNT
     labels = resources.ray_options.get("label_selector")
+    selectors: Any = [labels] * resources.nodes if labels else None  # Ray's annotation lacks its default, None
     group: PlacementGroup = placement_group(
         [bundle] * resources.nodes,
         strategy=resources.placement_strategy,
-        bundle_label_selector=[labels] * resources.nodes if labels else None,
+        bundle_label_selector=selectors,
     )
     return group
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from ray import exceptions as ray_errors
 
 from ray_pipeline_core.errors import qualified_name
 from ray_pipeline_core.failure_kinds import FAILURE_RULES, FailureKind
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 
+_Row: TypeAlias = tuple[type[BaseException], FailureKind, int | None, bool]
 _NODE_ENVIRONMENT_RETRIES = 1  # another node may have space or network access; further retries rarely help
 # The first match counts, so subclasses come before their bases. Columns: error, kind, retry limit, fatal.
-_FAILURE_TABLE: tuple[tuple[type[BaseException], FailureKind, int | None, bool], ...] = (
+_FAILURE_TABLE: tuple[_Row, ...] = (
     (ray_errors.OutOfMemoryError, "out_of_memory", None, False),
     (ray_errors.ActorUnschedulableError, "unschedulable", None, True),
     (ray_errors.TaskUnschedulableError, "unschedulable", None, True),
@@ -27,6 +30,7 @@ _FAILURE_TABLE: tuple[tuple[type[BaseException], FailureKind, int | None, bool],
     (ray_errors.RaySystemError, "worker_lost", None, False),
     (ray_errors.RayTaskError, "worker_lost", None, True),  # an error in RankWorker itself: no retry helps
 )
+_OTHER_ERROR: _Row = (BaseException, "worker_lost", None, False)
 _MAX_MESSAGE_LENGTH = 1000
 _OUT_OF_MEMORY_HINT = "running low on memory"  # in Ray's message about an actor whose death it noticed later
 
@@ -39,10 +43,8 @@ def classify(error: BaseException, node: str | None = None, node_drains: bool = 
         node: where the worker ran, if known.
         node_drains: whether that node was draining, so that its workers count as preempted.
     """
-    kind, retry_limit, fatal = next(
-        ((kind, limit, fatal) for cls, kind, limit, fatal in _FAILURE_TABLE if isinstance(error, cls)),
-        ("worker_lost", None, False),
-    )
+    row = next((row for row in _FAILURE_TABLE if isinstance(error, row[0])), _OTHER_ERROR)
+    _, kind, retry_limit, fatal = row
     if isinstance(error, ray_errors.ActorDiedError):
         fatal = fatal or error.actor_init_failed
         if _OUT_OF_MEMORY_HINT in str(error):

@@ -81,12 +81,15 @@ class WorkerBackend(Protocol):
 
     def poll(self, timeout_s: float) -> list[BackendEvent]:
         """Wait up to `timeout_s` seconds for events."""
+        ...
 
     def slot_limit(self) -> int | None:
         """Return how many slots can ever be granted, if that is certain."""
+        ...
 
     def describe_shortage(self) -> str:
         """Return what was asked, what there is and what would fit, for when no slot starts."""
+        ...
 
     def close(self) -> None:
         """End all slots and wait until they are gone."""

@@ -32,7 +32,7 @@ def airflow_database() -> None:
 
 @pytest.fixture
 def signal_handlers() -> Iterator[None]:
-    """Puts back the signal handlers that Airflow replaces when it runs a task."""
+    """Put back the signal handlers that Airflow replaces when it runs a task."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     yield
     for number, handler in before.items():
@@ -41,7 +41,7 @@ def signal_handlers() -> Iterator[None]:
 
 @pytest.fixture
 def run_dag(airflow_database: None, signal_handlers: None) -> RunDag:
-    """Runs a DAG with `dag.test()`, all tries of all its tasks, in this process."""
+    """Run a DAG with `dag.test()`, all tries of all its tasks, in this process."""
     from tests.airflow_provider.dag_runs import run_once
 
     return run_once

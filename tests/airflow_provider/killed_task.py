@@ -15,7 +15,7 @@ from tests.airflow_provider.dag_runs import run_once
 
 
 def main(folder: Path) -> None:
-    """Runs the DAG and writes the state of its task to `state`."""
+    """Run the DAG and writes the state of its task to `state`."""
     with DAG("killed_by_signal", schedule=None) as dag:
         RayPipelineOperator(
             task_id="endless",

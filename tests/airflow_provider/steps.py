@@ -42,7 +42,7 @@ def wait_forever(folder: str) -> list[Step]:
 
 
 def require_files(folder: str, required: list[str], left: str) -> list[Step]:
-    """Leaves the file `left` if all `required` ones are there."""
+    """Leave the file `left` if all `required` ones are there."""
 
     def check(data: object, rank: int, world_size: int) -> None:
         missing = [name for name in required if not Path(folder, name).exists()]

@@ -40,12 +40,12 @@ class BackgroundRun:
             self._error = error
 
     def is_over_within(self, timeout_s: float) -> bool:
-        """Waits up to `timeout_s` seconds for the end of the run."""
+        """Wait up to `timeout_s` seconds for the end of the run."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def result(self) -> RunResult:
-        """Waits for the end; returns the result, or raises what `run()` raised."""
+        """Wait for the end; returns the result, or raises what `run()` raised."""
         self._thread.join(MAX_WAIT_S)
         assert not self._thread.is_alive(), "the run hangs"
         if self._error is not None:

@@ -32,7 +32,7 @@ def cluster_address(ray_cluster: Any) -> str:
 
 @pytest.fixture
 def add_node(ray_cluster: Any) -> Iterator[NodeFactory]:
-    """Adds nodes to the shared cluster; those that the test did not remove are removed after it."""
+    """Add nodes to the shared cluster; those that the test did not remove are removed after it."""
     added = []
     alive_before = count_alive_nodes()
 

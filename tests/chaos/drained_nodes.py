@@ -13,7 +13,7 @@ from tests.support.waiting import wait_for
 
 
 def drain(node: Any, deadline_s: int) -> None:
-    """Announces that `node` will be preempted in `deadline_s` seconds, and waits until the cluster knows."""
+    """Announce that `node` will be preempted in `deadline_s` seconds, and waits until the cluster knows."""
     subprocess.run(
         [
             *(sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", node.gcs_address),

@@ -97,7 +97,7 @@ class DriverProcess:
         self._process.communicate()
 
     def send(self, number: int) -> None:
-        """Sends a signal; returns when a suspended process is suspended and a killed one is gone."""
+        """Send a signal; returns when a suspended process is suspended and a killed one is gone."""
         self._process.send_signal(number)
         if number == signal.SIGKILL:
             self._process.wait(MAX_WAIT_S)
@@ -109,19 +109,19 @@ class DriverProcess:
         return self._process.poll() is not None
 
     def outcome(self) -> str:
-        """Waits for its end; returns `ok` or the name and the text of the error."""
+        """Wait for its end; returns `ok` or the name and the text of the error."""
         output, _ = self._process.communicate(timeout=MAX_WAIT_S)
         return output.strip().rpartition("\n")[2]
 
 
 def shorten_lease() -> None:
-    """Patches the lease's times, since a test can't suspend a driver for the minute that a lease lives otherwise."""
+    """Patch the lease's times: a test can't suspend a driver for the minute that a lease lives."""
     short = functools.partial(RunLock, heartbeat_s=1.0, stale_s=SHORT_STALE_S)
     mock.patch.object(pipeline_run, "RunLock", short).start()
 
 
 def main() -> None:
-    """Runs one executor, and prints how that ended."""
+    """Run one executor, and prints how that ended."""
     options = json.loads(sys.argv[1])
     if options["short_lease"]:
         shorten_lease()

@@ -47,7 +47,7 @@ class Havoc:
         self._random = random.Random(seed)
 
     def wreak(self, run: BackgroundRun) -> None:
-        """Returns when the run is over."""
+        """Return when the run is over."""
         while not run.is_over_within(self._random.uniform(0.3, 2.5)):
             self._break_something()
 
@@ -65,7 +65,7 @@ class Havoc:
             self.faults.workers_killed += 1
 
     def _victims(self) -> set[int]:
-        """Processes that run ranks, and their workers where those are others."""
+        """Return the processes that run ranks, and those of their workers."""
         victims = set()
         for pid in {report["pid"] for reports in self._reports for report in read_reports(reports)[-20:]}:
             try:

@@ -48,12 +48,12 @@ class SoakFigures:
 
 
 def make_chain(folder: Path, ranks: int, **shape: Any) -> RayPipelineExecutor:
-    """Makes what runs the soak's pipeline, after a shorter run of it that leaves its workers to this one."""
+    """Make what runs the soak's pipeline, after a shorter run of it that leaves its workers to this one."""
     return make_executor(folder, ranks, depends=make_executor(folder / BEFORE, ranks // 6, **shape), **shape)
 
 
 def make_executor(folder: Path, ranks: int, **parameters: Any) -> RayPipelineExecutor:
-    """Makes what runs the soak's pipeline on the nodes that are there for it."""
+    """Make what runs the soak's pipeline on the nodes that are there for it."""
     return RayPipelineExecutor(
         make_pipeline(folder),
         tasks=ranks,
@@ -66,7 +66,7 @@ def make_executor(folder: Path, ranks: int, **parameters: Any) -> RayPipelineExe
 
 
 def soak(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int) -> SoakFigures:
-    """Runs all ranks while things break; `nodes` are those of the cluster that may be removed."""
+    """Run all ranks while things break; `nodes` are those of the cluster that may be removed."""
     started_s, shape = time.monotonic(), SHAPES[seed % len(SHAPES)]
     havoc = Havoc(cluster, nodes, [folder / BEFORE / "reports", folder / "reports"], seed)
     with BackgroundRun(make_chain(folder, ranks, **shape)) as run:
@@ -82,7 +82,7 @@ def soak(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int) ->
 
 
 def check_same(folder: Path, faultless: Path) -> None:
-    """Fails unless outputs, markers and merged stats of both runs equal those of a chain without faults."""
+    """Fail unless outputs, markers and merged stats of both runs equal those of a chain without faults."""
     _check_run(folder, faultless)
     _check_run(folder / BEFORE, faultless / BEFORE)
 
@@ -134,7 +134,7 @@ def soak_nodes(cluster: Any) -> Iterator[list[Any]]:
 
 
 def main() -> int:
-    """Soaks with several seeds on a cluster of its own; 1 if any of them fails."""
+    """Soak with several seeds on a cluster of its own; 1 if any of them fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="*", default=random.SystemRandom().sample(range(10_000), 10))

@@ -16,12 +16,12 @@ from tests.chaos.steps import report_to
 
 
 def make_pipeline(folder: Path) -> list[Any]:
-    """Makes numbers, weighs them, and writes them to `folder`/out/<rank>.json."""
+    """Make numbers, weighs them, and writes them to `folder`/out/<rank>.json."""
     return [report_to(folder / "reports"), draw, Weigh(), functools.partial(_write_whole, str(folder / "out"))]
 
 
 def draw(data: Any, rank: int, world_size: int) -> Iterator[int]:
-    """Yields numbers that depend on the rank alone, over a few tenths of a second."""
+    """Yield numbers that depend on the rank alone, over a few tenths of a second."""
     numbers = random.Random(rank)
     for _ in range(numbers.randint(5, 20)):
         time.sleep(numbers.uniform(0.01, 0.05))

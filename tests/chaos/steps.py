@@ -64,7 +64,7 @@ def hold(gate: Path, *ranks: int) -> Step:
 
 
 def take_a_moment(data: Any, rank: int, world_size: int) -> Any:
-    """Takes long enough for others to be seen meanwhile."""
+    """Take long enough for others to be seen meanwhile."""
     time.sleep(0.7)
     return data
 
@@ -80,7 +80,7 @@ def say(text: str) -> Step:
 
 
 def count_to_ten(data: Any, rank: int, world_size: int) -> Iterator[int]:
-    """Yields ten numbers of this rank's own."""
+    """Yield ten numbers of this rank's own."""
     yield from range(rank * 10, rank * 10 + 10)
 
 
@@ -190,7 +190,7 @@ def break_halfway_once(folder: Path) -> Step:
 
 
 def print_100_mb(data: Any, rank: int, world_size: int) -> None:
-    """Prints 100 MB, in lines of 10 kB."""
+    """Print 100 MB, in lines of 10 kB."""
     line = "x" * 9_999
     for _ in range(10_000):
         print(line)
@@ -198,7 +198,7 @@ def print_100_mb(data: Any, rank: int, world_size: int) -> None:
 
 
 def print_invalid_utf8(data: Any, rank: int, world_size: int) -> None:
-    """Writes what is no UTF-8, in every way there is."""
+    """Write what is no UTF-8, in every way there is."""
     os.write(1, b"descriptor \xff\xfe\n")
     sys.stdout.buffer.write(b"buffer \xff\xfe\n")
     print("print \udcff")
@@ -223,7 +223,7 @@ def _stay(folder: str, kind: str) -> None:
 
 
 def _fork(folder: str, kind: str, depth: int, new_session: bool = False) -> None:
-    """Forks `depth` times; only the last child stays."""
+    """Fork `depth` times; only the last child stays."""
     pid = os.fork()
     if pid:
         if depth > 1:
@@ -270,7 +270,7 @@ def pids_left(folder: Path) -> dict[str, int]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
+    """Return whether the process is there and no zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

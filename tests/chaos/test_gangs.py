@@ -87,7 +87,7 @@ def test_placement_group_removed_before_its_gang_has_started_is_asked_for_again(
 
 
 def remove_all_placement_groups() -> None:
-    """Does what an administrator might."""
+    """Do what an administrator might."""
     for key in living_placement_groups():
         remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(key)))
 

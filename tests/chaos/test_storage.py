@@ -59,7 +59,7 @@ def s3_run(s3_bucket: str, proxy: FaultyProxy, s3_endpoint: str) -> S3RunFolder:
 
 @pytest.fixture
 def held_run(make_executor: ExecutorFactory, s3_run: S3RunFolder, tmp_path: Path) -> Callable[[], BackgroundRun]:
-    """Makes a run on S3 of which ranks 0 and 1 wait for the file `gate`, with all their files yet to be stored."""
+    """Make a run on S3 of which ranks 0 and 1 wait for the file `gate`, with all their files yet to be stored."""
 
     def make() -> BackgroundRun:
         pipeline = [steps.report_to(tmp_path / "reports"), steps.hold(tmp_path / "gate", 0, 1), steps.count_to_ten]
@@ -69,7 +69,7 @@ def held_run(make_executor: ExecutorFactory, s3_run: S3RunFolder, tmp_path: Path
 
 
 def both_held(folder: Path) -> bool:
-    """Whether ranks 0 and 1 have begun."""
+    """Return whether ranks 0 and 1 have begun."""
     return {report["rank"] for report in read_reports(folder / "reports")} == {0, 1}
 
 
@@ -244,7 +244,7 @@ def test_disk_that_one_rank_fills_fails_that_rank(
 
 
 def fill(path: Path) -> None:
-    """Writes until the disk is full."""
+    """Write until the disk is full."""
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(b"x" * 4096)

@@ -14,7 +14,7 @@ from ray_pipeline_core import ConfigError, RayPipelineExecutor, RetryPolicy, top
 
 
 def step(data: Any, rank: int, world_size: int) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def examples() -> dict[str, str]:
 
 
 def run_python(folder: Path, *arguments: str) -> str:
-    """Runs Python in `folder`, where it finds the examples, and returns what it prints."""
+    """Run Python in `folder`, where it finds the examples, and returns what it prints."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,

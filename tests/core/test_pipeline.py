@@ -29,7 +29,7 @@ from ray_pipeline_core.pipeline import (
 
 
 def numbers(data: Any, rank: int, world_size: int) -> Iterator[int]:
-    """Yields the numbers below 10 that belong to this rank."""
+    """Yield the numbers below 10 that belong to this rank."""
     yield from range(rank, 10, world_size)
 
 
@@ -94,7 +94,7 @@ class Shouting(PipelineStep):
 
 
 def run(steps: list[Step], rank: int = 0, world_size: int = 1) -> dict[str, Any]:
-    """Runs the steps, and returns their stats by name."""
+    """Run the steps, and returns their stats by name."""
     return {step["name"]: step for step in run_pipeline(steps, rank, world_size).to_list()}
 
 
@@ -195,7 +195,7 @@ constant = [step]
 
 @pytest.fixture
 def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes some modules that can be imported during the test."""
+    """Make some modules that can be imported during the test."""
     (tmp_path / "factories_for_test.py").write_text(FACTORIES)
     (tmp_path / "script_for_test.py").write_text("import sys\nsys.exit('usage: script DAY')\n")
     (tmp_path / "typo_for_test.py").write_text("def make(:\n")

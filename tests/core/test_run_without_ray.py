@@ -48,7 +48,7 @@ class Numbers(PipelineStep):
 
 
 def count(data: Any, rank: int, world_size: int) -> Any:
-    """Passes on what it gets."""
+    """Pass on what it gets."""
     yield from data
 
 

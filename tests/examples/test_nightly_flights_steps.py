@@ -29,7 +29,7 @@ TABLES = {"flights", "delays_by_carrier", "delays_by_route", "delays_by_carrier_
 
 
 def run_in_process(executor: RayPipelineExecutor) -> dict[str, Any]:
-    """Runs every rank of one executor, one after the other, and gives the totals of its steps' stats."""
+    """Run every rank of one executor, one after the other, and gives the totals of its steps' stats."""
     parameters = executor.parameters()
     module, _, factory = parameters["pipeline"].partition(":")
     totals: dict[str, Any] = {}
@@ -46,7 +46,7 @@ def run_in_process(executor: RayPipelineExecutor) -> dict[str, Any]:
 
 
 def refresh(output_dir: Path | str, tasks: int, **period: str) -> dict[str, dict[str, Any]]:
-    """Runs the whole graph in this process; gives the totals of each executor."""
+    """Run the whole graph in this process; gives the totals of each executor."""
     last = executors.build_executors(str(output_dir), f"{output_dir}/runs", tasks=tasks, **period)
     return {executor.name: run_in_process(executor) for executor in topological_order(last)}
 

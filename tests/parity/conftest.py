@@ -53,7 +53,7 @@ def _run_locally(work_dir: Path, *options: str) -> None:
 
 @pytest.fixture(scope="session")
 def run_locally() -> RunLocally:
-    """Runs the stages of a work folder, or what the options of `local_chain.py` choose, with datatrove's executor."""
+    """Run the stages of a work folder, or what the options of `local_chain.py` choose, with datatrove's executor."""
     return _run_locally
 
 

@@ -11,7 +11,7 @@ from examples.minhash_dedup import build_stages
 
 
 def main() -> None:
-    """Runs all stages, or one; all its ranks, or only the first ones."""
+    """Run all stages, or one; all its ranks, or only the first ones."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work_dir", type=Path)
     parser.add_argument("--tasks", type=int, required=True)

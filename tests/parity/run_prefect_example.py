@@ -10,7 +10,7 @@ from examples.nightly_flights.prefect_flow import nightly_flights
 
 
 def main(day: str, output_dir: str) -> None:
-    """Raises if the flow fails."""
+    """Raise if the flow fails."""
     with prefect_test_harness(server_startup_timeout=180):
         nightly_flights(date=day, output_dir=output_dir)
 

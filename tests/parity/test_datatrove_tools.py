@@ -23,7 +23,7 @@ NEEDED = f"clusters/{BAD_RANK:06d}.sizes"
 
 
 def _run_tool(name: str, *arguments: str) -> str:
-    """Runs a tool of datatrove and returns what it prints, in words separated by single spaces."""
+    """Run a tool of datatrove and returns what it prints, in words separated by single spaces."""
     command = [sys.executable, "-m", f"datatrove.tools.{name}", *arguments]
     environment = os.environ | {"COLUMNS": "300", "TERM": "dumb"}
     done = subprocess.run(
@@ -34,7 +34,7 @@ def _run_tool(name: str, *arguments: str) -> str:
 
 
 def _run_filter(work_dir: Path, tasks: int = TASKS) -> RunResult:
-    """Runs the last stage alone with our executor."""
+    """Run the last stage alone with our executor."""
     stage = build_stages(work_dir, tasks)[-1]
     folder = str(work_dir / "runs" / stage.name)
     return RayPipelineExecutor(

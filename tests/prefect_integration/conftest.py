@@ -39,7 +39,7 @@ def prefect_server() -> Iterator[str]:
 
 @pytest.fixture
 def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
-    """Asks the server what it knows."""
+    """Ask the server what it knows."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -48,7 +48,7 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def make_named_executor(ray_cluster: object, prefect_server: str, tmp_path: Path) -> MakeExecutor:
-    """Makes executors that fit the shared cluster; their run folders lie in `tmp_path`, one per name."""
+    """Make executors that fit the shared cluster; their run folders lie in `tmp_path`, one per name."""
 
     def make(name: str, *steps: object, **parameters: object) -> RayPipelineExecutor:
         return make_executor_in(tmp_path, name, *steps, **parameters)

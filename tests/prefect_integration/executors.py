@@ -22,7 +22,7 @@ def make_executor_in(folder: Path, name: str, *steps: Any, **parameters: Any) ->
 
 
 def numbers(data: Any, rank: int, world_size: int) -> Any:
-    """Yields the numbers below 12 that belong to this rank."""
+    """Yield the numbers below 12 that belong to this rank."""
     yield from range(rank, 12, world_size)
 
 

@@ -49,7 +49,7 @@ class FlowProcess:
         return FlowRunRecords(self._client, found()[0])
 
     def start_served_flow(self) -> None:
-        """Asks for a run of the served flow."""
+        """Ask for a run of the served flow."""
         name = f"{self.folder.name}/endless"
 
         def deployment() -> Any:
@@ -81,7 +81,7 @@ class FlowProcess:
 
 @pytest.fixture
 def start(client: SyncPrefectClient, prefect_server: str, ray_cluster: Any, tmp_path: Path) -> Iterator[Any]:
-    """Starts such a process; whatever is left of it is killed."""
+    """Start such a process; whatever is left of it is killed."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start_process(kind: str, way: str) -> FlowProcess:
@@ -97,7 +97,7 @@ def start(client: SyncPrefectClient, prefect_server: str, ray_cluster: Any, tmp_
 
 
 def kill_family(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process and its children, if they are still there."""
+    """Kill a process and its children, if they are still there."""
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()

@@ -20,7 +20,7 @@ from tests.support.steps import Step, is_first_attempt
 
 
 def numbers(data: Any, rank: int, world_size: int) -> Iterator[int]:
-    """Yields the numbers below 20 that belong to this rank."""
+    """Yield the numbers below 20 that belong to this rank."""
     yield from range(rank, 20, world_size)
 
 
@@ -114,7 +114,7 @@ def misbehave(how: str, *ranks: int, once_in: Path | None = None) -> Step:
 
 
 def talk(data: Any, rank: int, world_size: int) -> None:
-    """Logs and prints in every way there is."""
+    """Log and prints in every way there is."""
     from loguru import logger
 
     logging.getLogger("talker").info("logging says rank %d", rank)
@@ -143,13 +143,13 @@ class Counter(PipelineStep):
 
 
 def sleep_a_little(data: Any, rank: int, world_size: int) -> Any:
-    """Takes a moment."""
+    """Take a moment."""
     time.sleep(0.3)
     return data
 
 
 def sleep_long(data: Any, rank: int, world_size: int) -> None:
-    """Takes far longer than any test."""
+    """Take far longer than any test."""
     time.sleep(600)
 
 

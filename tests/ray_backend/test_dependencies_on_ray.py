@@ -20,7 +20,7 @@ Chain = Callable[..., RayPipelineExecutor]
 
 @pytest.fixture
 def link(make_executor: ExecutorFactory, tmp_path: Path) -> Chain:
-    """Makes an executor of a name, with its run folder and its reports in folders of that name."""
+    """Make an executor of a name, with its run folder and its reports in folders of that name."""
 
     def make(name: str, *parents: RayPipelineExecutor, pipeline: Any = None, **parameters: Any) -> RayPipelineExecutor:
         return make_executor(

@@ -36,7 +36,7 @@ Chain = Callable[..., RayPipelineExecutor]
 
 @pytest.fixture
 def chain(make_executor: ExecutorFactory, tmp_path: Path) -> Callable[..., list[set[int]]]:
-    """Runs a chain of one executor per dict of parameters, and returns the process ids of each one's workers."""
+    """Run a chain of one executor per dict of parameters, and returns the process ids of each one's workers."""
 
     def run(*links: dict[str, Any], key: str = "pid") -> list[set[int]]:
         executor = None

@@ -57,7 +57,7 @@ class FaultyProxy:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def reset(self) -> None:
-        """Forgets all requests and faults."""
+        """Forget all requests and faults."""
         self.requests: list[str] = []
         self.always: Fault | None = None
         self.delay_s = 0.0
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         return go_on
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keeps the console quiet."""
+        """Keep the console quiet."""
 
     def _handle(self) -> None:
         self.owner.requests.append(f"{self.command} {self.path}")

@@ -24,7 +24,7 @@ class Leftovers:
         self._before = set(session_processes())
 
     def wait_until_none(self, folder: Path) -> None:
-        """Fails, naming what is left, unless all goes away soon; `folder` holds the test's run folders."""
+        """Fail, naming what is left, unless all goes away soon; `folder` holds the test's run folders."""
         if ray.is_initialized():
             wait_until_none(living_actors, "actors")
             wait_until_none(living_placement_groups, "placement groups")
@@ -37,7 +37,7 @@ class Leftovers:
 
 
 def living_actors() -> list[str]:
-    """Actors of any run that are not dead."""
+    """Return the actors of any run that are not dead."""
     actors: dict[str, dict[str, Any]] = ray._private.state.actors()
     return [f"{actor['ActorClassName']} {actor['State']}" for actor in actors.values() if actor["State"] != "DEAD"]
 

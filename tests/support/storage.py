@@ -69,7 +69,7 @@ def proxy(_shared_proxy: FaultyProxy) -> Iterator[FaultyProxy]:
 
 @contextlib.contextmanager
 def mounted_memory(directory: Path, options: str) -> Iterator[Path]:
-    """Mounts a filesystem in memory, or skips the test where that is not allowed."""
+    """Mount a filesystem in memory, or skips the test where that is not allowed."""
     directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)]
     try:

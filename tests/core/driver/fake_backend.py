@@ -153,7 +153,7 @@ class FakeBackend:
             at_work.update(group.ranks)
 
     def _begin_next(self, slot: int, record: FakeSlot, begin_s: float, groups: list[TaskGroup]) -> None:
-        """Begins one group after another, until one fails, or takes long enough to hand back the rest."""
+        """Begin one group after another, until one fails, or takes long enough to hand back the rest."""
         outcomes: list[RankOutcome] = []
         started_s = begin_s
         while groups and begin_s <= started_s + BATCH_TIME_LIMIT_S and not any(outcome.failure for outcome in outcomes):

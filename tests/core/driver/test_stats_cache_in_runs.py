@@ -38,7 +38,7 @@ class Numbers(PipelineStep):
 
 
 def note_what_is_there(data: Any, rank: int, world_size: int, folder: str) -> Any:
-    """Writes down for each rank that runs whether the cache stands."""
+    """Write down for each rank that runs whether the cache stands."""
     with open(f"{folder}.seen", "a") as seen:
         print(rank, Path(folder, "stats.cache.json").exists(), file=seen)
     yield from data
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(folder: Path) -> Run:
-    """Runs the pipeline in the folder."""
+    """Run the pipeline in the folder."""
 
     def run_it(step: PipelineStep | None = None, **parameters: Any) -> RunResult:
         steps: list[Any] = [step or Numbers(), partial(note_what_is_there, folder=str(folder))]
@@ -87,7 +87,7 @@ def stats_file(folder: Path, rank: int) -> Path:
 
 
 def garble(path: Path) -> None:
-    """Makes a file unreadable, and leaves its size as it is."""
+    """Make a file unreadable, and leaves its size as it is."""
     path.write_bytes(b"\xff" * path.stat().st_size)
 
 

@@ -612,7 +612,7 @@ def _make_chaotic(loop: dict[str, Any], seed: int, failure_rate: float) -> Loop:
 
 
 def _run_to_its_end(loop: Loop) -> bool:
-    """Runs; false when workers failed to start too often, since the rest is the caller's then."""
+    """Run; false when workers failed to start too often, since the rest is the caller's then."""
     with contextlib.suppress(ClusterError):
         loop.run()
         return True

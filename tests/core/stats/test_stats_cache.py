@@ -71,7 +71,7 @@ def merged_at_once(files: Mapping[int, Steps]) -> PipelineStats:
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    """Counts are equal, and what was divided and rounded nearly so."""
+    """Count are equal, and what was divided and rounded nearly so."""
     if isinstance(expected, list):
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):

@@ -45,7 +45,7 @@ MakeLock = Callable[..., RunLock]
 
 @pytest.fixture
 def make_lock(clock: ManualClock) -> Iterator[MakeLock]:
-    """Makes locks whose heartbeat never comes by itself, and stops them after the test."""
+    """Make locks whose heartbeat never comes by itself, and stops them after the test."""
     locks: list[RunLock] = []
 
     def make(folder: DataFolder, **options: Any) -> RunLock:
@@ -137,7 +137,7 @@ def test_acquire_raises_access_error_when_the_folder_cannot_be_written(tmp_path:
 
 
 def compete(locks: list[RunLock]) -> list[RunLock]:
-    """Lets all try to take the lease at the same moment; returns those that got it."""
+    """Let all try to take the lease at the same moment; return those that got it."""
     barrier = threading.Barrier(len(locks))
 
     def acquire(lock: RunLock) -> bool:
