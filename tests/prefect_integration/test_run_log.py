@@ -1,4 +1,4 @@
-"""What a run writes to the log of its Prefect run."""
+"""The messages of a run in the log of its Prefect run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def run_log(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> RunLog:
-    """A run log whose lines land in `caplog`."""
+    """A run log that writes to `caplog`."""
     caplog.set_level(logging.INFO)
     return RunLog(logging.getLogger("a-prefect-run"), "clean", clock)
 
