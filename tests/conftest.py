@@ -19,7 +19,7 @@ pytest_plugins = ["tests.support.executors", "tests.support.storage"]
 _HOME = Path(tempfile.mkdtemp(prefix="ray-pipeline-tests-"))
 
 _PINNED = {
-    # A local ray.init() turns token authentication on by itself, a cluster made by Cluster() does not.
+    # A local ray.init() turns on token authentication; a cluster that Cluster() makes does not.
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "DO_NOT_TRACK": "1",
@@ -30,7 +30,7 @@ _PINNED = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-# What a developer's shell may hold and would send a test to another cluster, server or account.
+# Variables in a developer's shell that would connect a test to another cluster, server or account.
 _REMOVED = (
     "RAY_ADDRESS",
     "RAY_AUTH_TOKEN",
@@ -57,19 +57,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
-# A node whose process is gone refuses each look at once, so only their number takes time: 15 s by default.
+# Ray notices a dead node after so many failed checks: after 15 s with its defaults.
 _QUICK_CHECKS = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
 
 
 def _start_cluster(tries: int = 3) -> Cluster:
-    """Ray gives a node 30 s to start, which a machine that does much else may take for a single one."""
+    """Start a cluster, and try again if a busy machine needs more than the 30 s that Ray allows a node."""
     from ray.cluster_utils import Cluster
 
     head: dict[str, Any] = {"include_dashboard": False, "dashboard_port": None, "_system_config": _QUICK_CHECKS}
     memory: dict[str, Any] = {"memory": 6 * 1024**3, "object_store_memory": 100 * 1024**2}
     cluster = Cluster()
     try:
-        # Even without a dashboard Ray binds its port, and complains if another cluster has it.
+        # Even without a dashboard Ray binds its port, and warns if another cluster uses it.
         cluster.add_node(num_cpus=2, num_gpus=0, **head, **memory)
         cluster.add_node(num_cpus=2, num_gpus=2, **memory)
         cluster.add_node(num_cpus=2, num_gpus=0, resources={"scanner": 4}, labels={"disk": "fast"}, **memory)
@@ -84,9 +84,9 @@ def _start_cluster(tries: int = 3) -> Cluster:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Cluster]:
-    """A cluster of three nodes that every test shares: starting one takes seconds.
+    """A cluster of three nodes that all tests share, since a start takes seconds.
 
-    The head has 2 CPUs; the second node has 2 and declares 2 GPUs that it hasn't got; the third has 2 and 4 of the
+    The head has 2 CPUs; the second node has 2 and declares 2 GPUs that it does not have; the third has 2 and 4 of the
     custom resource "scanner".
     """
     import ray

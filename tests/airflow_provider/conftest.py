@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 DAGS_FOLDER = Path(os.environ["AIRFLOW_HOME"], "dags")
 
-# Before anything imports Airflow, which reads its configuration then.
+# Must be set before Airflow is imported.
 os.environ.update({"AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_FOLDER), "SCARF_ANALYTICS": "false"})
 
 
 @pytest.fixture(scope="session")
 def airflow_database() -> None:
-    """Airflow's tables, in an SQLite file."""
+    """Creates Airflow's tables in an SQLite file."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.utils.db import initdb
 
@@ -32,7 +32,7 @@ def airflow_database() -> None:
 
 @pytest.fixture
 def signal_handlers() -> Iterator[None]:
-    """Put back the signal handlers that Airflow replaces when it runs a task."""
+    """Restores the signal handlers that Airflow replaces when it runs a task."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     yield
     for number, handler in before.items():
@@ -41,7 +41,7 @@ def signal_handlers() -> Iterator[None]:
 
 @pytest.fixture
 def run_dag(airflow_database: None, signal_handlers: None) -> RunDag:
-    """Run a DAG with `dag.test()`, all tries of all its tasks, in this process."""
+    """A function that runs all tries of all tasks of a DAG in this process."""
     from tests.airflow_provider.dag_runs import run_once
 
     return run_once

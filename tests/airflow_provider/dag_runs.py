@@ -1,4 +1,4 @@
-"""Running DAGs without a scheduler."""
+"""Runs DAGs without a scheduler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RunDag = Callable[..., DagRun]
 
 
 def run_once(dag: DAG, **arguments: Any) -> DagRun:
-    """Make a DAG known to the database, as the DAG processor would, and runs it with `dag.test()`."""
+    """Store a DAG in the database, as the DAG processor does, and run it with `dag.test()`."""
     bag = DagBag(dag_folder=os.devnull)
     bag.bag_dag(dag)
     sync_bag_to_db(bag, "dags-folder", None)

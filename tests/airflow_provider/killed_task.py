@@ -1,4 +1,4 @@
-"""Runs a DAG whose only task never ends, on a Ray cluster of its own, until it gets a signal.
+"""Runs a DAG whose only task never ends, on a new Ray cluster, until it gets a signal.
 
 Usage: python -m tests.airflow_provider.killed_task FOLDER
 """
@@ -15,7 +15,7 @@ from tests.airflow_provider.dag_runs import run_once
 
 
 def main(folder: Path) -> None:
-    """Run the DAG and writes the state of its task to `state`."""
+    """Run the DAG, and write the state of its task to `state`."""
     with DAG("killed_by_signal", schedule=None) as dag:
         RayPipelineOperator(
             task_id="endless",

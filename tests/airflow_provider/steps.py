@@ -1,4 +1,4 @@
-"""Pipelines of the tests, as importable factories."""
+"""Importable factories of pipelines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Step = Callable[[object, int, int], None]
 
 
 def write_ranks(folder: str) -> list[Step]:
-    """Each rank leaves a file named after itself and the world size."""
+    """Return steps in which each rank creates a file named after the rank and the world size."""
 
     def write(data: object, rank: int, world_size: int) -> None:
         _note(folder, f"{rank}_of_{world_size}")
@@ -19,7 +19,7 @@ def write_ranks(folder: str) -> list[Step]:
 
 
 def fail_once(folder: str, failing: list[int]) -> list[Step]:
-    """The `failing` ranks raise when they run for the first time; each time a rank runs it leaves a file."""
+    """Return steps in which each attempt creates a file, and the first attempts of the `failing` ranks raise."""
 
     def run(data: object, rank: int, world_size: int) -> None:
         earlier = len(list(Path(folder).glob(f"rank_{rank}_*")))
@@ -31,7 +31,7 @@ def fail_once(folder: str, failing: list[int]) -> list[Step]:
 
 
 def wait_forever(folder: str) -> list[Step]:
-    """Each rank leaves a file and never ends."""
+    """Return steps in which each rank creates a file and never ends."""
 
     def wait(data: object, rank: int, world_size: int) -> None:
         _note(folder, f"rank_{rank}_started")
@@ -42,7 +42,7 @@ def wait_forever(folder: str) -> list[Step]:
 
 
 def require_files(folder: str, required: list[str], left: str) -> list[Step]:
-    """Leave the file `left` if all `required` ones are there."""
+    """Return steps that create the file `left` if all `required` ones exist, and raise otherwise."""
 
     def check(data: object, rank: int, world_size: int) -> None:
         missing = [name for name in required if not Path(folder, name).exists()]

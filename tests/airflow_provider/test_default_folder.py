@@ -1,4 +1,4 @@
-"""Where task instances keep their run folders unless told."""
+"""The default run folders of task instances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to a run whose Airflow task is killed or runs out of time."""
+"""Runs whose Airflow task is killed or times out."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ DAY = datetime(2013, 1, 15, tzinfo=timezone.utc)
 
 
 class Failures:
-    """Keeps what Airflow tells callbacks of failed tries."""
+    """Collects what Airflow passes to the callbacks of failed tries."""
 
     def __init__(self) -> None:
         self.errors: list[BaseException] = []
@@ -38,7 +38,7 @@ def failures() -> Failures:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Where the steps leave their files."""
+    """The folder where the steps create their files."""
     return tmp_path / "out"
 
 

@@ -1,4 +1,4 @@
-"""What Airflow renders, stores and shows of the operator."""
+"""The fields of the operator that Airflow renders, stores and shows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTEXT = {"ds": "2013-01-15", "params": {"tasks": 7, "module": "tests.airflow_p
 
 
 class Threshold:
-    """A step without a text of its own; the attributes are traps for a renderer that looks into it."""
+    """A step without a `__repr__`, whose attributes look like templates."""
 
     template_fields = ("query",)
 

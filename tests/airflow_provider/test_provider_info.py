@@ -1,4 +1,4 @@
-"""What Airflow finds out about the provider."""
+"""The information that Airflow has about the provider."""
 
 from __future__ import annotations
 

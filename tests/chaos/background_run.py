@@ -1,4 +1,4 @@
-"""A run in a thread of its own, so that a test can break things meanwhile."""
+"""A run in a thread, during which a test can break things."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.waiting import MAX_WAIT_S
 
 
 class BackgroundRun:
-    """Runs an executor until the end of the block.
+    """A context manager that runs an executor in a thread, and stops it at the end of the block.
 
     Args:
         executor: what to run.
@@ -40,12 +40,12 @@ class BackgroundRun:
             self._error = error
 
     def is_over_within(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` seconds for the end of the run."""
+        """Wait up to `timeout_s` seconds for the end of the run, and return whether it has ended."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def result(self) -> RunResult:
-        """Wait for the end; returns the result, or raises what `run()` raised."""
+        """Wait for the end of the run and return its result, or raise what `run()` raised."""
         self._thread.join(MAX_WAIT_S)
         assert not self._thread.is_alive(), "the run hangs"
         if self._error is not None:

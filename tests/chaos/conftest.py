@@ -1,4 +1,4 @@
-"""Tests that break things: after each, nothing of its runs may be left."""
+"""Fixtures for tests that break things; after each of them, nothing of its runs may be left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NODE = {"memory": 4 * 1024**3, "object_store_memory": 100 * 1024**2}
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path) -> Iterator[None]:
-    """After every test: no actor, no placement group, no process and no lease left."""
+    """Checks after each test that no actor, placement group, process or lease is left."""
     leftovers = Leftovers()
     yield
     leftovers.wait_until_none(tmp_path)
@@ -26,13 +26,13 @@ def nothing_left(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def cluster_address(ray_cluster: Any) -> str:
-    """Where the shared cluster is."""
+    """The address of the shared cluster."""
     return str(ray_cluster.address)
 
 
 @pytest.fixture
 def add_node(ray_cluster: Any) -> Iterator[NodeFactory]:
-    """Add nodes to the shared cluster; those that the test did not remove are removed after it."""
+    """A function that adds nodes to the shared cluster; they are removed after the test."""
     added = []
     alive_before = count_alive_nodes()
 
@@ -43,10 +43,10 @@ def add_node(ray_cluster: Any) -> Iterator[NodeFactory]:
     yield add
     for node in added:
         if node in ray_cluster.worker_nodes:
-            ray_cluster.remove_node(node)  # in order: Ray takes a quarter of a minute to notice a sudden end
+            ray_cluster.remove_node(node)  # gracefully: Ray takes 15 s to notice a sudden end
     wait_for(lambda: count_alive_nodes() == alive_before, "the end of the nodes that this test added")
 
 
 def count_alive_nodes() -> int:
-    """How many nodes of the connected cluster live, as far as Ray knows."""
+    """Return the number of nodes that Ray considers alive."""
     return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]

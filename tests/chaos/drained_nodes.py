@@ -1,4 +1,4 @@
-"""Draining a node, as a cloud that takes a spot machine back does."""
+"""Drains nodes, as a cloud provider does before it takes back a spot machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.waiting import wait_for
 
 
 def drain(node: Any, deadline_s: int) -> None:
-    """Announce that `node` will be preempted in `deadline_s` seconds, and waits until the cluster knows."""
+    """Announce that `node` will be preempted in `deadline_s` seconds, and wait until the cluster knows."""
     subprocess.run(
         [
             *(sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", node.gcs_address),
@@ -29,5 +29,5 @@ def drain(node: Any, deadline_s: int) -> None:
 def _is_known_to_go(node_id: str) -> bool:
     if node_id in ray._private.state.state.get_draining_nodes():
         return True
-    # One that has nothing to do ends at once.
+    # An idle node ends at once.
     return node_id not in [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

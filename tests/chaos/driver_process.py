@@ -1,4 +1,4 @@
-"""A driver in a process of its own, to be killed, suspended or raced: `python -m tests.chaos.driver_process <json>`."""
+"""A driver in its own process, which tests kill or suspend: `python -m tests.chaos.driver_process <json>`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.support.steps import write_to
 from tests.support.waiting import MAX_WAIT_S, wait_for
 
 SHORT_STALE_S = 4.0
-"""The age from which on a short lease may be taken over, in seconds."""
+"""The age at which a short lease is stale, in seconds."""
 
 
 def make_pipeline(folder: Path) -> list[Any]:
-    """Rank 0 leaves things running, rank 1 waits for the file `gate`, rank 2 hangs in C at its first try."""
+    """Return steps of which rank 0 leaves processes running, 1 waits for the file `gate`, and 2 first hangs in C."""
     return [
         steps.leave_all_running(folder / "left"),
         steps.report_to(folder / "reports"),
@@ -39,7 +39,7 @@ def make_pipeline(folder: Path) -> list[Any]:
 
 
 def make_held_pipeline(folder: Path) -> list[Any]:
-    """Rank 1 waits for the file `gate`."""
+    """Return steps of which rank 1 waits for the file `gate`."""
     return [steps.report_to(folder / "reports"), steps.hold(folder / "gate", 1)]
 
 
@@ -47,7 +47,7 @@ PIPELINES = {"hang": make_pipeline, "hold": make_held_pipeline}
 
 
 def make_executor(folder: Path, pipeline: str, **parameters: Any) -> RayPipelineExecutor:
-    """An executor that keeps everything below `folder`."""
+    """Return an executor whose files are all below `folder`."""
     defaults: dict[str, Any] = {
         "tasks": 4,
         "workers": 2,
@@ -59,13 +59,13 @@ def make_executor(folder: Path, pipeline: str, **parameters: Any) -> RayPipeline
 
 
 class DriverProcess:
-    """Starts a driver, and ends it at the end of the block if it has not ended by itself.
+    """A context manager that starts a driver, and kills it at the end of the block.
 
     Args:
-        folder: where it keeps everything.
+        folder: contains all files of the run.
         pipeline: a key of `PIPELINES`.
-        short_lease: its lease is stale after seconds.
-        start: it calls `run()` when this file is there, and makes `<file>.<pid>` when it is ready to.
+        short_lease: whether the lease is stale after `SHORT_STALE_S`.
+        start: the driver creates `<file>.<pid>` when it is ready, and calls `run()` once this file exists.
         parameters: arguments of the executor.
     """
 
@@ -97,7 +97,7 @@ class DriverProcess:
         self._process.communicate()
 
     def send(self, number: int) -> None:
-        """Send a signal; returns when a suspended process is suspended and a killed one is gone."""
+        """Send a signal, and wait until the process is suspended (SIGSTOP) or has ended (SIGKILL)."""
         self._process.send_signal(number)
         if number == signal.SIGKILL:
             self._process.wait(MAX_WAIT_S)
@@ -109,19 +109,19 @@ class DriverProcess:
         return self._process.poll() is not None
 
     def outcome(self) -> str:
-        """Wait for its end; returns `ok` or the name and the text of the error."""
+        """Wait for the end of the process, and return `ok` or the name and message of the error."""
         output, _ = self._process.communicate(timeout=MAX_WAIT_S)
         return output.strip().rpartition("\n")[2]
 
 
 def shorten_lease() -> None:
-    """Patch the lease's times: a test can't suspend a driver for the minute that a lease lives."""
+    """Shorten the time after which a lease is stale, so that a test need not suspend a driver for a minute."""
     short = functools.partial(RunLock, heartbeat_s=1.0, stale_s=SHORT_STALE_S)
     mock.patch.object(pipeline_run, "RunLock", short).start()
 
 
 def main() -> None:
-    """Run one executor, and prints how that ended."""
+    """Run an executor, and print the outcome."""
     options = json.loads(sys.argv[1])
     if options["short_lease"]:
         shorten_lease()

@@ -1,4 +1,4 @@
-"""Kills workers and nodes at random, in the order that a seed gives."""
+"""Kills workers and nodes at random, in an order that depends on a seed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.chaos.drained_nodes import drain
 from tests.support.steps import read_reports
 
 NODE_ARGUMENTS = {"num_cpus": 2, "memory": 4 * 1024**3, "object_store_memory": 100 * 1024**2, "resources": {"soak": 2}}
-"""What a node is added with."""
+"""The arguments of a new node."""
 
 
 @dataclass
 class Faults:
-    """What was done so far."""
+    """The faults so far."""
 
     workers_killed: int = 0
     nodes_killed: int = 0
@@ -30,13 +30,13 @@ class Faults:
 
 
 class Havoc:
-    """Breaks something every second or so while a run goes on.
+    """Kills a worker or a node about every second during a run.
 
     Args:
-        cluster: where nodes are removed and added, which only the main thread can do.
-        nodes: those that may be removed; kept up to date.
+        cluster: the cluster; only the main thread can remove and add nodes.
+        nodes: the nodes that may be removed; is updated.
         reports: the folders where ranks write their process ids, one for each run of the chain.
-        seed: gives the order of faults.
+        seed: determines the order of faults.
     """
 
     def __init__(self, cluster: Any, nodes: list[Any], reports: Sequence[Path], seed: int) -> None:
@@ -47,7 +47,7 @@ class Havoc:
         self._random = random.Random(seed)
 
     def wreak(self, run: BackgroundRun) -> None:
-        """Return when the run is over."""
+        """Kill workers and nodes until the run has ended."""
         while not run.is_over_within(self._random.uniform(0.3, 2.5)):
             self._break_something()
 
@@ -65,14 +65,14 @@ class Havoc:
             self.faults.workers_killed += 1
 
     def _victims(self) -> set[int]:
-        """Return the processes that run ranks, and those of their workers."""
+        """Return the processes that run ranks, and their workers if those are other processes."""
         victims = set()
         for pid in {report["pid"] for reports in self._reports for report in read_reports(reports)[-20:]}:
             try:
                 process = psutil.Process(pid)
                 family = [process, *filter(None, [process.parent()])]
                 victims |= {one.pid for one in family if _runs_ranks(one)}
-            except psutil.Error:  # it ended before
+            except psutil.Error:  # it has ended
                 continue
         return victims
 

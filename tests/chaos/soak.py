@@ -1,4 +1,7 @@
-"""Runs under random kills of workers and nodes, compared with a run without: `python -m tests.chaos.soak`."""
+"""Compares runs whose workers and nodes are killed at random with a run without faults.
+
+Usage: `python -m tests.chaos.soak`.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ from tests.support.waiting import wait_until_none
 
 PATIENT = RetryPolicy(max_retries=1000, max_preemptions=1000, backoff_s=0.1, backoff_max_s=1)
 SHAPES: tuple[dict[str, Any], ...] = ({}, {"tasks_per_job": 3}, {"nodes_per_task": 2})
-"""How ranks are run; a seed takes the one of its remainder."""
+"""Parameters of the runs; the seed modulo their number selects one."""
 BEFORE = "before"
-"""Where the shorter run has its folder."""
+"""The folder of the shorter run."""
 
 
 @dataclass(frozen=True)
 class SoakFigures:
-    """What a seed did and what it cost."""
+    """The faults of a seed and what they cost."""
 
     seed: int
     shape: dict[str, Any]
@@ -48,12 +51,12 @@ class SoakFigures:
 
 
 def make_chain(folder: Path, ranks: int, **shape: Any) -> RayPipelineExecutor:
-    """Make what runs the soak's pipeline, after a shorter run of it that leaves its workers to this one."""
+    """Return an executor that takes over the workers of a shorter run of the same pipeline."""
     return make_executor(folder, ranks, depends=make_executor(folder / BEFORE, ranks // 6, **shape), **shape)
 
 
 def make_executor(folder: Path, ranks: int, **parameters: Any) -> RayPipelineExecutor:
-    """Make what runs the soak's pipeline on the nodes that are there for it."""
+    """Return an executor of the soak's pipeline on the soak's nodes."""
     return RayPipelineExecutor(
         make_pipeline(folder),
         tasks=ranks,
@@ -66,7 +69,7 @@ def make_executor(folder: Path, ranks: int, **parameters: Any) -> RayPipelineExe
 
 
 def soak(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int) -> SoakFigures:
-    """Run all ranks while things break; `nodes` are those of the cluster that may be removed."""
+    """Run all ranks while workers and nodes are killed; `nodes` are those that may be removed."""
     started_s, shape = time.monotonic(), SHAPES[seed % len(SHAPES)]
     havoc = Havoc(cluster, nodes, [folder / BEFORE / "reports", folder / "reports"], seed)
     with BackgroundRun(make_chain(folder, ranks, **shape)) as run:
@@ -82,7 +85,7 @@ def soak(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int) ->
 
 
 def check_same(folder: Path, faultless: Path) -> None:
-    """Fail unless outputs, markers and merged stats of both runs equal those of a chain without faults."""
+    """Raise `AssertionError` unless outputs, markers and merged stats equal those of a chain without faults."""
     _check_run(folder, faultless)
     _check_run(folder / BEFORE, faultless / BEFORE)
 
@@ -96,17 +99,17 @@ def _check_run(folder: Path, faultless: Path) -> None:
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """What the ranks wrote, by file."""
+    """Return the outputs of the ranks, by file."""
     return {path.name: path.read_text() for path in (folder / "out").glob("*.json")}
 
 
 def markers(folder: Path) -> list[str]:
-    """The names of all markers."""
+    """Return the names of all markers."""
     return sorted(os.listdir(folder / "run" / "completions"))
 
 
 def merged_stats(folder: Path) -> list[Any]:
-    """The merged stats but for times, and those of the ranks' own files."""
+    """Return the merged stats and those of each rank, without times."""
     files = [folder / "run" / "stats.json", *sorted((folder / "run" / "stats").iterdir())]
     return [[file.name, _without_times(json.loads(file.read_text()))] for file in files]
 
@@ -116,7 +119,7 @@ def _without_times(stats: list[dict[str, Any]]) -> list[Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """The last digits of a mean depend on the order in which ranks completed."""
+    """Round numbers, since the last digits of a mean depend on the order in which ranks completed."""
     if isinstance(value, dict):
         return {key: _rounded(one) for key, one in value.items()}
     return float(f"{value:.9g}") if isinstance(value, float) else value
@@ -124,7 +127,7 @@ def _rounded(value: Any) -> Any:
 
 @contextmanager
 def soak_nodes(cluster: Any) -> Iterator[list[Any]]:
-    """Two nodes for the soak, which may replace them; those that are there at the end are removed."""
+    """Add two nodes, which the soak may replace, and remove the nodes of the soak at the end."""
     nodes = [cluster.add_node(**NODE_ARGUMENTS) for _ in range(2)]
     try:
         yield nodes
@@ -134,12 +137,12 @@ def soak_nodes(cluster: Any) -> Iterator[list[Any]]:
 
 
 def main() -> int:
-    """Soak with several seeds on a cluster of its own; 1 if any of them fails."""
+    """Run the soak with several seeds on a new cluster, and return 1 if any of them fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="*", default=random.SystemRandom().sample(range(10_000), 10))
     options = parser.parse_args()
-    logging.getLogger("ray_pipeline_core").setLevel(logging.ERROR)  # what is tried again is counted
+    logging.getLogger("ray_pipeline_core").setLevel(logging.ERROR)  # retries are only counted
     print("seeds:", *options.seeds, flush=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as name, own_cluster() as cluster, soak_nodes(cluster) as nodes:
         make_chain(Path(name) / "faultless", options.ranks).run()
@@ -152,7 +155,7 @@ def _passes(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int)
     try:
         figures = soak(cluster, nodes, folder / str(seed), ranks, seed)
         check_same(folder / str(seed), folder / "faultless")
-    except Exception as error:  # noqa: BLE001 - the other seeds have something to tell as well
+    except Exception as error:  # noqa: BLE001 - the other seeds are run as well
         print(f"seed {seed} FAILED: {type(error).__name__}: {error}", flush=True)
         return False
     print(figures, flush=True)
@@ -161,7 +164,7 @@ def _passes(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int)
 
 @contextmanager
 def own_cluster() -> Iterator[Any]:
-    """A cluster of one node, to which others can be added."""
+    """Start a cluster of one node, to which others can be added."""
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     import ray
     from ray.cluster_utils import Cluster

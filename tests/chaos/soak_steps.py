@@ -1,4 +1,4 @@
-"""The work of the soak: the same outputs and stats from every attempt of a rank."""
+"""The steps of the soak, whose outputs and stats are the same in each attempt of a rank."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.chaos.steps import report_to
 
 
 def make_pipeline(folder: Path) -> list[Any]:
-    """Make numbers, weighs them, and writes them to `folder`/out/<rank>.json."""
+    """Return steps that yield numbers, count them, and write them to `folder`/out/<rank>.json."""
     return [report_to(folder / "reports"), draw, Weigh(), functools.partial(_write_whole, str(folder / "out"))]
 
 
 def draw(data: Any, rank: int, world_size: int) -> Iterator[int]:
-    """Yield numbers that depend on the rank alone, over a few tenths of a second."""
+    """Yield numbers that depend only on the rank, over a few tenths of a second."""
     numbers = random.Random(rank)
     for _ in range(numbers.randint(5, 20)):
         time.sleep(numbers.uniform(0.01, 0.05))
@@ -29,7 +29,7 @@ def draw(data: Any, rank: int, world_size: int) -> Iterator[int]:
 
 
 class Weigh(PipelineStep):
-    """Keeps stats of the numbers that go by."""
+    """Keeps stats of the numbers."""
 
     name = "weigh"
     type = "Soak"

@@ -1,4 +1,4 @@
-"""Steps that misbehave, and steps that wait until the test says so."""
+"""Steps that misbehave, and steps that wait for the test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.steps import Step, is_first_attempt
 _HOUR_S = 3600
 
 
-# --- steps that tell and wait ---
+# --- steps that report and wait ---
 
 
 def _report(folder: str, data: Any, rank: int, world_size: int) -> Any:
@@ -48,7 +48,7 @@ def _report(folder: str, data: Any, rank: int, world_size: int) -> Any:
 
 
 def report_to(folder: Path) -> Step:
-    """A step that writes where each attempt runs, and passes its data on."""
+    """Return a step that writes where each attempt runs, and passes on its data."""
     return functools.partial(_report, str(folder))
 
 
@@ -59,12 +59,12 @@ def _hold(gate: str, ranks: tuple[int, ...], data: Any, rank: int, world_size: i
 
 
 def hold(gate: Path, *ranks: int) -> Step:
-    """A step that holds these ranks until the file `gate` is there."""
+    """Return a step in which these ranks wait until the file `gate` exists."""
     return functools.partial(_hold, str(gate), ranks)
 
 
 def take_a_moment(data: Any, rank: int, world_size: int) -> Any:
-    """Take long enough for others to be seen meanwhile."""
+    """Take so long that the test can see that other ranks run at the same time."""
     time.sleep(0.7)
     return data
 
@@ -75,32 +75,32 @@ def _say(text: str, data: Any, rank: int, world_size: int) -> Any:
 
 
 def say(text: str) -> Step:
-    """A step that prints."""
+    """Return a step that prints `text`."""
     return functools.partial(_say, text)
 
 
 def count_to_ten(data: Any, rank: int, world_size: int) -> Iterator[int]:
-    """Yield ten numbers of this rank's own."""
+    """Yield ten numbers that no other rank yields."""
     yield from range(rank * 10, rank * 10 + 10)
 
 
-# --- steps that don't end, or end badly ---
+# --- steps that hang or fail ---
 
 
 def _misbehave(how: str, ranks: tuple[int, ...], folder: str | None, data: Any, rank: int, world_size: int) -> Any:
     if rank in ranks and (folder is None or is_first_attempt(folder, rank)):
         print(f"about to {how}", flush=True)
-        _MISDEEDS[how]()
+        _MISBEHAVIOURS[how]()
     return data
 
 
 def misbehave(how: str, *ranks: int, once_in: Path | None = None) -> Step:
-    """A step that does one of the misdeeds on some ranks; with `once_in` only on their first try."""
+    """Return a step that misbehaves on some ranks; with `once_in` only in their first attempts."""
     return functools.partial(_misbehave, how, ranks, None if once_in is None else str(once_in))
 
 
 def _sleep_in_c() -> None:
-    ctypes.PyDLL(None).sleep(_HOUR_S)  # unlike CDLL, it keeps the interpreter's lock: no thread of Python's runs
+    ctypes.PyDLL(None).sleep(_HOUR_S)  # unlike CDLL, PyDLL holds the GIL, so that no other thread runs
 
 
 def _ignore_signals() -> None:
@@ -151,7 +151,7 @@ def _eat_memory() -> None:
     time.sleep(_HOUR_S)
 
 
-_MISDEEDS = {
+_MISBEHAVIOURS = {
     "sleep": lambda: time.sleep(_HOUR_S),
     "sleep in C": _sleep_in_c,
     "ignore signals": _ignore_signals,
@@ -173,7 +173,7 @@ def _fill_disk(path: str, ranks: tuple[int, ...], data: Any, rank: int, world_si
 
 
 def fill_disk(path: Path, *ranks: int) -> Step:
-    """A step of which these ranks write 16 MiB to a file."""
+    """Return a step in which these ranks write 16 MiB to a file."""
     return functools.partial(_fill_disk, str(path), ranks)
 
 
@@ -185,12 +185,12 @@ def _break_halfway(folder: str, data: Any, rank: int, world_size: int) -> Iterat
 
 
 def break_halfway_once(folder: Path) -> Step:
-    """A generator that raises after five items of rank 1, on its first try."""
+    """Return a step that raises after five items of rank 1, in its first attempt."""
     return functools.partial(_break_halfway, str(folder))
 
 
 def print_100_mb(data: Any, rank: int, world_size: int) -> None:
-    """Print 100 MB, in lines of 10 kB."""
+    """Print 100 MB in lines of 10 kB."""
     line = "x" * 9_999
     for _ in range(10_000):
         print(line)
@@ -198,7 +198,7 @@ def print_100_mb(data: Any, rank: int, world_size: int) -> None:
 
 
 def print_invalid_utf8(data: Any, rank: int, world_size: int) -> None:
-    """Write what is no UTF-8, in every way there is."""
+    """Write invalid UTF-8 to each kind of output."""
     os.write(1, b"descriptor \xff\xfe\n")
     sys.stdout.buffer.write(b"buffer \xff\xfe\n")
     print("print \udcff")
@@ -223,7 +223,7 @@ def _stay(folder: str, kind: str) -> None:
 
 
 def _fork(folder: str, kind: str, depth: int, new_session: bool = False) -> None:
-    """Fork `depth` times; only the last child stays."""
+    """Fork `depth` times; only the last child goes on running."""
     pid = os.fork()
     if pid:
         if depth > 1:
@@ -255,7 +255,7 @@ KINDS = ("thread", "program", "program in a session", "fork", "double fork", "da
 
 def _leave_running(folder: str, kind: str) -> None:
     if kind == "thread":
-        threading.Thread(target=time.sleep, args=(_HOUR_S,)).start()  # no daemon: it would hold up an orderly exit
+        threading.Thread(target=time.sleep, args=(_HOUR_S,)).start()  # not a daemon thread, so it delays a normal exit
     elif kind.startswith("program"):
         _start_program(folder, kind, new_session=kind.endswith("session"))
     elif kind == "multiprocessing":
@@ -265,12 +265,12 @@ def _leave_running(folder: str, kind: str) -> None:
 
 
 def pids_left(folder: Path) -> dict[str, int]:
-    """Process ids of what the ranks left running, by kind."""
+    """Return the ids of the processes that the ranks left running, by kind."""
     return {path.name: int(path.read_text()) for path in folder.glob("*.pid")}
 
 
 def is_running(pid: int) -> bool:
-    """Return whether the process is there and no zombie."""
+    """Return whether the process exists and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -281,10 +281,10 @@ def _leave_all(folder: str, then: str, data: Any, rank: int, world_size: int) ->
     if rank == 0 and is_first_attempt(folder, rank):
         for kind in KINDS:
             _leave_running(folder, kind)
-        while len(pids_left(Path(folder))) < len(KINDS) - 1:  # a thread has no process of its own
+        while len(pids_left(Path(folder))) < len(KINDS) - 1:  # a thread is not a process
             time.sleep(0.05)
         if then:
-            _MISDEEDS[then]()
+            _MISBEHAVIOURS[then]()
     Path(folder).mkdir(parents=True, exist_ok=True)
     survivors = [kind for kind, pid in pids_left(Path(folder)).items() if is_running(pid)]
     (Path(folder) / f"survivors-{rank}.json").write_text(json.dumps(survivors))
@@ -292,8 +292,8 @@ def _leave_all(folder: str, then: str, data: Any, rank: int, world_size: int) ->
 
 
 def leave_all_running(folder: Path, then: str = "") -> Step:
-    """A step whose first attempt of rank 0 leaves one of each kind running and then does a misdeed.
+    """Return a step whose first attempt of rank 0 leaves one process of each kind running, and then misbehaves.
 
-    Any other attempt writes which of them still run, to `survivors-<rank>.json`.
+    The other attempts write which of them are still running to `survivors-<rank>.json`.
     """
     return functools.partial(_leave_all, str(folder), then)

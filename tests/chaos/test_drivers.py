@@ -18,18 +18,18 @@ from tests.support.waiting import wait_for, wait_until_none
 
 
 def started(folder: Path) -> set[int]:
-    """The ranks that were started."""
+    """Return the ranks that have started."""
     return {report["rank"] for report in read_reports(folder / "reports")}
 
 
 def markers(folder: Path) -> list[str]:
-    """The names of the markers."""
+    """Return the names of the markers."""
     completions = folder / "run" / "completions"
     return sorted(path.name for path in completions.iterdir()) if completions.exists() else []
 
 
 def running(pids: Collection[int]) -> list[int]:
-    """Those of the processes that are there."""
+    """Return the processes that are running."""
     return [pid for pid in pids if steps.is_running(pid)]
 
 
@@ -82,12 +82,12 @@ def test_driver_that_was_suspended_past_its_lease_stops_without_writing_anything
 
 
 def lease_age_s(run_folder: Path) -> float:
-    """Seconds since the last heartbeat."""
+    """Return the time since the last heartbeat, in seconds."""
     return time.time() - float(json.loads((run_folder / "run.lock").read_text())["heartbeat"])
 
 
 def at_work(pids: Collection[int]) -> list[int]:
-    """Those of the workers that run a group."""
+    """Return the workers that run a group."""
     busy = []
     for pid in pids:
         try:
@@ -99,7 +99,7 @@ def at_work(pids: Collection[int]) -> list[int]:
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file's content and time of change."""
+    """Return the content and modification time of each file."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 

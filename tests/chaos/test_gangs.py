@@ -1,4 +1,4 @@
-"""Gangs: what befalls one member befalls all, and the group is tried again on new ones."""
+"""Gangs: if one member fails, all of them end, and the group is tried again on a new gang."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def attempts(folder: Path, rank: int = 0) -> list[list[dict[str, Any]]]:
-    """The reports of both members of a gang, by attempt."""
+    """Return the reports of both members of a gang, by attempt."""
     members: list[list[dict[str, Any]]] = [[], []]
     for report in read_reports(folder):
         if report["rank"] == rank:
@@ -87,7 +87,7 @@ def test_placement_group_removed_before_its_gang_has_started_is_asked_for_again(
 
 
 def remove_all_placement_groups() -> None:
-    """Do what an administrator might."""
+    """Remove a placement group, as an administrator might."""
     for key in living_placement_groups():
         remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(key)))
 

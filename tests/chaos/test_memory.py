@@ -19,7 +19,7 @@ ON_NARROW = {"resources": {"narrow": 1}}
 
 @pytest.fixture
 def narrow_node(add_node: NodeFactory) -> None:
-    """A node whose memory monitor kills a worker that takes the machine 2 GiB above what is used now."""
+    """A node whose memory monitor kills a worker once the machine uses 2 GiB more than now."""
     memory = psutil.virtual_memory()
     threshold = (memory.total - memory.available + 2 * 1024**3) / memory.total
     monitor = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "100"}

@@ -1,4 +1,4 @@
-"""Nodes that die or are taken away while their workers run."""
+"""Nodes that die or are drained while their workers run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_RETRIES = RetryPolicy(max_retries=0)
 
 
 def reports_of(folder: Path, rank: int) -> list[dict[str, Any]]:
-    """Where each attempt of a rank ran."""
+    """Return the reports of a rank, one for each attempt."""
     return [report for report in read_reports(folder) if report["rank"] == rank]
 
 

@@ -1,4 +1,4 @@
-"""What ranks leave running ends with their worker, before the rank is tried again."""
+"""Processes that ranks leave running end with their worker, before the rank is tried again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def running(folder: Path) -> list[str]:
-    """Which of the processes that ranks left are there."""
+    """Return the processes that ranks left and that are still running."""
     return [kind for kind, pid in steps.pids_left(folder).items() if steps.is_running(pid)]
 
 

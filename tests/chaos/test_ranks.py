@@ -1,4 +1,4 @@
-"""Ranks that misbehave: the others complete, and the run tells what happened to the one."""
+"""Ranks that misbehave: the others complete, and the run reports the failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def run_to_failure(executor: RayPipelineExecutor) -> tuple[RunResult, RankFailure]:
-    """The result of a run of which one rank fails, and that failure."""
+    """Run an executor of which one rank fails, and return the result and that failure."""
     with pytest.raises(RunIncompleteError) as caught:
         executor.run()
     result = caught.value.result
@@ -72,7 +72,7 @@ def test_worker_that_is_told_to_end_is_lost_and_its_rank_is_tried_again(
     pipeline = [steps.report_to(reports), steps.say("a line to be found"), steps.hold(gate, 0)]
     with BackgroundRun(make_executor(pipeline, tasks=2, workers=1)) as run:
         wait_for(lambda: read_reports(reports), "the start of rank 0")
-        os.kill(read_reports(reports)[0]["pid"], signal.SIGTERM)  # as a machine does that shuts down
+        os.kill(read_reports(reports)[0]["pid"], signal.SIGTERM)  # as on the shutdown of a machine
         wait_for(lambda: len(read_reports(reports)) == 3, "rank 1 and the second attempt of rank 0")
         gate.touch()
         result = run.result()

@@ -1,4 +1,4 @@
-"""Runs that end before all is done, and what the next run makes of a damaged folder."""
+"""Runs that end early, and the next run on a damaged folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Object stores that fail, are slow or refuse, and disks that are full."""
+"""Object stores that fail, are slow or deny access, and full disks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALL_MARKERS = ["00000", "00001", "00002", "00003"]
 
 
 class S3RunFolder:
-    """A run folder on the S3 server: as the run reaches it, through the proxy, and as the test does, directly."""
+    """A run folder on the S3 server; the run reaches it through the proxy, the test directly."""
 
     def __init__(self, bucket: str, proxy: FaultyProxy, endpoint: str) -> None:
         self.path = f"{bucket}/run"
@@ -38,14 +38,14 @@ class S3RunFolder:
         self._fs = fsspec.filesystem("s3", **s3_options(endpoint), use_listings_cache=False)
 
     def names(self, folder: str) -> list[str]:
-        """The files of a folder of the run folder."""
+        """Return the files of a folder in the run folder."""
         self._fs.invalidate_cache()
         if not self._fs.exists(f"{self.path}/{folder}"):
             return []
         return sorted(path.rpartition("/")[2] for path in self._fs.ls(f"{self.path}/{folder}", detail=False))
 
     def read(self, path: str) -> str:
-        """The content of a file of the run folder; empty when there is none."""
+        """Return the content of a file in the run folder; an empty string if it does not exist."""
         self._fs.invalidate_cache()
         whole = f"{self.path}/{path}"
         return self._fs.cat_file(whole).decode() if self._fs.exists(whole) else ""
@@ -53,13 +53,13 @@ class S3RunFolder:
 
 @pytest.fixture
 def s3_run(s3_bucket: str, proxy: FaultyProxy, s3_endpoint: str) -> S3RunFolder:
-    """An empty run folder in a bucket of its own."""
+    """An empty run folder in a new bucket."""
     return S3RunFolder(s3_bucket, proxy, s3_endpoint)
 
 
 @pytest.fixture
 def held_run(make_executor: ExecutorFactory, s3_run: S3RunFolder, tmp_path: Path) -> Callable[[], BackgroundRun]:
-    """Make a run on S3 of which ranks 0 and 1 wait for the file `gate`, with all their files yet to be stored."""
+    """A function that returns a run on S3 whose ranks 0 and 1 wait for the file `gate` before they store anything."""
 
     def make() -> BackgroundRun:
         pipeline = [steps.report_to(tmp_path / "reports"), steps.hold(tmp_path / "gate", 0, 1), steps.count_to_ten]
@@ -69,12 +69,12 @@ def held_run(make_executor: ExecutorFactory, s3_run: S3RunFolder, tmp_path: Path
 
 
 def both_held(folder: Path) -> bool:
-    """Return whether ranks 0 and 1 have begun."""
+    """Return whether ranks 0 and 1 have started."""
     return {report["rank"] for report in read_reports(folder / "reports")} == {0, 1}
 
 
 def check_complete(s3_run: S3RunFolder) -> None:
-    """Every rank has all its files, and the lease is gone."""
+    """Check that each rank has all its files, and that the lease is released."""
     assert s3_run.names("completions") == ALL_MARKERS
     assert s3_run.names("stats") == [f"{name}.json" for name in ALL_MARKERS]
     assert s3_run.names("logs") == [f"task_{name}.log" for name in ALL_MARKERS]

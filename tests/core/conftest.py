@@ -1,4 +1,4 @@
-"""Folders on every kind of storage that the tests use."""
+"""Folders on each kind of storage."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def s3_folder(s3_endpoint: str, s3_bucket: str) -> DataFolder:
 
 @pytest.fixture
 def faulty_folder(proxy: FaultyProxy, s3_bucket: str) -> DataFolder:
-    """A folder in a new bucket, reached through the proxy; retries wait little."""
+    """A folder in a new bucket behind the proxy, with short waits between retries."""
     fs = fsspec.filesystem("s3", **s3_options(proxy.url))
-    fs.retries = 1  # s3fs would retry some errors itself, slowly
-    bound = RetryLimits(total_s=30.0, first_wait_s=0.01, max_wait_s=0.05)
-    return DataFolder(f"{s3_bucket}/run", fs, retry_limits=bound)
+    fs.retries = 1  # otherwise s3fs retries some errors itself, slowly
+    bound = RetryBound(total_s=30.0, first_wait_s=0.01, max_wait_s=0.05)
+    return DataFolder(f"{s3_bucket}/run", fs, retry_bound=bound)
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -48,7 +48,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> DataFolder:
 
 @pytest.fixture
 def ordinary_user() -> Iterator[None]:
-    """The test runs without root's right to write everywhere."""
+    """Runs the test as a user that may not write everywhere, even if it was started by root."""
     if os.geteuid() != 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""The documents say what is: examples work, tables are complete, links lead somewhere."""
+"""The documents are correct: examples work, tables are complete, links and references exist."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ LONGEST_EXAMPLE = 15
 
 
 def examples() -> dict[str, str]:
-    """The code of each example, by the file name that stands in a comment above it."""
+    """Return the code of each example, by the file name in the comment above it."""
     return dict(re.findall(r"<!-- (\S+\.py) -->\n```python\n(.*?)```", README.read_text(), re.DOTALL))
 
 
 def run_python(folder: Path, *arguments: str) -> str:
-    """Run Python in `folder`, where it finds the examples, and returns what it prints."""
+    """Run Python in `folder`, from where it can import the examples, and return its output."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -51,7 +51,7 @@ def run_python(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def example_folder(tmp_path: Path) -> Path:
-    """A folder with the files that the README shows; what they write goes there too, instead of to /tmp."""
+    """A folder with the README's examples, which write to this folder instead of /tmp."""
     for name, code in examples().items():
         (tmp_path / name).write_text(code.replace('"/tmp/', f'"{tmp_path}/'))
     return tmp_path
@@ -91,7 +91,7 @@ def test_prefect_example_makes_the_flow(example_folder: Path) -> None:
 
 
 def table_rows(document: Path, heading: str) -> list[list[str]]:
-    """The cells of each row of the table below a heading."""
+    """Return the cells of each row of the table below a heading."""
     section = document.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
@@ -116,7 +116,7 @@ def test_failures_have_every_parameter_of_the_retry_policy_with_its_default() ->
     assert [row[:2] for row in table_rows(FAILURES, "The retry policy")] == wanted
 
 
-# --- what the README promises of its form ---
+# --- the form of the README ---
 
 
 def test_readme_has_its_sections_in_order() -> None:
@@ -151,14 +151,14 @@ def test_changelog_has_the_version() -> None:
 
 
 def modules() -> dict[str, ast.Module]:
-    """The syntax tree of every module of the packages that holds more than a docstring, by path."""
+    """Return the syntax tree of each module that has more than a docstring, by path."""
     paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
     trees = {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in paths}
     return {path: tree for path, tree in trees.items() if len(tree.body) > 1}
 
 
 def module_rows() -> dict[str, set[str]]:
-    """The names that docs/architecture.md gives for each module."""
+    """Return the names that docs/architecture.md lists for each module."""
     rows = re.findall(r"^\| (.+) \| `(\S+\.py)` \| .+ \|$", ARCHITECTURE.read_text(), re.MULTILINE)
     return {path: set(re.findall(r"`(\w+)`", names)) for names, path in rows}
 
@@ -197,7 +197,7 @@ def test_architecture_shows_the_layers_that_are_checked() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_that_are_named_exist(document: Path) -> None:
-    """Paths in backticks that begin with a folder of the repository; run folders have other names."""
+    """Checks paths in backticks that start with a folder of the repository, unlike those of run folders."""
     first = "|".join((*PACKAGES, "examples", "tests", "docs", "benchmarks", r"\.ci"))
     named = re.findall(rf"`((?:{first})/[\w./-]+)`", document.read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
@@ -229,7 +229,7 @@ def test_failures_name_every_kind_and_every_error() -> None:
 
 
 def anchors(document: Path) -> set[str]:
-    """The anchors of a document's headings, as repository hosts make them."""
+    """Return the anchors of a document's headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -262,7 +262,7 @@ def test_tests_that_documents_name_exist() -> None:
 
 
 def test_every_test_of_a_fault_is_in_the_table() -> None:
-    """Nobody should have to read the tests to learn what a fault does."""
+    """Readers should not need the tests to learn what a fault does."""
     tests = {
         test
         for file in (ROOT / "tests/chaos").glob("test_*.py")

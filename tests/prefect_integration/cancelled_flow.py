@@ -1,4 +1,4 @@
-"""Run as a program: a flow that never ends, for tests that cancel it.
+"""A flow that never ends, for tests that cancel it.
 
 python -m tests.prefect_integration.cancelled_flow built|submitted run|serve FOLDER RAY_ADDRESS
 """
@@ -17,12 +17,12 @@ from tests.prefect_integration.executors import hang_in, make_executor_in
 
 
 def endless(folder: Path, address: str) -> RayPipelineExecutor:
-    """An executor whose ranks never end."""
+    """Return an executor whose ranks never end."""
     return make_executor_in(folder, "endless", hang_in(folder / "pids"), address=address)
 
 
 def make_flow(kind: str, folder: Path, address: str) -> Flow[[], Any]:
-    """One of two flows around that executor; the built one has siblings too, one before it and one after."""
+    """Return a flow around that executor; a `built` one also has an executor before it and one after it."""
     if kind == "built":
         siblings = [make_executor_in(folder, name, tasks=1) for name in ("sibling-1", "sibling-2")]
         last = make_executor_in(folder, "last", depends=[siblings[0], endless(folder, address), siblings[1]])

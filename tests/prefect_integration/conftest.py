@@ -13,14 +13,14 @@ from ray_pipeline_core import RayPipelineExecutor
 from tests.prefect_integration.executors import MakeExecutor, make_executor_in
 
 _SETTINGS = {
-    # The server would note in the user's home which blocks it has registered.
+    # Otherwise the server writes to the user's home which blocks it has registered.
     "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
-    # Tests wait for what these send or fetch.
+    # Tests wait for logs and for scheduled runs.
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",
     "PREFECT_RUNNER_POLL_FREQUENCY": "1",
 }
-# Before anything imports Prefect, which reads its settings then.
+# Must be set before Prefect is imported.
 os.environ.update(_SETTINGS)
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
-    """URL of the server's API; this process uses it too."""
+    """The URL of the server's API, which this process uses as well."""
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
@@ -39,7 +39,7 @@ def prefect_server() -> Iterator[str]:
 
 @pytest.fixture
 def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
-    """Ask the server what it knows."""
+    """A client of the server."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -48,7 +48,7 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def make_named_executor(ray_cluster: object, prefect_server: str, tmp_path: Path) -> MakeExecutor:
-    """Make executors that fit the shared cluster; their run folders lie in `tmp_path`, one per name."""
+    """A function that makes executors that fit the shared cluster; their run folders are in `tmp_path`, by name."""
 
     def make(name: str, *steps: object, **parameters: object) -> RayPipelineExecutor:
         return make_executor_in(tmp_path, name, *steps, **parameters)

@@ -1,4 +1,4 @@
-"""Executors and steps that the tests run in Prefect."""
+"""Executors and steps for runs in Prefect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Step = Callable[[Any, int, int], Any]
 
 
 def make_executor_in(folder: Path, name: str, *steps: Any, **parameters: Any) -> RayPipelineExecutor:
-    """An executor that asks for little; its run folder is `folder / name`."""
+    """Return an executor that needs few resources; its run folder is `folder / name`."""
     defaults: dict[str, Any] = {"tasks": 3, "workers": 1, "mem_per_cpu_gb": 0.1, "logging_dir": str(folder / name)}
     return RayPipelineExecutor(list(steps) or [numbers], name=name, **defaults | parameters)
 
@@ -33,13 +33,13 @@ def _note(folder: str, data: Any, rank: int, world_size: int) -> Any:
 
 
 def note_in(folder: Path) -> Step:
-    """A step that leaves a line for each time a rank comes by."""
+    """Return a step that writes a line for each attempt of a rank."""
     folder.mkdir(parents=True, exist_ok=True)
     return functools.partial(_note, str(folder))
 
 
 def times_run(folder: Path) -> dict[int, int]:
-    """How often each rank came by."""
+    """Return the number of attempts of each rank."""
     return {int(path.name[5:]): len(path.read_text().splitlines()) for path in sorted(folder.glob("rank-*"))}
 
 
@@ -50,7 +50,7 @@ def _fail(ranks: tuple[int, ...], until: str | None, data: Any, rank: int, world
 
 
 def fail_on(*ranks: int, until: Path | None = None) -> Step:
-    """A step that raises on some ranks, for ever or until a file exists."""
+    """Return a step that raises on some ranks, always or until a file exists."""
     return functools.partial(_fail, ranks, None if until is None else str(until))
 
 
@@ -60,6 +60,6 @@ def _hang(folder: str, data: Any, rank: int, world_size: int) -> None:
 
 
 def hang_in(folder: Path) -> Step:
-    """A step that leaves its process id and never ends."""
+    """Return a step that writes its process id and never ends."""
     folder.mkdir(parents=True, exist_ok=True)
     return functools.partial(_hang, str(folder))

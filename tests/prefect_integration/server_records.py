@@ -1,4 +1,4 @@
-"""What a Prefect server knows of a flow run: its task runs, logs and artifacts."""
+"""The records of a flow run on a Prefect server: its task runs, logs and artifacts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.support.waiting import wait_for
 
 @dataclass(frozen=True)
 class FlowRunRecords:
-    """Reads what the server has stored of one flow run.
+    """The records of a flow run.
 
     Attributes:
-        client: asks the server.
-        flow_run_id: the flow run.
+        client: The client of the server.
+        flow_run_id: The id of the flow run.
     """
 
     client: SyncPrefectClient
@@ -34,7 +34,7 @@ class FlowRunRecords:
         return state
 
     def task_runs(self, **state_names: str) -> dict[str, TaskRun]:
-        """The task runs by name, as soon as they are in these states; the server hears of them a little later."""
+        """Wait until the task runs have these states, and return them by name."""
 
         def read() -> dict[str, TaskRun]:
             wanted = FlowRunFilter.model_validate({"id": {"any_": [self.flow_run_id]}})
@@ -44,13 +44,13 @@ class FlowRunRecords:
         return read()
 
     def artifacts(self, kind: str = "table") -> dict[str, Any]:
-        """The data of the flow run's artifacts of one kind, by key."""
+        """Return the data of the flow run's artifacts of one kind, by key."""
         wanted = ArtifactFilter.model_validate({"flow_run_id": {"any_": [self.flow_run_id]}, "type": {"any_": [kind]}})
         found = self.client.read_artifacts(artifact_filter=wanted)
         return {str(one.key): json.loads(one.data) if isinstance(one.data, str) else one.data for one in found}
 
     def log_lines(self, *needed: str) -> list[tuple[int, str]]:
-        """Level and text of the log's lines, as soon as each of `needed` occurs in one."""
+        """Wait until each of `needed` occurs in a line of the log, and return the levels and messages of all lines."""
 
         def read() -> list[tuple[int, str]]:
             wanted = LogFilter.model_validate({"flow_run_id": {"any_": [self.flow_run_id]}})

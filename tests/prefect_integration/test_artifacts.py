@@ -1,4 +1,4 @@
-"""A run as artifacts on a real server."""
+"""The artifacts of a run on a Prefect server."""
 
 from __future__ import annotations
 

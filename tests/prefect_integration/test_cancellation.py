@@ -1,4 +1,4 @@
-"""A flow run that is cancelled or killed: its ranks end with it, in another process on a real cluster."""
+"""Flow runs that are cancelled or interrupted in another process: their ranks end with them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class FlowProcess:
     """A process that runs or serves a flow whose ranks never end.
 
     Attributes:
-        process: the process.
-        folder: where run folders lie, and under `pids` what the ranks say.
+        process: The process.
+        folder: Contains the run folders, and the process ids of ranks under `pids`.
     """
 
     def __init__(self, client: SyncPrefectClient, folder: Path, process: subprocess.Popen[bytes]) -> None:
@@ -39,7 +39,7 @@ class FlowProcess:
         self.process = process
 
     def records(self) -> FlowRunRecords:
-        """The flow run, as soon as there is one."""
+        """Wait for the flow run, and return its records."""
         wanted = FlowFilter.model_validate({"name": {"any_": [self.folder.name]}})
 
         def found() -> list[UUID]:
@@ -49,7 +49,7 @@ class FlowProcess:
         return FlowRunRecords(self._client, found()[0])
 
     def start_served_flow(self) -> None:
-        """Ask for a run of the served flow."""
+        """Request a run of the served flow."""
         name = f"{self.folder.name}/endless"
 
         def deployment() -> Any:
@@ -60,13 +60,13 @@ class FlowProcess:
         self._client.create_flow_run_from_deployment(deployment().id)
 
     def wait_for_rank(self) -> psutil.Process:
-        """The process of the rank that hangs."""
+        """Wait for the rank that hangs, and return its process."""
         pid = self.folder / "pids" / "0.pid"
         wait_for(lambda: self.process.poll() is not None or (pid.exists() and pid.read_text()), "the start of rank 0")
         return psutil.Process(int(pid.read_text()))
 
     def assert_ended_in_order(self, rank: psutil.Process) -> None:
-        """The rank is gone, and the folder is free and tells what happened."""
+        """Check that the rank has ended, the lease is released, and the result says that the run was cancelled."""
         assert psutil.wait_procs([rank], timeout=60)[1] == []
         run_folder = self.folder / "endless"
         wait_for(lambda: not (run_folder / "run.lock").exists(), "the release of the lease")
@@ -74,14 +74,14 @@ class FlowProcess:
         assert (result["cancelled"], result["completed"]) == (True, 0)
 
     def assert_nothing_followed(self) -> None:
-        """When the flow's process has ended: of what should have run after the endless executor, nothing did."""
+        """Check, after the end of the flow's process, that nothing ran after the endless executor."""
         assert not (self.folder / "last").exists()
         assert len(list(self.folder.glob("sibling-*"))) <= 1
 
 
 @pytest.fixture
 def start(client: SyncPrefectClient, prefect_server: str, ray_cluster: Any, tmp_path: Path) -> Iterator[Any]:
-    """Start such a process; whatever is left of it is killed."""
+    """A function that starts such a process; all processes are killed after the test."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start_process(kind: str, way: str) -> FlowProcess:
@@ -97,7 +97,7 @@ def start(client: SyncPrefectClient, prefect_server: str, ray_cluster: Any, tmp_
 
 
 def kill_family(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and its children, if they are still there."""
+    """Kill a process and its children, if they are still running."""
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()

@@ -24,7 +24,7 @@ from tests.prefect_integration.server_records import FlowRunRecords
 
 
 class FlowOfOneTask:
-    """Runs one task in a flow of its own, and keeps the flow run's id."""
+    """Runs a task in a flow, and keeps the id of the flow run."""
 
     def __init__(self, client: SyncPrefectClient) -> None:
         self._client = client

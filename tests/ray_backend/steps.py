@@ -1,4 +1,4 @@
-"""Steps that the tests run on workers."""
+"""Steps that the tests of this folder run on workers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _note_inherited(folder: str, data: Any, rank: int, world_size: int) -> None:
 
 
 def note_inherited(folder: Path) -> Step:
-    """A step that writes what its process is."""
+    """Return a step that writes what kind of process it runs in."""
     return functools.partial(_note_inherited, str(folder))
 
 
@@ -47,14 +47,14 @@ def _note_memory(folder: str, blob: bytes, data: Any, rank: int, world_size: int
 
 
 def note_memory(folder: Path, blob: bytes) -> Step:
-    """A step that holds `blob` and writes how many bytes of memory its process has to itself."""
+    """Return a step that holds `blob` and writes how much memory belongs to its process alone, in bytes."""
     return functools.partial(_note_memory, str(folder), blob)
 
 
 def _report(folder: str, data: Any, rank: int, world_size: int) -> None:
     import ray
 
-    # A rank's own process (tasks_per_job above 1) is no Ray worker.
+    # The process of a rank (tasks_per_job above 1) is not a Ray worker.
     context: Any = ray.get_runtime_context() if ray.is_initialized() else None
     report = {
         "rank": rank,
@@ -75,7 +75,7 @@ def _report(folder: str, data: Any, rank: int, world_size: int) -> None:
 
 
 def report_to(folder: Path) -> Step:
-    """A step that writes where and how it runs."""
+    """Return a step that writes where and how it runs."""
     return functools.partial(_report, str(folder))
 
 
@@ -86,7 +86,7 @@ def _fail(ranks: tuple[int, ...], message: str, data: Any, rank: int, world_size
 
 
 def fail_on(*ranks: int, message: str = "this rank is bad") -> Step:
-    """A step that raises on some ranks."""
+    """Return a step that raises on some ranks."""
     return functools.partial(_fail, ranks, message)
 
 
@@ -109,12 +109,12 @@ def _misbehave(how: str, ranks: tuple[int, ...], folder: str | None, data: Any, 
 
 
 def misbehave(how: str, *ranks: int, once_in: Path | None = None) -> Step:
-    """A step that dies, hangs or raises on some ranks; with `once_in` only on the first try."""
+    """Return a step that dies, hangs or raises on some ranks; with `once_in` only in their first attempts."""
     return functools.partial(_misbehave, how, ranks, None if once_in is None else str(once_in))
 
 
 def talk(data: Any, rank: int, world_size: int) -> None:
-    """Log and prints in every way there is."""
+    """Log and print to each kind of output."""
     from loguru import logger
 
     logging.getLogger("talker").info("logging says rank %d", rank)
@@ -125,7 +125,7 @@ def talk(data: Any, rank: int, world_size: int) -> None:
 
 
 class Counter(PipelineStep):
-    """Counts the items that go by, and how often this very object was run."""
+    """Counts the items, and how often this object was run."""
 
     name = "counter"
     type = "Test"
@@ -143,16 +143,16 @@ class Counter(PipelineStep):
 
 
 def sleep_a_little(data: Any, rank: int, world_size: int) -> Any:
-    """Take a moment."""
+    """Take 0.3 s."""
     time.sleep(0.3)
     return data
 
 
 def sleep_long(data: Any, rank: int, world_size: int) -> None:
-    """Take far longer than any test."""
+    """Take longer than any test."""
     time.sleep(600)
 
 
 def make_pipeline(count: int) -> list[Any]:
-    """A factory for import paths."""
+    """Return a pipeline, for tests of import paths."""
     return [list(range(count)), Counter()]

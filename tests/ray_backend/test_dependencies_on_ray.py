@@ -20,7 +20,7 @@ Chain = Callable[..., RayPipelineExecutor]
 
 @pytest.fixture
 def link(make_executor: ExecutorFactory, tmp_path: Path) -> Chain:
-    """Make an executor of a name, with its run folder and its reports in folders of that name."""
+    """A function that makes a named executor, whose run folder and reports have the same name."""
 
     def make(name: str, *parents: RayPipelineExecutor, pipeline: Any = None, **parameters: Any) -> RayPipelineExecutor:
         return make_executor(
@@ -76,7 +76,7 @@ def test_parent_completed_by_an_earlier_run_is_not_run_again(link: Chain, tmp_pa
 
 
 def test_gangs_are_counted_as_groups_and_start_without_barriers(make_executor: ExecutorFactory, tmp_path: Path) -> None:
-    """Two gangs of one worker each side: a slow rank of one must not hold up the other."""
+    """A slow rank of one gang must not delay the other gang."""
     executor = make_executor(
         [_slow_for_rank_0, steps.report_to(tmp_path)], tasks=5, nodes_per_task=2, workers=2, cpus_per_task=1
     )

@@ -1,4 +1,4 @@
-"""What is a failure, what is tried again, and that nothing hangs."""
+"""Failures on a cluster: their kinds, their retries, and that no run hangs."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_pipeline_that_a_worker_cannot_read_ends_the_run(make_executor: Executor
 
 class _Unreadable:
     def __call__(self, data: object, rank: int, world_size: int) -> None:
-        """Never called."""
+        """Do nothing; is never called."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return _raise, ()

@@ -1,4 +1,4 @@
-"""Workers that one executor of a chain leaves to the next."""
+"""Idle workers that the next executor of a chain takes over."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Chain = Callable[..., RayPipelineExecutor]
 
 @pytest.fixture
 def chain(make_executor: ExecutorFactory, tmp_path: Path) -> Callable[..., list[set[int]]]:
-    """Run a chain of one executor per dict of parameters, and returns the process ids of each one's workers."""
+    """A function that runs a chain of executors, one for each dict of parameters, and returns their worker pids."""
 
     def run(*links: dict[str, Any], key: str = "pid") -> list[set[int]]:
         executor = None
@@ -75,7 +75,7 @@ def test_gang_is_kept_with_its_placement_group(chain: Any) -> None:
 
 @pytest.mark.parametrize("limits", [(2, None), (None, 2)], ids=["first", "second"])
 def test_worker_that_may_run_few_ranks_is_not_shared(chain: Any, limits: tuple[int | None, ...]) -> None:
-    """On a cluster that has room for no others: what is kept for nobody would be waited for in vain."""
+    """The cluster has no room for others, so workers that are kept needlessly would block the next executor."""
     all_of_it = {"ray_remote_kwargs": {"resources": {"scanner": 4}}, "startup_timeout": 20}
     first, second = chain(*({"max_ranks_per_worker": limit, **all_of_it} for limit in limits))
     assert not first & second
@@ -161,7 +161,7 @@ def _list(url: str, options: dict[str, Any], expected: list[str], data: Any, ran
 
 
 def _add(url: str, options: dict[str, Any], data: Any, rank: int, world_size: int) -> Any:
-    """As another worker would: without the listing that this process has kept."""
+    """Read without the cached listing of this process, as another worker would."""
     fsspec.filesystem("s3", **options, skip_instance_cache=True).pipe(f"{url}/b", b"b")
     return data
 
@@ -178,7 +178,7 @@ def test_kept_worker_sees_what_others_have_stored(chain: Any, s3_endpoint: str, 
 
 
 def test_kept_workers_make_room_for_one_with_more_memory(chain: Any, monkeypatch: Any, tmp_path: Path) -> None:
-    """Two workers with 2.5 GB each fill the node with 6 GB; the one that ran out of it is to get 5."""
+    """Two workers of 2.5 GB fill the node of 6 GB; the one that ran out of memory is to get 5 GB."""
     lack = AttemptFailure("out_of_memory", "OutOfMemoryError", "as Ray's memory monitor would say")
     monkeypatch.setattr(worker_pool, "classify", lambda *arguments: lack)
     half = {"workers": 2, "mem_per_cpu_gb": 2.5, "ray_remote_kwargs": {"resources": {"scanner": 1}}}
@@ -204,14 +204,14 @@ PLACE = WorkerLocation("node", "10.0.0.1", "another host", 1)
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The names of the workers that the reserve has ended."""
+    """The names of the idle workers that were ended."""
     names: list[Any] = []
     monkeypatch.setattr(idle_workers, "release_workers", lambda group, actors: names.extend(a.name for a in actors))
     return names
 
 
 class Actor:
-    """Stands for a handle: it is told to rest, and nobody waits for that."""
+    """A fake actor handle whose calls return nothing."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""Every inherited parameter has its effect on a real cluster."""
+"""The effect of each inherited parameter on a cluster."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def session_folder() -> str:
 
 
 def overlap(reports: list[dict[str, Any]]) -> int:
-    """How many of the reported ranks ran at the same time at most."""
+    """Return how many of the reported ranks ran at the same time, at most."""
     moments = sorted([(r["started"], 1) for r in reports] + [(r["ended"], -1) for r in reports])
     running = most = 0
     for _, change in moments:
@@ -247,7 +247,7 @@ def test_processes_of_ranks_are_no_forks_of_a_worker_with_threads(
 
     notes = [json.loads(path.read_text()) for path in tmp_path.glob("inherited-*.json")]
     assert len(notes) == 8
-    # A fork would hold Ray's modules, and locks of threads that it has not got.
+    # A fork would have Ray's modules, and the locks of threads that do not exist in it.
     assert {(note["has_ray"], note["is_program"]) for note in notes} == {(False, True)}
 
 
@@ -262,7 +262,7 @@ def test_workers_are_warm_and_one_runs_many_ranks(make_executor: ExecutorFactory
 def test_time_does_not_count_waiting_for_resources(make_executor: ExecutorFactory) -> None:
     executor = make_executor([steps.sleep_a_little], tasks=6, workers=1, time=3)
 
-    assert executor.run().completed == 6  # 1.8 s of work after a start of a second or two
+    assert executor.run().completed == 6  # 1.8 s of work after a start of 1 to 2 s
 
 
 def test_max_ranks_per_worker_replaces_the_process(make_executor: ExecutorFactory, tmp_path: Path) -> None:
@@ -290,5 +290,5 @@ def test_pipeline_that_holds_much_data_is_shared_by_the_workers_of_a_node(
 
     used = {int(path.read_text()) for path in tmp_path.glob("memory-*")}
     (little,) = (int(path.read_text()) for path in (tmp_path / "small").glob("memory-*"))
-    # A rank has a copy of its own; what that was made from is in memory once, and no worker's.
+    # Each rank has a copy; the packed pipeline is in shared memory, which belongs to no worker.
     assert max(used) - little < 1.5 * len(data)

@@ -1,4 +1,4 @@
-"""The run folder that a run on a cluster leaves, and what a run makes of one it finds."""
+"""The run folder of a run on a cluster, and runs on an existing folder."""
 
 from __future__ import annotations
 

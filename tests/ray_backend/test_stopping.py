@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and stop(): the run ends in order, and nothing of it is left."""
+"""Ctrl-C, SIGTERM and stop(): the run ends in order and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ except RunCancelledError as error:
     print("cancelled:", error.result.completed, flush=True)
 print("handler:", signal.getsignal(signal.SIGTERM), flush=True)
 """
-CALLED = "mine was called\n"
+PRINTED = "mine was called\n"
 OWN_HANDLER = """
 def mine(number, frame):
     print("mine was called", flush=True)
 signal.signal(signal.SIGTERM, mine)
 """
-RAY_ALREADY_THERE = """
+RAY_INITIALIZED = """
 import ray
 ray.init(address="local", num_cpus=2, include_dashboard=False)
 """
@@ -63,8 +63,12 @@ except RunCancelledError:
     [
         ("", signal.SIGTERM, "handler: 0"),
         ("", signal.SIGINT, "handler: 0"),
-        (RAY_ALREADY_THERE, signal.SIGTERM, "handler: <function"),
-        (OWN_HANDLER + STOPPED_RUN_BEFORE, signal.SIGTERM, f"{CALLED}the run before was cancelled\n{CALLED}"),
+        (RAY_INITIALIZED, signal.SIGTERM, "handler: <function"),
+        (
+            OWN_HANDLER + STOPPED_RUN_BEFORE,
+            signal.SIGTERM,
+            f"{PRINTED}the run before was cancelled\n{PRINTED}",
+        ),
     ],
     ids=["sigterm", "ctrl-c", "after-ray-init", "own-handler"],
 )
@@ -76,7 +80,7 @@ def test_signal_stops_an_embedded_run_in_order(tmp_path: Path, before: str, numb
         text=True,
         env=os.environ | {"PYTHONPATH": os.getcwd()},
     )
-    # Rank 1 hangs; the worker of ranks 0 and 2 is done with them.
+    # Rank 1 hangs; ranks 0 and 2 have completed on the other worker.
     wait_for(lambda: reports.exists() and len(list(reports.glob("*.json"))) == 3, "the start of ranks 0, 1 and 2")
     wait_for(lambda: len(list((run_folder / "completions").iterdir())) == 2, "the markers of ranks 0 and 2")
     family = psutil.Process(process.pid).children(recursive=True)

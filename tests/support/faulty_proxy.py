@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of a storage server that delays, drops and fails requests as told."""
+"""An HTTP proxy in front of a storage server that delays, drops and fails requests on demand."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 
 class FaultyProxy:
-    """Passes requests on to `upstream`, unless told otherwise.
+    """A proxy that passes requests on to `upstream`, except where a fault is set.
+
+    Args:
+        upstream: the URL of the server.
 
     Attributes:
-        requests: method and path of every request so far.
-        always: what happens to every request; None = it is passed on.
-        delay_s: seconds that every request waits first.
-        refuse_methods: HTTP methods that are denied.
-        refuse_uploads: uploads to paths that contain this are denied; None = none are.
-        hang: while set to an event, requests wait for it.
+        requests: The method and path of each request so far.
+        always: The fault of each request; None = it is passed on.
+        delay_s: How long each request waits first, in seconds.
+        refuse_methods: The HTTP methods that are denied.
+        refuse_uploads: Uploads to paths that contain this string are denied; None = no upload is.
+        hang: If set, requests wait for this event.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -57,7 +60,7 @@ class FaultyProxy:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def reset(self) -> None:
-        """Forget all requests and faults."""
+        """Remove all requests and faults."""
         self.requests: list[str] = []
         self.always: Fault | None = None
         self.delay_s = 0.0
@@ -71,7 +74,7 @@ class FaultyProxy:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def fail_next(self, fault: Fault, count: int = 1) -> None:
-        """The next `count` requests meet this fault."""
+        """Set the fault of the next `count` requests."""
         self._next.extend([fault] * count)
 
     def take_fault(self, method: str, path: str) -> Fault | None:
@@ -110,7 +113,7 @@ class FaultyProxy:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # an answer leaves in one piece
+    wbufsize = -1  # buffers an answer, so that it is sent at once
     disable_nagle_algorithm = True
     owner: FaultyProxy
 
@@ -120,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         return go_on
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep the console quiet."""
+        """Log nothing."""
 
     def _handle(self) -> None:
         self.owner.requests.append(f"{self.command} {self.path}")
@@ -135,8 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(length)
         if self.command == "POST" and self.path.endswith("?delete") and "DELETE" in self.owner.refuse_methods:
-            # As S3 does: the batch succeeds, and each removal in it is refused.
-            refusal = "<Error><Key>each</Key><Code>AccessDenied</Code><Message>as told</Message></Error>"
+            # As on S3, the request succeeds and each removal in it is refused.
+            refusal = "<Error><Key>each</Key><Code>AccessDenied</Code><Message>denied by the proxy</Message></Error>"
             self._answer(200, f"<DeleteResult>{refusal}</DeleteResult>")
         elif fault == "drop":
             self._hang_up()
@@ -163,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _fail(self, status: int, code: str) -> None:
-        self._answer(status, f"<Error><Code>{code}</Code><Message>{code}, as told</Message></Error>")
+        self._answer(status, f"<Error><Code>{code}</Code><Message>{code} from the proxy</Message></Error>")
 
     def _answer(self, status: int, content: str) -> None:
         self.send_response(status)

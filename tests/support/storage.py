@@ -1,4 +1,4 @@
-"""Storage that the tests share: an S3 server (moto's, reached through s3fs), a proxy that breaks it, small disks."""
+"""Storage for tests: an S3 server (moto's, through s3fs), a faulty proxy in front of it, and small disks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _bucket_numbers = itertools.count(1)
 
 
 def s3_options(endpoint: str) -> dict[str, Any]:
-    """Storage options that reach `endpoint`, and leave all retrying to the folder."""
+    """Return the storage options for the server at `endpoint`, without retries of s3fs itself."""
     return {
         "key": "test-key",
         "secret": "test-secret",
@@ -29,7 +29,7 @@ def s3_options(endpoint: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """URL of an S3 server on the loopback."""
+    """The URL of an S3 server on the loopback."""
     from moto.server import ThreadedMotoServer  # takes a second to import
 
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def s3_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def s3_bucket(s3_endpoint: str) -> str:
-    """Name of a new bucket."""
+    """The name of a new bucket."""
     bucket = f"bucket-{next(_bucket_numbers)}"
     fsspec.filesystem("s3", **s3_options(s3_endpoint)).mkdir(bucket)
     return bucket
@@ -61,7 +61,7 @@ def _shared_proxy(s3_endpoint: str) -> Iterator[FaultyProxy]:
 
 @pytest.fixture
 def proxy(_shared_proxy: FaultyProxy) -> Iterator[FaultyProxy]:
-    """A proxy in front of the S3 server that fails as told."""
+    """A faulty proxy in front of the S3 server."""
     _shared_proxy.reset()
     yield _shared_proxy
     _shared_proxy.reset()
@@ -69,15 +69,15 @@ def proxy(_shared_proxy: FaultyProxy) -> Iterator[FaultyProxy]:
 
 @contextlib.contextmanager
 def mounted_memory(directory: Path, options: str) -> Iterator[Path]:
-    """Mount a filesystem in memory, or skips the test where that is not allowed."""
+    """Mount a filesystem in memory, or skip the test if that is not allowed."""
     directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)]
     try:
         done = subprocess.run(mount, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("needs the command mount")
+        pytest.skip("needs the mount command")
     if done.returncode != 0:
-        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
+        pytest.skip(f"needs permission to mount: {done.stderr.strip()}")
     try:
         yield directory
     finally:

@@ -1,4 +1,4 @@
-"""Slots, a clock and a ledger for the driver loop, without Ray: time passes only when the loop waits."""
+"""A backend and a run tracker for tests of the driver loop; time passes only while the loop waits."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Start:
     """How a slot starts.
 
     Attributes:
-        after_s: when it is ready or lost, in seconds.
-        failure: why it never gets ready; None when it does.
-        draining: its node is about to go away, which is known just before it is ready.
+        after_s: How long the start takes, in seconds.
+        failure: Why the slot is lost instead; None if it gets ready.
+        draining: Whether its node is reported as draining just before the slot is ready.
     """
 
     after_s: float = 1.0
@@ -48,12 +48,12 @@ class Work:
     """How a group's work ends.
 
     Attributes:
-        after_s: when, in seconds.
-        failures: why, for each rank that fails.
-        lost: why the whole slot is lost; None when it lives.
-        told: ranks whose outcome came back although the slot was lost.
-        marked: ranks whose marker stands although nobody lived to tell.
-        draining_after_s: when it is announced that the slot's node goes away.
+        after_s: How long the work takes, in seconds.
+        failures: The failure of each rank that fails.
+        lost: Why the slot is lost; None if it is not.
+        told: The ranks whose outcome is reported although the slot is lost.
+        marked: The ranks that have a marker although the slot was lost before it reported them.
+        draining_after_s: When the slot's node is reported as draining, in seconds from the start of the group.
     """
 
     after_s: float = 10.0
@@ -75,15 +75,15 @@ class FakeSlot:
 
 
 class FakeBackend:
-    """Slots whose fate is told by two functions; it fails the test when the loop breaks the rules of a backend.
+    """A backend whose slots and groups end as two functions say, and which checks each call of the loop.
 
     Args:
-        clock: is set forward by `poll`.
-        start: how a slot with some memory factor starts.
-        work: how a group's work ends.
-        max_slots: more may never be there at the same time.
-        slot_limit: what the loop is told about the room in the cluster.
-        kill_takes_s: seconds from `kill` to the loss of the slot.
+        clock: is advanced by `poll`.
+        start: returns how a slot with this memory factor starts.
+        work: returns how the work of a group ends.
+        max_slots: the test fails if more slots exist at the same time.
+        slot_limit: the number of slots that the loop is told there is room for.
+        kill_takes_s: the time from `kill` to the loss of the slot, in seconds.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class FakeBackend:
         self._events: list[tuple[float, int, BackendEvent]] = []
         self._sequence = itertools.count()
 
-    # --- what the loop asks for ---
+    # --- the backend's protocol ---
 
     def start(self, slot: int, memory_factor: float) -> None:
         assert slot not in self._seen, f"slot {slot} was there before"
@@ -135,14 +135,14 @@ class FakeBackend:
 
     def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
         record = self._slots[slot]
-        assert groups, "nothing is ever owed here"
+        assert groups, "this backend reports all outcomes at once"
         assert record.state == "idle", f"slot {slot} is {record.state}"
         record.state, record.schedule, record.groups_run = "busy", [], record.groups_run + len(groups)
         self._check_groups(record, groups)
         record.groups = tuple(groups)
         self.calls.append((slot, record.groups))
         self.handed_over.update(rank for group in groups for rank in group.ranks)
-        self._begin_next(slot, record, self.clock(), list(groups))
+        self._run_groups(slot, record, self.clock(), list(groups))
 
     def _check_groups(self, record: FakeSlot, groups: Sequence[TaskGroup]) -> None:
         at_work = {rank for other in self._slots.values() for group in other.groups for rank in group.ranks}
@@ -152,8 +152,8 @@ class FakeBackend:
             assert not at_work & set(group.ranks), "a rank runs twice at the same time"
             at_work.update(group.ranks)
 
-    def _begin_next(self, slot: int, record: FakeSlot, begin_s: float, groups: list[TaskGroup]) -> None:
-        """Begin one group after another, until one fails, or takes long enough to hand back the rest."""
+    def _run_groups(self, slot: int, record: FakeSlot, begin_s: float, groups: list[TaskGroup]) -> None:
+        """Run one group after another, until one fails or the batch has taken so long that the others are returned."""
         outcomes: list[RankOutcome] = []
         started_s = begin_s
         while groups and begin_s <= started_s + BATCH_TIME_LIMIT_S and not any(outcome.failure for outcome in outcomes):
@@ -214,23 +214,23 @@ class FakeBackend:
         self._slots.clear()
         self._events.clear()
 
-    # --- what tests ask for ---
+    # --- for tests ---
 
     @property
     def slots(self) -> int:
-        """Slots that are there now."""
+        """The number of slots that exist now."""
         return len(self._slots)
 
     def groups(self) -> list[tuple[int, ...]]:
-        """The ranks of each group, in the order of their submission."""
+        """Return the ranks of each group, in the order of submission."""
         return [group.ranks for _, _, group in self.submitted]
 
     def batches(self) -> list[tuple[int, ...]]:
-        """The ranks that were handed over with each call, in the order of the calls."""
+        """Return the ranks of each call of `submit`, in order."""
         return [tuple(rank for group in groups for rank in group.ranks) for _, groups in self.calls]
 
     def attempts(self) -> Counter[int]:
-        """How often each rank was submitted."""
+        """Return how often each rank was submitted."""
         return Counter(rank for ranks in self.groups() for rank in ranks)
 
     def _later(self, after_s: float, event: BackendEvent) -> None:
@@ -253,11 +253,11 @@ class FakeBackend:
             slot.state, slot.groups = "idle", ()
 
     def _set_markers(self, slot: FakeSlot) -> None:
-        """Those of groups that were over before the slot was lost, and of the last begun as far as its work says so."""
-        for begun_s, group, work in slot.schedule:
-            if begun_s + work.after_s < self.clock() and not work.failures and work.lost is None:
+        """Set the markers of groups that ended before the slot was lost, and those that the last group's work names."""
+        for started_s, group, work in slot.schedule:
+            if started_s + work.after_s < self.clock() and not work.failures and work.lost is None:
                 self.markers |= set(group.ranks)
-            elif begun_s <= self.clock() and group in slot.groups[-1:]:  # else the next one would have been begun
+            elif started_s <= self.clock() and group in slot.groups[-1:]:  # otherwise the next group would have started
                 self.markers |= work.marked
 
     def _count_slots(self) -> None:
@@ -269,10 +269,10 @@ class FakeBackend:
 
 
 class DeferringBackend(FakeBackend):
-    """Slots that tell the outcomes of a call with the answer to the next one, as workers do on remote storage.
+    """A fake backend that reports the outcomes of a call with the answer to the next one, as on remote storage.
 
     Attributes:
-        asked: when, and which slots, were asked for what they owe.
+        asked: When which slots were asked for the outcomes that they had not reported.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -286,7 +286,7 @@ class DeferringBackend(FakeBackend):
             return
         record = self._slots[slot]
         assert record.state == "idle"
-        assert self._owed[slot], "it is asked for nothing"
+        assert self._owed[slot], "the slot has reported all outcomes"
         record.state = "busy"
         self.asked.append((self.clock(), slot))
         self._later(1.0, WorkEnded(slot))
@@ -309,10 +309,10 @@ class DeferringBackend(FakeBackend):
 
 
 class FakeTracker:
-    """Remembers what became of each rank, and fails the test when one is settled twice.
+    """A tracker that records the outcome of each rank, and checks that no rank is settled twice.
 
     Args:
-        backend: knows whose marker stands.
+        backend: has the markers.
     """
 
     def __init__(self, backend: FakeBackend) -> None:
@@ -346,9 +346,9 @@ class FakeTracker:
 
     @property
     def settled(self) -> set[int]:
-        """Ranks that have ended for good."""
+        """The ranks that have completed or failed."""
         return self.completed.keys() | self.failed.keys()
 
     def budgets(self) -> Counter[tuple[int, str]]:
-        """How many attempts of each rank each budget has paid for."""
+        """Return how many retries of each rank were taken from each budget."""
         return Counter((rank, retry.budget) for rank, retry in self.retried)

@@ -1,4 +1,4 @@
-"""Scheduling on simulated slots: thousands of ranks and hours of work in a moment."""
+"""The simulated backend, and the driver loop with thousands of ranks on it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(backend: SimulatedBackend, clock: ManualClock, config: RunConfig) -> Cou
 
 
 def seeded_failures(seed: int) -> Callable[[TaskGroup], AttemptFailure | None]:
-    """One in ten attempts loses its worker, one in ten raises."""
+    """Return a function by which 10 % of the attempts lose their worker and 10 % raise."""
     chance = random.Random(seed)
     return lambda group: chance.choices([LOST, STEP_RAISED, None], weights=[1, 1, 8])[0]
 

@@ -16,11 +16,11 @@ from ray_pipeline_core.testing import run_in_process
 
 RANKS = 150
 BEFORE = 70
-"""A rank in the middle."""
+"""One of the ranks of an earlier run."""
 
 
 class Numbers(PipelineStep):
-    """Yields three numbers, unless its rank is the bad one."""
+    """Yields three numbers, or raises on the bad rank."""
 
     name = "numbers"
     type = "Reader"
@@ -37,8 +37,8 @@ class Numbers(PipelineStep):
             yield number
 
 
-def note_what_is_there(data: Any, rank: int, world_size: int, folder: str) -> Any:
-    """Write down for each rank that runs whether the cache stands."""
+def note_cache(data: Any, rank: int, world_size: int, folder: str) -> Any:
+    """Write for each rank that runs whether the cache exists."""
     with open(f"{folder}.seen", "a") as seen:
         print(rank, Path(folder, "stats.cache.json").exists(), file=seen)
     yield from data
@@ -54,17 +54,17 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(folder: Path) -> Run:
-    """Run the pipeline in the folder."""
+    """A function that runs the pipeline in the folder."""
 
     def run_it(step: PipelineStep | None = None, **parameters: Any) -> RunResult:
-        steps: list[Any] = [step or Numbers(), partial(note_what_is_there, folder=str(folder))]
+        steps: list[Any] = [step or Numbers(), partial(note_cache, folder=str(folder))]
         return run_in_process(RayPipelineExecutor(steps, logging_dir=str(folder), **{"tasks": RANKS} | parameters))
 
     return run_it
 
 
 def ranks_run(folder: Path) -> dict[int, bool]:
-    """The ranks that have run since this was asked the last time, and whether the cache stood then."""
+    """Return the ranks that have run since the last call, and whether the cache existed then."""
     path = Path(f"{folder}.seen")
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
@@ -72,7 +72,7 @@ def ranks_run(folder: Path) -> dict[int, bool]:
 
 
 def counted(result: RunResult | Path) -> tuple[int, int]:
-    """How many numbers all ranks counted, and the sum of their own numbers, by a result or by stats.json."""
+    """Return how many numbers all ranks counted and the sum of their ranks, from a result or from stats.json."""
     steps: Any = json.loads(result.read_text()) if isinstance(result, Path) else result.stats
     numbers, rank_numbers = (steps[0]["stats"][name]["total"] for name in ("numbers", "rank"))
     return numbers, rank_numbers
@@ -87,13 +87,13 @@ def stats_file(folder: Path, rank: int) -> Path:
 
 
 def garble(path: Path) -> None:
-    """Make a file unreadable, and leaves its size as it is."""
+    """Make a file unreadable without a change of its size."""
     path.write_bytes(b"\xff" * path.stat().st_size)
 
 
 @pytest.fixture
 def complete(run: Run, folder: Path) -> RunResult:
-    """The folder has a complete run."""
+    """The result of a complete run in the folder."""
     result = run()
     assert counted(result) == all_of(RANKS)
     assert set(ranks_run(folder)) == set(range(RANKS))

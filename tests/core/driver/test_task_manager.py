@@ -1,4 +1,4 @@
-"""The driver loop on slots that fail as told, with a clock that only waiting sets forward."""
+"""The driver loop on the fake backend."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FATAL = AttemptFailure("worker_lost", "AuthenticationError", "the token is wrong
 
 @dataclass
 class Loop:
-    """A loop and everything around it."""
+    """A task manager with its backend, tracker and clock."""
 
     backend: FakeBackend
     tracker: FakeTracker
@@ -74,7 +74,7 @@ def make_loop(
     backend_type: type[FakeBackend] = FakeBackend,
     **parameters: Any,
 ) -> Loop:
-    """A loop over some ranks; parameters are those of the run's configuration."""
+    """Return a loop over some ranks; `parameters` are those of the run's configuration."""
     wanted = list(range(ranks)) if isinstance(ranks, int) else list(ranks)
     config = RunConfig(tasks=max(1, len(wanted)), **parameters)
     clock, stop = ManualClock(), threading.Event()
@@ -86,7 +86,7 @@ def make_loop(
 
 
 def first_attempt(work: Work, of: Iterable[int] | None = None) -> Callable[[TaskGroup], Work]:
-    """The first attempt of groups with some of these ranks ends as told, everything else well."""
+    """Return a function by which first attempts with some of these ranks end as `work`, and all others complete."""
     wanted = None if of is None else set(of)
     return lambda group: work if group.attempt == 1 and (wanted is None or wanted & set(group.ranks)) else Work()
 
@@ -131,7 +131,7 @@ def test_no_more_slots_start_than_there_are_groups() -> None:
 def test_slots_that_wait_for_resources_are_bounded_when_workers_is_not() -> None:
     loop = make_loop(500).run()
     assert loop.backend.most_starting == MAX_STARTING
-    assert loop.backend.most_slots > MAX_STARTING  # those that are ready make room for others to start
+    assert loop.backend.most_slots > MAX_STARTING  # more can start once the first ones are ready
     assert len(loop.tracker.completed) == 500
 
 
@@ -150,7 +150,7 @@ def test_work_begins_with_the_first_slot_when_the_others_never_start() -> None:
 
 def test_slot_is_retired_when_no_group_waits_that_it_could_take() -> None:
     loop = make_loop(3, workers=2, work=lambda group: Work(after_s=100 if group.ranks == (0,) else 1)).run()
-    assert loop.backend.retired[0] == (3.0, 1)  # ranks 1 and 2 took a second each, rank 0 still runs
+    assert loop.backend.retired[0] == (3.0, 1)  # ranks 1 and 2 took 1 s each, rank 0 is still running
     assert loop.backend.slots == 0
 
 
@@ -303,7 +303,7 @@ def test_larger_slot_starts_while_the_group_pauses() -> None:
     work = first_attempt(Work(after_s=1, failures={0: OUT_OF_MEMORY}), of=[0])
     loop = make_loop(1, workers=1, work=work, start=lambda factor: Start(after_s=5), retry=RetryPolicy(backoff_s=5))
     loop.run()
-    assert submission_times(loop, 0) == [5.0, 11.0]  # at work for 1 s, then a pause of 5 s in which its slot starts
+    assert submission_times(loop, 0) == [5.0, 11.0]  # 1 s of work, then a pause of 5 s in which its slot starts
 
 
 def _loses_rank_0_twice(group: TaskGroup) -> Work:
@@ -318,7 +318,7 @@ def test_no_slot_starts_in_vain_when_groups_of_two_sizes_share_one_worker() -> N
     loop = make_loop(2, workers=1, work=_loses_rank_0_twice, retry=retry, start=lambda factor: Start(after_s=0.5))
     loop.run()
     assert loop.tracker.completed == {0: 3, 1: 2}
-    assert len(loop.backend.unused) <= 1  # it was there for rank 0, whose pause had not ended, and had to make room
+    assert len(loop.backend.unused) <= 1  # started for rank 0 during its pause, and retired for another
 
 
 def test_no_slot_starts_in_vain_while_a_larger_one_waits_for_resources() -> None:
@@ -375,7 +375,7 @@ def test_slot_counts_until_it_is_gone_when_it_was_killed() -> None:
     loop = make_loop(6, workers=2, time=1, work=lambda group: Work(100))
     loop.backend._kill_takes_s = 7
     loop.run()
-    assert loop.backend.most_slots == 2  # the fake backend would fail the test at the third
+    assert loop.backend.most_slots == 2  # the fake backend fails the test at the third
     assert len(loop.tracker.failed) == 6
 
 
@@ -503,7 +503,7 @@ def test_slot_that_starts_on_a_draining_node_gets_no_group() -> None:
 
 
 def test_idle_slot_on_a_draining_node_is_given_back() -> None:
-    def work(group: TaskGroup) -> Work:  # the node's end is announced when the slot waits for the group's pause
+    def work(group: TaskGroup) -> Work:  # the node drains while the slot waits for the group's pause
         return Work(1, {0: LOST}, draining_after_s=3) if group.attempt == 1 else Work()
 
     loop = make_loop(1, work=work, retry=RetryPolicy(backoff_s=30)).run()
@@ -516,7 +516,7 @@ def test_announcement_of_a_drain_is_ignored_when_the_slot_was_just_retired() -> 
     loop = make_loop(1, work=work)
     poll = loop.backend.poll
 
-    def both_at_once(timeout_s: float) -> Any:  # the end of the group first, as a backend may tell it
+    def both_at_once(timeout_s: float) -> Any:  # the end of the group first, as a backend may report it
         return sorted(poll(timeout_s), key=lambda event: type(event).__name__)
 
     loop.backend.poll = both_at_once  # type: ignore[method-assign]
@@ -557,7 +557,7 @@ FAILURES = (LOST, PREEMPTED, OUT_OF_MEMORY, STEP_RAISED)
 
 
 class Chaos:
-    """Slots and groups that fail at random, the same way for the same seed."""
+    """Return functions by which slots and groups fail at random, depending on the seed."""
 
     def __init__(self, seed: int, failure_rate: float) -> None:
         self._random = random.Random(seed)
@@ -612,7 +612,7 @@ def _make_chaotic(loop: dict[str, Any], seed: int, failure_rate: float) -> Loop:
 
 
 def _run_to_its_end(loop: Loop) -> bool:
-    """Run; false when workers failed to start too often, since the rest is the caller's then."""
+    """Run the loop, and return False if too many workers failed to start: the rest is up to the caller then."""
     with contextlib.suppress(ClusterError):
         loop.run()
         return True
@@ -668,7 +668,7 @@ def test_slots_start_for_groups_and_not_in_vain(parameters: dict[str, Any], seed
     loop = _make_chaotic(parameters, seed, 0.4)
     with contextlib.suppress(ClusterError):
         loop.run()
-    # Each attempt may have asked for a slot and then been taken by another one, but not more than that.
+    # Each attempt may have requested one slot and then run on another one.
     assert len(loop.backend.unused) <= len(loop.backend.submitted)
 
 
@@ -678,11 +678,11 @@ SHORT = Work(after_s=0.001)
 CANCELLED = AttemptFailure("cancelled", "RunCancelledError", "the run ended")
 FOURTH_BATCH = tuple(range(7, 15))
 AT_WORK = 9
-"""The third of the fourth batch, when each group has one rank and takes `SHORT`."""
+"""The third rank of the fourth batch, if each group has one rank and takes `SHORT`."""
 
 
 def short_but(rank: int, work: Work) -> Callable[[TaskGroup], Work]:
-    """All groups are short, but for the first attempt of one."""
+    """Return a function by which all groups are short, except for the first attempt of one."""
     return lambda group: work if rank in group.ranks and group.attempt == 1 else SHORT
 
 
@@ -756,7 +756,7 @@ def test_slot_is_replaced_after_max_ranks_per_worker_when_it_gets_batches(
 
 def test_batch_whose_first_group_takes_long_hands_back_the_rest_which_go_before_all_others() -> None:
     def work(group: TaskGroup) -> Work:
-        if group.ranks == (0,):  # waits when the batch is handed back, and has waited longer than that
+        if group.ranks == (0,):  # it is waiting when the batch is returned, and has waited longer
             return Work(after_s=0.001, failures={0: LOST} if group.attempt == 1 else {})
         return Work(after_s=5) if group.ranks == (7,) else SHORT
 
@@ -771,7 +771,7 @@ def test_ranks_handed_back_do_not_count_as_running() -> None:
     loop = make_batching(short_but(7, Work(after_s=5))).run()
     assert loop.tracker.ticks[-1] == (0, 0, 0)
     after = loop.backend.batches().index(FOURTH_BATCH) + 1
-    assert loop.backend.batches()[after : after + 2] == [(8,), (9,)]  # slow of late, so one by one
+    assert loop.backend.batches()[after : after + 2] == [(8,), (9,)]  # the last groups were slow, so one per call
     assert (8, 1, 0) in loop.tracker.ticks  # the batch
     assert (1, 1, 0) in loop.tracker.ticks[loop.tracker.ticks.index((8, 1, 0)) :]
 
@@ -795,7 +795,7 @@ def test_slot_lost_in_the_middle_of_a_batch_charges_the_group_at_work_alone(lost
 
 
 def test_groups_not_begun_run_first_and_with_all_their_retries_when_their_slot_was_lost() -> None:
-    def work(group: TaskGroup) -> Work:  # each loses a slot once, and could not afford a second time
+    def work(group: TaskGroup) -> Work:  # each loses a slot once, and has no retry for a second time
         return Work(after_s=0.01, lost=LOST) if group.ranks[0] in range(7, 15) and group.attempt == 1 else SHORT
 
     loop = make_batching(work, retry=RetryPolicy(max_retries=1, backoff_s=0)).run()
@@ -909,7 +909,7 @@ def test_run_that_ends_in_a_batch_for_its_own_time_fails_only_what_had_begun() -
 
 
 def make_owing(ranks: int = 4, **parameters: Any) -> Loop:
-    """One slot that gets one group at a time, whose outcome is told with the answer to the next call."""
+    """Return a loop with one slot that gets one group per call and reports its outcome with the next one."""
     return make_loop(ranks, workers=1, max_batch=1, backend_type=DeferringBackend, **parameters)
 
 

@@ -1,4 +1,4 @@
-"""The log lines of a run."""
+"""The messages of a run in the log of its Prefect run."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def run_log(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> ProgressLog:
-    """A run log whose lines land in `caplog`."""
+def run_log(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> RunLog:
+    """A run log that writes to `caplog`."""
     caplog.set_level(logging.INFO)
     return ProgressLog(logging.getLogger("a-prefect-run"), clock)
 

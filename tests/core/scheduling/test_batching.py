@@ -1,4 +1,4 @@
-"""How many short groups a slot gets with one call."""
+"""The number of short groups per call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pure decisions: groups, queues, retries and time limits."""
+"""Groups, queues, retries and time limits."""
 
 from __future__ import annotations
 

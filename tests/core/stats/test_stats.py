@@ -1,4 +1,4 @@
-"""Stats: the format is datatrove's, and so is what merging makes of it, to the last digit."""
+"""Stats have datatrove's format, and merging gives datatrove's results to the last digit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from ray_pipeline_core import PipelineStats, PipelineStep, StatsMergeError, StepStats
 from ray_pipeline_core.stats.pipeline_stats import Metric, StatsAccumulator, Timing, parse_stats
 
-# What a rank counts: updates of its metrics, and times.
+# What a rank counted: updates of its metrics, and times.
 Counted = tuple[list[tuple[str, float, str | None]], list[float]]
 
 numbers = st.one_of(
@@ -32,7 +32,7 @@ counted_by_ranks = st.lists(counted, min_size=1, max_size=6)
 
 
 def filled(stats: Any, rank: Counted) -> Any:
-    """Our stats or datatrove's after the same updates."""
+    """Return our stats or datatrove's after the same updates."""
     for name, value, unit in rank[0]:
         stats[name].update(value, unit)
     for seconds in rank[1]:
@@ -41,7 +41,7 @@ def filled(stats: Any, rank: Counted) -> Any:
 
 
 def stats_files(ranks: Sequence[Counted]) -> list[Any]:
-    """The stats files of ranks with one step, as datatrove writes them."""
+    """Return the stats files of ranks with one step, as datatrove writes them."""
     from datatrove.utils.stats import PipelineStats as DatatroveStats
     from datatrove.utils.stats import Stats
 
@@ -49,7 +49,7 @@ def stats_files(ranks: Sequence[Counted]) -> list[Any]:
 
 
 def merged_by_datatrove(files: Sequence[Any]) -> str:
-    """The text of the merged file, as the tool `merge_stats` makes it."""
+    """Return the content of the merged file, as datatrove's `merge_stats` writes it."""
     from datatrove.utils.stats import PipelineStats as DatatroveStats
 
     read = (DatatroveStats.from_json(copy.deepcopy(file)) for file in files)
@@ -64,7 +64,7 @@ def merged(files: Sequence[Any]) -> PipelineStats:
 
 
 def one_step(metrics: dict[str, Any] | None = None, time_stats: Any = 0, name: str = "Test: step") -> list[Any]:
-    """A stats file with one step."""
+    """Return a stats file with one step."""
     return [{"name": name, "time_stats": time_stats, "stats": metrics or {}}]
 
 
@@ -253,7 +253,7 @@ def test_time_that_is_not_finite_is_not_counted(seconds: float) -> None:
 
 
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at the clock takes a second."""
+    """A clock that advances by 1 s at each call."""
     clock = iter(map(float, range(100)))
     monkeypatch.setattr("ray_pipeline_core.stats.metrics.perf_counter", lambda: next(clock))
 

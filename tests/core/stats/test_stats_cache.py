@@ -18,11 +18,11 @@ from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StatsAccumulat
 Steps = list[dict[str, Any]]
 EXACT = {"total", "n", "min", "max", "unit", "total_human", "min_human", "max_human", "name"}
 DAMAGE = (TypeError, ValueError, LookupError, AttributeError)
-"""What `StatsCache.take_over` may raise."""
+"""The exceptions that `StatsCache.take_over` may raise."""
 
 
 def rank_stats(values: Iterable[int], eighths: int = 8, names: Iterable[str] = ("Reader: a", "Filter: b")) -> Steps:
-    """A rank's stats file: each step counts `values`, and each of them took some eighths of a second."""
+    """Return a rank's stats file: each step counts `values`, each of which took some eighths of a second."""
     steps = []
     for name in names:
         timing, metric, ones = Timing(), Metric(), Metric()
@@ -71,7 +71,7 @@ def merged_at_once(files: Mapping[int, Steps]) -> PipelineStats:
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    """Count are equal, and what was divided and rounded nearly so."""
+    """Check that counts are equal, and that rounded quotients are almost equal."""
     if isinstance(expected, list):
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
@@ -296,7 +296,7 @@ def _with_step(**fields: Any) -> dict[str, Any]:
 
 DAMAGED: dict[str, Any] = {
     "a list": [],
-    "a text": "cache",
+    "a string": "cache",
     "a number": 7,
     "empty": {},
     "no chunks": {"version": 1},
@@ -321,7 +321,7 @@ DAMAGED: dict[str, Any] = {
     "metrics that are no dict": _with_step(stats=[1]),
     "a metric that is no dict": _with_step(stats={"size": 3}),
     "a metric that is something else": _with_step(stats={"size": {"sum": 3}}),
-    "a metric whose total is a text": _with_step(stats={"size": {"total": "x"}}),
+    "a metric whose total is a string": _with_step(stats={"size": {"total": "x"}}),
     "a count that is no number": _with_merged(count="many"),
     "a chunk without ranks": _with_chunk(sizes={}),
 }

@@ -287,7 +287,7 @@ def test_create_exclusive_raises_when_the_file_exists(folder: DataFolder) -> Non
 
 
 def _race(folders: list[DataFolder]) -> list[int]:
-    """Let each folder's thread create the same file at the same moment; return those that succeeded."""
+    """Create the same file in a thread per folder at the same time, and return which of them succeeded."""
     barrier = threading.Barrier(len(folders))
 
     def create(number: int) -> bool:

@@ -1,4 +1,4 @@
-"""The lease on a run folder: one driver at a time, whatever dies, sleeps or races."""
+"""The lease on a run folder: one driver at a time, even if drivers die, are suspended or start at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MakeLock = Callable[..., RunLock]
 
 @pytest.fixture
 def make_lock(clock: ManualClock) -> Iterator[MakeLock]:
-    """Make locks whose heartbeat never comes by itself, and stops them after the test."""
+    """A function that makes locks without a heartbeat, which are released after the test."""
     locks: list[RunLock] = []
 
     def make(folder: DataFolder, **options: Any) -> RunLock:
@@ -137,7 +137,7 @@ def test_acquire_raises_access_error_when_the_folder_cannot_be_written(tmp_path:
 
 
 def compete(locks: list[RunLock]) -> list[RunLock]:
-    """Let all try to take the lease at the same moment; return those that got it."""
+    """Acquire all locks at the same time, and return those that got the lease."""
     barrier = threading.Barrier(len(locks))
 
     def acquire(lock: RunLock) -> bool:
@@ -244,7 +244,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def holding_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process of this host that holds the lease on `tmp_path`."""
+    """Another process on this host that holds the lease on `tmp_path`."""
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -411,8 +411,8 @@ def test_former_holder_that_writes_late_gives_way(folder: DataFolder, clock: Man
     file = LeaseFile(folder, clock, 60)
     former = file.acquire(ELSEWHERE)
     clock.now_s += 61
-    successor = file.acquire(OTHER)
-    # The former holder had looked just before it was suspended, and writes now that it wakes.
+    successor = file.take(OTHER)
+    # The former holder has read the lease just before it was suspended, and writes when it is resumed.
     folder.write_bytes("run.lock", former.renewed(clock.now_s).to_bytes())
     assert file.renew(former) is None
     file.release(former)
@@ -424,7 +424,7 @@ def test_former_holder_that_writes_late_gives_way(folder: DataFolder, clock: Man
 
 
 class WakingFolder(DataFolder):
-    """A local folder whose stale holder wakes at the very moment when its lease is claimed."""
+    """A local folder whose stale holder is resumed just when its lease is claimed."""
 
     wake: Callable[[], object]
 
@@ -441,7 +441,7 @@ def test_successor_withdraws_when_the_holder_wakes_meanwhile(waking: str, tmp_pa
     clock.now_s += 61
 
     def wake() -> None:
-        # It had looked for claims before there was one.
+        # It has looked for claims before there was one.
         if waking == "beats":
             folder.write_bytes("run.lock", holder_lease.renewed(clock.now_s).to_bytes())
         else:

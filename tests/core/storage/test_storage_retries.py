@@ -1,4 +1,4 @@
-"""Which storage errors are retried, for how long, and what is said when that does not help."""
+"""Storage errors: which are retried, for how long, and the message if that does not help."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TRANSIENT_FAULTS: list[Fault] = [
 
 
 def from_s3(code: str, status: int) -> Exception:
-    """The error that s3fs raises when S3 answers with this code and status."""
+    """Return the error that s3fs raises when S3 answers with this code and status."""
     response = {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     error: Exception = translate_boto_error(boto.ClientError(response, "PutObject"))
     return error
@@ -50,14 +50,14 @@ def from_s3(code: str, status: int) -> Exception:
 def from_requests(status: int) -> Exception:
     response = requests.Response()
     response.status_code = status
-    return requests.HTTPError("as told", response=response)
+    return requests.HTTPError("a storage error", response=response)
 
 
 class FromGoogle(Exception):
     """What gcsfs raises carries the status as `code`."""
 
     def __init__(self, code: int) -> None:
-        super().__init__("as told")
+        super().__init__("a storage error")
         self.code = code
 
 
@@ -88,8 +88,8 @@ TRANSIENT: list[Exception] = [
     TimeoutError(),
     ConnectionResetError(),
     BrokenPipeError(),
-    OSError(errno.ENETUNREACH, "as told"),
-    socket.gaierror(socket.EAI_AGAIN, "as told"),
+    OSError(errno.ENETUNREACH, "a storage error"),
+    socket.gaierror(socket.EAI_AGAIN, "a storage error"),
 ]
 PERMANENT: list[Exception] = [
     from_s3("AccessDenied", 403),
@@ -107,13 +107,13 @@ PERMANENT: list[Exception] = [
     ssl.SSLCertVerificationError("CERTIFICATE_VERIFY_FAILED"),
     from_requests(401),
     FromGoogle(403),
-    PermissionError(errno.EACCES, "as told"),
-    OSError(errno.EROFS, "as told"),
-    OSError(errno.ENOSPC, "as told"),
-    NotADirectoryError(errno.ENOTDIR, "as told"),
-    FileNotFoundError(errno.ENOENT, "as told"),
-    FileExistsError(errno.EEXIST, "as told"),
-    TypeError("as told"),
+    PermissionError(errno.EACCES, "a storage error"),
+    OSError(errno.EROFS, "a storage error"),
+    OSError(errno.ENOSPC, "a storage error"),
+    NotADirectoryError(errno.ENOTDIR, "a storage error"),
+    FileNotFoundError(errno.ENOENT, "a storage error"),
+    FileExistsError(errno.EEXIST, "a storage error"),
+    TypeError("a storage error"),
 ]
 
 
@@ -134,12 +134,12 @@ def test_error_that_stays_is_not_transient(error: Exception) -> None:
         (from_s3("AccessDenied", 403), "access is denied"),
         (from_s3("ExpiredToken", 400), "credentials are missing or not valid"),
         (boto.NoCredentialsError(), "credentials are missing or not valid"),
-        (PermissionError(errno.EACCES, "as told"), "access is denied"),
-        (OSError(errno.EROFS, "as told"), "read-only"),
-        (OSError(errno.EDQUOT, "as told"), "full"),
-        (NotADirectoryError(errno.ENOTDIR, "as told"), "a file stands where"),
+        (PermissionError(errno.EACCES, "a storage error"), "access is denied"),
+        (OSError(errno.EROFS, "a storage error"), "read-only"),
+        (OSError(errno.EDQUOT, "a storage error"), "full"),
+        (NotADirectoryError(errno.ENOTDIR, "a storage error"), "a file stands where"),
         (from_s3("SlowDown", 503), "did not answer properly"),
-        (ValueError("as told"), "the storage refused"),
+        (ValueError("a storage error"), "the storage refused"),
     ],
     ids=repr,
 )

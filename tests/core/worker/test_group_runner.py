@@ -1,4 +1,4 @@
-"""The groups that a worker gets with one call: their order, where a batch ends, and what is stored aside."""
+"""The groups of one call: their order, the end of a batch, and storing in the background."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEADLINE_S = 60
 
 
 class Work:
-    """Writes down which ranks run, in their order; some of them fail, or take longer than a batch should."""
+    """Records which ranks run, in order; some of them fail, or take longer than a batch may."""
 
     def __init__(self, notes: Path, bad: Iterable[int] = (), slow: Iterable[int] = ()) -> None:
         self.notes = notes
@@ -59,25 +59,25 @@ def local(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def remote(faulty_folder: DataFolder) -> RunFolder:
-    """A folder that is reached through the proxy."""
+    """A folder behind the proxy."""
     return RunFolder(faulty_folder)
 
 
 @pytest.fixture
 def behind_the_proxy(faulty_folder: DataFolder, s3_endpoint: str) -> RunFolder:
-    """The same folder, whatever the proxy does."""
+    """The same folder without the proxy."""
     return RunFolder(get_data_folder((f"s3://{faulty_folder.path}", s3_options(s3_endpoint))))
 
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No batch takes too long, however busy the machine is."""
+    """Removes the time limit of batches, so that a busy machine does not matter."""
     monkeypatch.setattr(group_runner, "BATCH_TIME_LIMIT_S", math.inf)
 
 
 @pytest.fixture
 def hanging(proxy: FaultyProxy) -> Iterator[threading.Event]:
-    """The storage answers nothing until this is set."""
+    """An event; the storage answers no request until it is set."""
     proxy.hang = threading.Event()
     yield proxy.hang
     proxy.hang.set()
@@ -88,7 +88,7 @@ def runner(folder: RunFolder, step: Callable[..., Any], nodes: int = 1) -> Group
 
 
 def batch(*ranks: int) -> list[list[RankAttempt]]:
-    """One group per rank."""
+    """Return one group per rank."""
     return [[RankAttempt(rank, 1, is_first=True)] for rank in ranks]
 
 
@@ -97,13 +97,13 @@ def ranks_run(notes: Path) -> list[int]:
 
 
 def settled(report: WorkReport) -> dict[int, bool]:
-    """The ranks of which the report tells, each once, and whether they completed."""
+    """Return the ranks in the report, each once, and whether they completed."""
     assert len({outcome.rank for outcome in report.outcomes}) == len(report.outcomes)
     return {outcome.rank: outcome.failure is None for outcome in report.outcomes}
 
 
 def assert_stored(folder: RunFolder, rank: int) -> None:
-    """Marker, stats and log stand."""
+    """Return whether the marker, the stats and the log exist."""
     assert folder.is_completed(rank)
     path = folder.stats_path(rank)
     assert parse_stats(folder.folder.read_bytes(path), path).to_list()[0]["name"] == "Function: Work"
@@ -301,7 +301,7 @@ def test_as_many_are_stored_at_the_same_time_as_allowed() -> None:
     store, together = BackgroundStore(), threading.Barrier(MAX_CONCURRENT_STORES)
 
     def store_one(rank: int) -> RankOutcome:
-        together.wait(timeout=DEADLINE_S)  # breaks unless all of them are there
+        together.wait(timeout=DEADLINE_S)  # raises unless all of them arrive
         return outcome(rank)
 
     told = [found for rank in range(MAX_CONCURRENT_STORES) for found in store.add(partial(store_one, rank))]

@@ -1,4 +1,4 @@
-"""One attempt of one rank: what it stores, and in which order."""
+"""An attempt of a rank: what it stores, and in which order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PIPELINE = pack_pipeline([say_hello])
 
 
 def uploads(proxy: FaultyProxy) -> list[str]:
-    """What was uploaded, inside the run folder, in the order of time."""
+    """Return the paths that were uploaded to the run folder, in order."""
     paths = (request.split()[1] for request in proxy.requests if request.startswith("PUT"))
     return [path.partition("/run/")[2].partition("?")[0] for path in paths]
 
