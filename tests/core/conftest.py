@@ -31,8 +31,8 @@ def faulty_folder(proxy: FaultyProxy, s3_bucket: str) -> DataFolder:
     """A folder in a new bucket behind the proxy, with short waits between retries."""
     fs = fsspec.filesystem("s3", **s3_options(proxy.url))
     fs.retries = 1  # otherwise s3fs retries some errors itself, slowly
-    bound = RetryBound(total_s=30.0, first_wait_s=0.01, max_wait_s=0.05)
-    return DataFolder(f"{s3_bucket}/run", fs, retry_bound=bound)
+    bound = RetryLimits(total_s=30.0, first_wait_s=0.01, max_wait_s=0.05)
+    return DataFolder(f"{s3_bucket}/run", fs, retry_limits=bound)
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

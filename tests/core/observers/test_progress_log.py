@@ -48,7 +48,7 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def run_log(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> RunLog:
+def run_log(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> ProgressLog:
     """A run log that writes to `caplog`."""
     caplog.set_level(logging.INFO)
     return ProgressLog(logging.getLogger("a-prefect-run"), clock)

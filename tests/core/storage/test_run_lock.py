@@ -411,7 +411,7 @@ def test_former_holder_that_writes_late_gives_way(folder: DataFolder, clock: Man
     file = LeaseFile(folder, clock, 60)
     former = file.acquire(ELSEWHERE)
     clock.now_s += 61
-    successor = file.take(OTHER)
+    successor = file.acquire(OTHER)
     # The former holder has read the lease just before it was suspended, and writes when it is resumed.
     folder.write_bytes("run.lock", former.renewed(clock.now_s).to_bytes())
     assert file.renew(former) is None
