@@ -27,8 +27,8 @@ def _list_failures(result: RunResult) -> str:
     more = len(result.failed) - _MAX_LISTED_FAILURES
     lines = [
         f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed, {result.completed} "
-        f"completed; the next try runs only the missing ones. Run folder: {result.logging_dir}",
+        f"completed; the next try runs only the missing ranks. Run folder: {result.logging_dir}",
         *(str(failure) for failure in result.failed[:_MAX_LISTED_FAILURES]),
-        *([f"and {more} more: all are in result.json of the run folder"] if more > 0 else []),
+        *([f"and {more} more; result.json in the run folder lists them all"] if more > 0 else []),
     ]
     return "\n".join(lines)

@@ -115,7 +115,9 @@ def with_runtime_env(options: Any, runtime_env: Any) -> Any:
     if runtime_env is None:
         return options
     if not isinstance(runtime_env, Mapping):
-        raise ConfigError(f"runtime_env is a {type(runtime_env).__name__}: must be a dict, see Ray's runtime_env")
+        raise ConfigError(
+            f"runtime_env is a {type(runtime_env).__name__}: must be a dict of the fields of Ray's runtime_env"
+        )
     if isinstance(options, Mapping) and "runtime_env" in options:
-        raise ConfigError("runtime_env is given both by itself and in ray_remote_kwargs: keep one of the two")
+        raise ConfigError("runtime_env is given both by itself and in ray_remote_kwargs; remove one of them")
     return {**(options or {}), "runtime_env": dict(runtime_env)}

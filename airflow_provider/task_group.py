@@ -11,6 +11,8 @@ from airflow.sdk import TaskGroup
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from ray_pipeline_core import ConfigError, RayPipelineExecutor, topological_order
 
+__all__ = ["ray_pipeline_task_group"]
+
 _TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _TEMPLATE_MARK = re.compile(r"\{[{%#]|[}%#]\}")
 _MAX_ID_LENGTH = 100  # Airflow allows 250 characters for the ids of the groups and of the task together

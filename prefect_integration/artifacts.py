@@ -96,7 +96,7 @@ class ProgressArtifact(RunObserver):
             else:
                 update_progress_artifact(self._id, percent)
         except Exception as error:  # noqa: BLE001 - progress must not fail the run, and the next update follows soon
-            logger.debug("progress of %s can't be shown: %s", name, error)
+            logger.debug("could not publish the progress of %s: %s", name, error)
 
 
 def artifact_key(name: str) -> str:
@@ -153,4 +153,8 @@ def create_artifact(create: Callable[[], object], label: str, timeout_s: float =
     thread.start()
     thread.join(timeout_s)
     if thread.is_alive():
-        logger.warning("%s is not waited for any longer: the server has not answered for %g s", label, timeout_s)
+        logger.warning(
+            "%s is not waited for any longer, because Prefect's server has not answered for %g s; check the server",
+            label,
+            timeout_s,
+        )

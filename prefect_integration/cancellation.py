@@ -63,7 +63,7 @@ def _poll_flow_runs(ended: threading.Event, stop: Callable[[], None]) -> None:
             try:
                 cancelled = {each for each in _flow_run_ids() if _is_cancelled(client, each)}
             except Exception as error:  # noqa: BLE001 - the next request may succeed
-                logger.debug("the state of the flow run can't be read: %s", error)
+                logger.debug("could not read the state of the flow run: %s", error)
             if cancelled:
                 stop()
         if cancelled and not _has_runner():
@@ -85,6 +85,8 @@ def _set_cancelled(client: SyncPrefectClient, flow_runs: set[UUID]) -> None:
     """Move the flow runs from *Cancelling* to *Cancelled*, as a runner would."""
     for flow_run_id in flow_runs:
         try:
-            client.set_flow_run_state(flow_run_id, Cancelled(message="Its Ray pipeline was stopped."))
+            client.set_flow_run_state(flow_run_id, Cancelled(message="The Ray pipeline was stopped"))
         except Exception as error:  # noqa: BLE001 - the run has been stopped all the same
-            logger.warning("flow run %s stays in state Cancelling: %s", flow_run_id, error)
+            logger.warning(
+                "could not set the state of flow run %s to Cancelled; set it in Prefect's UI: %s", flow_run_id, error
+            )

@@ -48,4 +48,6 @@ def _log_not_retried(run: TaskRun, error: object) -> None:
         logger = get_run_logger()
     except MissingContextError:
         return
-    logger.error("%s is not tried again, since that would not help: %s: %s", run.name, type(error).__name__, error)
+    logger.error(
+        "%s is not tried again, because a retry can't fix this error: %s: %s", run.name, type(error).__name__, error
+    )

@@ -27,8 +27,8 @@ _RESERVED_RAY_OPTIONS = {
     "max_task_retries": "retry=RetryPolicy(...)",
     "max_concurrency": "tasks_per_job",
     "concurrency_groups": "tasks_per_job",
-    "lifetime": "nothing: workers end with their run",
-    "name": "nothing: a run has several workers, which can't share a name",
+    "lifetime": "the default, None, because workers must end with their run",
+    "name": "the default, None, because the workers of a run can't share a name",
     "placement_group": "nodes_per_task and placement_strategy",
     "placement_group_bundle_index": "nodes_per_task and placement_strategy",
 }
@@ -162,7 +162,7 @@ class RunConfig:
     def _check_counts(self) -> None:
         require_integer("tasks", self.tasks, at_least=1)
         workers_ok = is_integer(self.workers) and (self.workers == -1 or self.workers >= 1)
-        require(workers_ok, "workers", self.workers, "must be at least 1, or -1 for as many as the cluster grants")
+        require(workers_ok, "workers", self.workers, "must be at least 1, or -1 for as many as fit on the cluster")
         for name in ("nodes_per_task", "tasks_per_job"):
             require_integer(name, getattr(self, name), at_least=1)
         require_integer("randomize_start_duration", self.randomize_start_duration, at_least=0)
@@ -179,7 +179,9 @@ class RunConfig:
         require(isinstance(self.retry, RetryPolicy), "retry", self.retry, "must be a RetryPolicy")
         allowed = self.max_failed_ranks
         allowed_ok = is_number(allowed) and allowed >= 0 and (allowed < 1 or float(allowed).is_integer())
-        require(allowed_ok, "max_failed_ranks", allowed, "must be a count of ranks, or a fraction from 0 to below 1")
+        require(
+            allowed_ok, "max_failed_ranks", allowed, "must be a count of ranks, or a fraction of at least 0 and below 1"
+        )
         for name in ("skip_completed", "log_first"):
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "must be True or False")
         strategy = self.placement_strategy
@@ -215,8 +217,8 @@ class RunConfig:
             require_number(f"ray_remote_kwargs[{option!r}]", value)
             if getattr(self, parameter) != default:
                 raise ConfigError(
-                    f"ray_remote_kwargs[{option!r}]={value!r}: given both ways, since "
-                    f"{parameter}={getattr(self, parameter)!r} says the same; keep one of the two"
+                    f"ray_remote_kwargs[{option!r}]={value!r}: given both ways, here and as "
+                    f"{parameter}={getattr(self, parameter)!r}; remove one of them"
                 )
 
     @property

@@ -105,7 +105,12 @@ class ObserverGroup(RunObserver):
     def _log_once(self, observer: object, event: str) -> None:
         if id(observer) not in self._logged:
             self._logged.add(id(observer))
-            logger.exception("observer %r raised in %s; this is logged once, the run goes on", observer, event)
+            logger.exception(
+                "observer %r raised an exception in %s; the run continues, and further exceptions of this observer are "
+                "not logged",
+                observer,
+                event,
+            )
 
     def on_run_started(self, plan: RunPlan) -> None:
         """Pass the event to all observers."""

@@ -58,8 +58,8 @@ class Fingerprint:
             names = _changed(before.get("parameters") or {}, now["parameters"])
             if names and _is_same_step(before.get("step"), now["step"]):
                 sentences.append(
-                    f"step {index} ({now['step']}): parameters changed since the earlier run of this folder: "
-                    f"{', '.join(names)}; ranks completed then keep their old outputs"
+                    f"step {index} ({now['step']}): parameters changed since the earlier run in this folder: "
+                    f"{', '.join(names)}; its completed ranks keep their old outputs"
                 )
         return sentences
 

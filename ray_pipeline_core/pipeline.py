@@ -134,7 +134,7 @@ def load_pipeline(pipeline: PipelineSpec, pipeline_kwargs: Mapping[str, Any] | N
     except (Exception, SystemExit) as error:
         raise PipelineLoadError(
             f"pipeline={pipeline!r}: calling the factory with {', '.join(pipeline_kwargs or ()) or 'no arguments'} "
-            f"raised {type(error).__name__}: {error}"
+            f"raised {type(error).__name__}: {error}; correct pipeline_kwargs or the factory"
         ) from error
     try:
         _check_steps(steps)
@@ -150,15 +150,20 @@ def _import_factory(path: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # a script may call sys.exit() when it is imported
         raise PipelineLoadError(
             f"pipeline={path!r}: importing module {module_name!r} raised {type(error).__name__}: {error}; "
-            "it must be importable where the run happens"
+            "correct the path, or install the module where run() is called"
         ) from error
     try:
         for part in attribute.split("."):
             target = getattr(target, part)
     except AttributeError as error:
-        raise PipelineLoadError(f"pipeline={path!r}: module {module_name!r} has no {attribute!r}") from error
+        raise PipelineLoadError(
+            f"pipeline={path!r}: module {module_name!r} has no {attribute!r}; correct the name after the colon"
+        ) from error
     if not callable(target):
-        raise PipelineLoadError(f"pipeline={path!r}: {attribute!r} is a {type(target).__name__}, not a function")
+        raise PipelineLoadError(
+            f"pipeline={path!r}: {attribute!r} is a {type(target).__name__}, not a function; "
+            "name a function that returns the list of steps"
+        )
     return target  # type: ignore[no-any-return]
 
 
@@ -176,7 +181,7 @@ def pack_pipeline(steps: Sequence[Step]) -> bytes:
         index, cause = _first_unpicklable(steps) or (0, error)
         raise PipelineLoadError(
             f"pipeline[{index}]: {step_name(steps[index])!r} can't be pickled, so it can't be sent to a worker: "
-            f"{type(cause).__name__}: {cause}; open files, locks and clients inside the step's first call instead"
+            f"{type(cause).__name__}: {cause}; create files, locks and clients when the step is called instead"
         ) from error
 
 
@@ -201,8 +206,9 @@ def unpack_pipeline(packed: bytes | memoryview) -> list[Step]:
         return pickle.loads(packed)  # type: ignore[no-any-return]
     except Exception as error:
         raise PipelineLoadError(
-            f"pipeline: a worker can't read it: {type(error).__name__}: {error}; make the module importable on "
-            "the cluster, for example with ray_remote_kwargs={'runtime_env': {'working_dir': ...}}"
+            f"pipeline: a worker can't read it: {type(error).__name__}: {error}; install its modules on "
+            "every node, call ray.init(runtime_env={'working_dir': '.'}) before run(), or pass a working_dir that is a "
+            "URI in ray_remote_kwargs['runtime_env']"
         ) from error
 
 

@@ -43,7 +43,11 @@ def wait_for_exit(pids: Iterable[int]) -> None:
     for pid in pids:
         while is_running(pid):
             if time.monotonic() > deadline_s:
-                logger.warning("worker process %d still runs after it was killed", pid)
+                logger.warning(
+                    "worker process %d is still running %.0f s after it was killed; check whether it waits for a disk",
+                    pid,
+                    _EXIT_TIMEOUT_S,
+                )
                 break
             time.sleep(_EXIT_CHECK_INTERVAL_S)
 

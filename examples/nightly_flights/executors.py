@@ -139,5 +139,5 @@ def publish_pipeline(output_dir: str, period: str, delay_shards: int) -> list[Pi
 def _parse(text: str) -> Period:
     period = Period.parse(text)
     if not text.startswith(str(DATA_YEAR)):
-        logger.warning("the data are of %d alone: %s stands for %s", DATA_YEAR, text, period)
+        logger.warning("the data cover only %d: %s is read as %s", DATA_YEAR, text, period)
     return period

@@ -58,24 +58,24 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     period.add_argument("--date", type=_day, help="a day, such as 2013-01-15; of another year: the same day of 2013")
     period.add_argument("--month", type=_month, help="a month, such as 2013-01")
     parser.add_argument("--output-dir", type=_absolute, default="build/nightly_flights", help="a path or fsspec URL")
-    parser.add_argument("--tasks", type=int, default=8, help="ranks of the stages that share the flights out")
+    parser.add_argument("--tasks", type=int, default=8, help="ranks of the stages that split the flights")
     parser.add_argument(
         "--workers", type=int, default=-1, help="ranks at the same time; -1: as many as there is room for"
     )
-    parser.add_argument("--fresh", action="store_true", help="run ranks again that earlier runs have completed")
+    parser.add_argument("--fresh", action="store_true", help="also run the ranks that earlier runs have completed")
     return parser.parse_args(argv)
 
 
 def _day(text: str) -> str:
     if _parse(text).day is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no day; write one like 2013-01-15")
+        raise argparse.ArgumentTypeError(f"{text!r} is no day; use the form 2013-01-15")
     return text
 
 
 def _month(text: str) -> str:
     period = _parse(text)
     if period.month is None or period.day is not None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no month; write one like 2013-01")
+        raise argparse.ArgumentTypeError(f"{text!r} is no month; use the form 2013-01")
     return text
 
 

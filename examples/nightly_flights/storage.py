@@ -71,7 +71,7 @@ def read_shards(
     missing = [posixpath.basename(path) for path in paths if not fs.exists(path)]
     if missing:
         raise MissingTableError(
-            f"{len(missing)} of {shards} shards are not in {folder}, the first is {missing[0]}; "
+            f"{len(missing)} of {shards} shards are missing in {folder}, the first is {missing[0]}; "
             "run the executor that writes them, with that number of ranks"
         )
     found = dataset.dataset(paths, filesystem=fs, format="parquet")
@@ -100,7 +100,9 @@ def _read_published(output_dir: str, period: str, name: str) -> str:
     path = posixpath.join(folder_of(output_dir, Period.parse(period), PUBLISHED), name)
     fs, root = fsspec.core.url_to_fs(path)
     if not fs.exists(root):
-        raise MissingTableError(f"{path} is not there: nothing has been published for period {period!r}; run it first")
+        raise MissingTableError(
+            f"{path} does not exist: nothing has been published for period {period!r}; refresh that period first"
+        )
     return str(fs.cat_file(root), "utf-8")
 
 

@@ -1,1 +1,1 @@
-"""The driver: one loop, one thread, and what surrounds them."""
+"""The driver: the loop of a run, and everything around it."""

@@ -1,4 +1,4 @@
-"""Records every attempt of a run in the history of its folder."""
+"""Records the attempts of a run in the history of its folder."""
 
 from __future__ import annotations
 

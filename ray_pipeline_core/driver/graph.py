@@ -1,4 +1,4 @@
-"""The graph of executors: in which order they run, and which ones are stopped by the failure of another one."""
+"""The graph of executors: in which order they run, and which ones a failure stops."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def order_by_dependency(
         return [by_id[key] for key in TopologicalSorter(graph).static_order()]
     except CycleError as error:
         members = " -> ".join(label(by_id[key]) for key in error.args[1])
-        raise ConfigError(f"depends={members}: the executors wait for one another; remove one of these edges") from None
+        raise ConfigError(f"depends={members}: must not form a cycle; remove one of these dependencies") from None
 
 
 def _reachable(last: Node, parents_of: Callable[[Node], Iterable[Node]]) -> dict[int, Node]:
@@ -145,7 +145,7 @@ def _run_node(
         raise
     except RayPipelineError as error:
         if later:
-            logger.error("executor %r failed, so what depends on it is not run: %s", node.name, error)
+            logger.error("executor %r failed, so the executors that depend on it are not run: %s", node.name, error)
         return error
     return None
 

@@ -1,4 +1,4 @@
-"""One run of one executor: folder, lease, ranks, result."""
+"""Runs one executor: takes the lease, claims the folder, runs the ranks, writes the result."""
 
 from __future__ import annotations
 
@@ -202,7 +202,9 @@ class PipelineRun:
         except Exception:
             if ending.is_expected:
                 raise
-            logger.warning("could not write the result of run %r", self._spec.name, exc_info=True)
+            logger.warning(
+                "could not write the result of run %r to %s", self._spec.name, self._folder.url, exc_info=True
+            )
         else:
             ending.raise_error(result)
             return result

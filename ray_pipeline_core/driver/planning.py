@@ -1,4 +1,4 @@
-"""What a run of one executor would do: its pipeline, loaded; the state of its run folder; its plan."""
+"""Prepares a run: loads its pipeline, inspects its run folder, makes its plan."""
 
 from __future__ import annotations
 
@@ -167,9 +167,9 @@ def _check_same_pipeline(spec: RunSpec, earlier: Mapping[str, Any]) -> None:
     if not differences or not spec.folder.marker_names():
         return
     raise RunFolderMismatchError(
-        f"run folder {spec.folder.url} has ranks completed by another pipeline: {'; and '.join(differences)}. "
-        "Use another logging_dir for this one, or skip_completed=False to run all ranks again here. "
-        "Nothing was deleted."
+        f"run folder {spec.folder.url} has ranks completed by another pipeline: {'; and '.join(differences)}; "
+        "use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. "
+        "Nothing was deleted"
     )
 
 

@@ -1,4 +1,4 @@
-"""How a run ends: what becomes of the ranks that were not run, and what is raised."""
+"""The end of a run: what becomes of the ranks that were not run, and what is raised."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def cancelled_failure() -> AttemptFailure:
 def _cancelled_message(result: RunResult) -> str:
     return (
         f"run {result.name!r} was stopped with {result.completed}/{result.world_size} ranks completed; "
-        f"start it again on {result.logging_dir} to run the others"
+        f"start the run again in {result.logging_dir} to run the others"
     )
 
 
@@ -76,5 +76,5 @@ def _incomplete_message(result: RunResult) -> str:
     return (
         f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed "
         f"({result.max_failed_ranks} allowed): {named}{f'; and {more} more' if more > 0 else ''}. "
-        f"{result.completed} completed; start it again on {result.logging_dir} to run only those that failed"
+        f"{result.completed} completed; start the run again in {result.logging_dir} to run only the missing ranks"
     )

@@ -1,4 +1,4 @@
-"""The merged stats of a run: those of earlier runs, from the cache or the files, and those of its own ranks."""
+"""The merged stats of a run: those of its own ranks and of earlier runs, from the cache or the files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunStats:
         world_size: number of ranks.
 
     Attributes:
-        warnings: what the merged stats lack, and why.
+        warnings: which ranks are missing in the merged stats, and why.
     """
 
     def __init__(self, folder: RunFolder, world_size: int) -> None:
@@ -44,7 +44,7 @@ class RunStats:
         return self._merge_files([rank for rank in completed if rank not in cached])
 
     def add(self, outcome: RankOutcome) -> None:
-        """Merge the stats of a rank that has completed; without stats in its outcome, its file is read at the end."""
+        """Merge the stats of a completed rank; if its outcome has none, its file is read at the end."""
         if outcome.stats is None:
             self._unread.append(outcome.rank)
         else:
@@ -66,8 +66,7 @@ class RunStats:
     def _load_cache(self, completed: Collection[int]) -> set[int]:
         """Load what an earlier run has merged, and return the ranks that are in it.
 
-        A cache that covers more than is still valid is removed before anything runs: it must never vouch for a rank
-        that is about to run again.
+        A cache that is partly outdated is removed before anything runs, since it must not cover a rank that runs again.
         """
         cache = self._folder.read_stats_cache()
         if cache is None:
@@ -81,9 +80,9 @@ class RunStats:
         return loaded
 
     def _file_sizes(self) -> dict[int, int] | None:
-        """Return the sizes of the stats files on a local disk, where a crash of the machine may cut them off.
+        """Return the sizes of the stats files on a local disk, where a crash of the machine may truncate them.
 
-        An object is whole or not there, so that a listing of an object store is not worth its time.
+        Object stores write objects completely or not at all, so listing the sizes there is not worth the time.
         """
         return self._folder.stats_sizes(self._world_size) if self._folder.folder.is_local() else None
 
@@ -96,7 +95,9 @@ class RunStats:
         damaged = []
         for rank, content in self._folder.read_rank_stats(sorted(ranks)).items():
             if isinstance(content, Exception):
-                self.warnings.append(f"{self._folder.stats_path(rank)} could not be read: {content}")
+                self.warnings.append(
+                    f"{self._folder.stats_path(rank)} could not be read, so stats.json lacks this rank: {content}"
+                )
                 continue
             try:
                 stats = parse_stats(content, self._folder.stats_path(rank))

@@ -1,4 +1,4 @@
-"""What has become of each rank of a run: counts and failures."""
+"""The counts and the failures of a run: what has become of each rank."""
 
 from __future__ import annotations
 

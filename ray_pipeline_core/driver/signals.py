@@ -1,4 +1,4 @@
-"""Tells the driver that SIGTERM or SIGINT came, whoever handles them."""
+"""Watches for SIGTERM and SIGINT during a run, whichever handlers are installed."""
 
 from __future__ import annotations
 

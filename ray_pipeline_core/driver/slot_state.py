@@ -1,4 +1,4 @@
-"""What the loop knows of a slot: the groups assigned to it, and how fast it is."""
+"""The loop's view of a slot: the groups assigned to it, and how fast it is."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class SlotState:
     """One slot, from its start to its end.
 
     Attributes:
-        memory_factor: how many times the usual memory it has.
-        has_started: it has been ready once.
+        memory_factor: its memory, as a multiple of the usual.
+        has_started: whether it has ever been ready.
         assigned: the group of each rank that is assigned and not settled, in the order of assignment.
         batch: the groups of the newest call, until it is answered.
         batch_size: how many groups the newest batch had.
         submitted_s: when the newest call was made, in seconds of the loop's clock.
         average_group_s: how long one group took recently, in seconds.
-        ranks_run: ranks that it has settled.
+        ranks_run: number of ranks that it has settled.
         kill_reason: why it was killed; it gets no groups after that.
-        draining: its node is about to be taken away.
+        draining: whether its node is about to be taken away.
     """
 
     memory_factor: float

@@ -1,4 +1,4 @@
-"""The loop of a run: assigns rank groups to slots and carries out what `scheduling` decides."""
+"""The loop of a run: assigns rank groups to slots, and settles their outcomes."""
 
 from __future__ import annotations
 
@@ -319,8 +319,8 @@ class RayTaskManager:
         self._failed_starts += 1
         if self._failed_starts > limit:
             raise ClusterError(
-                f"workers fail to start, {self._failed_starts} in a row; the last one: {failure.error_type}: "
-                f"{failure.message}"
+                f"workers fail to start, {self._failed_starts} in a row; correct the cause of the last failure, then "
+                f"start the run again: {failure.error_type}: {failure.message}"
             )
         self._no_start_before_s = self._clock() + backoff_s(policy, self._failed_starts - 1)
 

@@ -56,7 +56,10 @@ class ProgressLog(RunObserver):
         if self._failures <= MAX_FAILURE_LINES:
             self._logger.warning("%s: %s%s", self._name, failure, "; it is tried again" if will_retry else "")
         if self._failures == MAX_FAILURE_LINES:
-            self._logger.warning("%s: further failures are only counted; the run folder names them all", self._name)
+            self._logger.warning(
+                "%s: further failures are only counted; attempts/history.jsonl in the run folder lists them all",
+                self._name,
+            )
 
     def on_progress(self, progress: Progress) -> None:
         """Log the progress, at most every `LINE_INTERVAL_S` seconds."""

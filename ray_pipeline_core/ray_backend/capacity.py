@@ -53,13 +53,19 @@ def describe_shortage(nodes: Sequence[Mapping[str, float]], resources: RankResou
     """Return a message with the requested resources, those of the cluster, and what would fit."""
     asked = f"asked for {resources.nodes} node(s) with {_format_resources(resources.bundle())} each"
     if not nodes:
-        return f"{asked}; the cluster has no node"
+        return f"{asked}; the cluster has no node; start one, or check the autoscaler"
     has = "the cluster's nodes have " + "; ".join(_format_resources(node) for node in nodes[:8])
     fitting = count_fitting(nodes, resources)
     if fitting:
-        return f"{asked}; {has}; {fitting} group(s) would fit if nothing else ran there: wait, or end what does"
+        return (
+            f"{asked}; {has}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, stop "
+            "them, or check the scheduling options in ray_remote_kwargs"
+        )
     most = {name: max(node.get(name, 0.0) for node in nodes) for name in resources.bundle()}
-    return f"{asked}; {has}; at most {_format_resources(most)} fits on one node: ask for less, or add larger nodes"
+    return (
+        f"{asked}; {has}; one node has at most {_format_resources(most)}; request less per rank group, or add more or "
+        "larger nodes"
+    )
 
 
 def _format_resources(resources: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster, and the state of its nodes: how many rank groups fit, and which nodes drain."""
+"""The connection to a Ray cluster: to one that runs, or to one that is started here."""
 
 from __future__ import annotations
 
@@ -49,10 +49,7 @@ class Cluster:
             with _sigterm_handler_kept():
                 ray.init(address=where, **options)
         except Exception as error:
-            raise ClusterUnreachableError(
-                f"no Ray cluster at address={where!r}: {type(error).__name__}: {error}; check that it runs and can "
-                "be reached from here, or leave the address out for a local one"
-            ) from error
+            raise ClusterUnreachableError(_unreachable_message(where, address, error)) from error
         self._owns_connection = True
 
     def close(self) -> None:
@@ -75,9 +72,23 @@ def _check_connected_to(address: str | None) -> None:
     connected = ray.get_runtime_context().gcs_address
     if address not in (None, "auto", "local") and _resolved(str(address)) != _resolved(connected):
         raise ClusterError(
-            f"address={address!r}: this process is connected to the Ray cluster at {connected!r} already; "
-            "leave the address out to use that one, or call ray.shutdown() first"
+            f"address={address!r}: this process is already connected to the Ray cluster at {connected!r}; "
+            "leave address out to use that cluster, or call ray.shutdown() first"
         )
+
+
+def _unreachable_message(where: str, address: str | None, error: Exception) -> str:
+    cause = f"{type(error).__name__}: {error}"
+    if where == "local":
+        return (
+            f"could not start a local Ray cluster: {cause}; check the free memory and disk space of this machine, and "
+            "the logs in /tmp/ray/session_latest/logs"
+        )
+    source = "address" if address else "RAY_ADDRESS"
+    return (
+        f"no Ray cluster at {source}={where!r}: {cause}; check that the cluster is running and that this machine can "
+        "reach it, or pass address='local' to start a local one"
+    )
 
 
 def _resolved(address: str) -> tuple[str, str]:

@@ -54,7 +54,8 @@ def check_options(resources: RankResources) -> None:
         ray.remote(RankWorker).options(**_actor_options(resources))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"ray_remote_kwargs with {', '.join(resources.ray_options)}: Ray refuses these actor options: {error}"
+            f"ray_remote_kwargs with {', '.join(resources.ray_options)}: Ray refuses these actor options; "
+            f"correct or remove the one that it names: {error}"
         ) from error
 
 

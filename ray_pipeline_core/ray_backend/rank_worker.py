@@ -55,7 +55,7 @@ def _end_with_main_thread() -> None:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     """Handle SIGTERM, which Ray sends to reclaim the worker's resources, and a machine that shuts down."""
-    raise WorkerTerminated("the worker's process was told to end (SIGTERM)")
+    raise WorkerTerminated("the worker's process received SIGTERM")
 
 
 def _node_ip() -> str:
@@ -83,7 +83,7 @@ class RankWorker:
         try:
             unpack_pipeline(packed_pipeline.content)
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
-            return f"{error} (on node {_node_ip()})"
+            return f"{error}; the worker ran on node {_node_ip()}"
         silence_loguru_console()
         signal.signal(signal.SIGTERM, _terminate)
         if self._runner is None:
@@ -113,7 +113,7 @@ class RankWorker:
             clear_listing_caches()
             is_reusable = not has_processes_left() and not has_threads_left()
         except Exception:
-            logger.warning("this worker is not used again, since it can't be made ready for that", exc_info=True)
+            logger.warning("could not reset this worker, so it is not reused", exc_info=True)
             is_reusable = False
         if not is_reusable:
             ray.actor.exit_actor()  # type: ignore[no-untyped-call]

@@ -118,7 +118,8 @@ class RayWorkerPool:
         """Kill a slot's workers; `SlotLost` follows when Ray reports their death."""
         record = self._slots.get(slot)
         if record is not None:
-            self._mark_lost(record, AttemptFailure("worker_lost", "Killed", "the worker was killed by the driver"))
+            message = "the worker was killed because another rank on it ran over its time limit"
+            self._mark_lost(record, AttemptFailure("worker_lost", "Killed", message))
             if not record.pending_calls:
                 self._answers.put((slot, _NO_MEMBER, None, None))
 
@@ -256,7 +257,7 @@ class RayWorkerPool:
     def _end_overdue_gangs(self) -> None:
         for number in self._gang_grace.check_timeouts():
             self._gang_grace.remove_task(number)
-            message = f"another node of the gang failed and this one did not end within {GANG_GRACE_S} s"
+            message = f"another node of the gang failed, and this one did not end within {GANG_GRACE_S} s"
             self._mark_lost(self._slots[cast(int, number)], AttemptFailure("worker_lost", "GangFailed", message))
 
     def _fail_gangs_without_placement_group(self) -> None:
@@ -268,7 +269,7 @@ class RayWorkerPool:
         for slot in list(self._slots.values()):
             group = slot.placement_group
             if group is not None and slot.is_starting and slot.lost is None and is_removed(group):
-                message = "its placement group was removed before all of its workers had started"
+                message = "the placement group of the gang was removed before all of its workers had started"
                 self._mark_lost(slot, AttemptFailure("worker_lost", "PlacementGroupRemoved", message))
 
     # --- shutdown ---

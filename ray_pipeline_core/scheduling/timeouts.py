@@ -1,4 +1,4 @@
-"""Checks a time limit, such as that of rank groups, for everything that is running."""
+"""A time limit over many keys, such as that of the rank groups that are running."""
 
 from __future__ import annotations
 

@@ -127,7 +127,9 @@ def _to_plain_json(stats: Any) -> Any:
     try:
         return json.loads(json.dumps(stats.to_dict(), default=plain_number))
     except (TypeError, ValueError) as error:
-        raise StatsMergeError(f"the stats of {stats.name!r} are not plain numbers: {error}") from error
+        raise StatsMergeError(
+            f"the stats of {stats.name!r} are not plain numbers; add only numbers to them: {error}"
+        ) from error
 
 
 def _summary_of_step(step: dict[str, Any]) -> str:
@@ -234,7 +236,7 @@ def _add_steps(ours: Sequence[StepStats], theirs: Sequence[StepStats]) -> list[S
     try:
         return [_add_step(*pair) for pair in zip(ours, theirs, strict=True)]
     except ArithmeticError as error:
-        raise StatsMergeError(f"stats hold numbers that are too large to be added: {error}") from error
+        raise StatsMergeError(f"the stats have numbers that are too large to add: {error}") from error
 
 
 def _add_step(ours: StepStats, theirs: StepStats) -> StepStats:
@@ -252,7 +254,10 @@ def _check_step_names(before: list[str], names: list[str]) -> None:
     pairs = enumerate(zip(before, names, strict=False))
     found = (f"step {index} is {new!r} and was {old!r}" for index, (old, new) in pairs if old != new)
     difference = next(found, f"{len(names)} steps and {len(before)} before")
-    raise StatsMergeError(f"stats of other steps can't be merged: {difference} ({names} after {before})")
+    raise StatsMergeError(
+        f"stats of different steps can't be merged: {difference} ({names} after {before}); every rank must run the "
+        "same steps"
+    )
 
 
 def _parse_steps(plain: Any) -> list[StepStats]:

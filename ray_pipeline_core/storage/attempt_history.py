@@ -71,9 +71,10 @@ class AttemptHistory:
 
     def earlier_attempts(self) -> dict[int, int]:
         """Return the highest attempt number so far, by rank. Damaged lines are skipped."""
+        url = self._folder.url_of(ATTEMPT_HISTORY)
         highest: dict[int, int] = {}
         for line in self._read_stored().splitlines():
-            for rank, attempt in _parse_line(line):
+            for rank, attempt in _parse_line(line, url):
                 highest[rank] = max(attempt, highest.get(rank, 0))
         return highest
 
@@ -89,13 +90,13 @@ class AttemptHistory:
         return stored
 
 
-def _parse_line(line: bytes) -> Iterator[tuple[int, int]]:
+def _parse_line(line: bytes, url: str) -> Iterator[tuple[int, int]]:
     try:
         record = json.loads(line)
     except ValueError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("attempt"), int):
-        _log.warning("A line of %s is no record and is left out: %.80r", ATTEMPT_HISTORY, line)
+        _log.warning("Ignored a damaged line in %s: %.80r", url, line)
         return
     ranks = record.get("ranks", [record.get("rank")])
     for rank in ranks if isinstance(ranks, list) else []:

@@ -46,7 +46,7 @@ class RetryLimits:
 
 def _log_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    _log.info("Storage call failed, try %d follows: %s", state.attempt_number + 1, redact_urls(str(error)))
+    _log.info("Storage call failed, trying again (attempt %d): %s", state.attempt_number + 1, redact_urls(str(error)))
 
 
 def call_with_retries(call: Callable[[], T], bound: RetryLimits) -> T:

@@ -48,10 +48,13 @@ def get_data_folder(spec: DataFolderSpec, parameter: str = "logging_dir") -> Dat
     except Exception as error:
         cause = redact_urls(f"{type(error).__name__}: {error}")
         raise ConfigError(
-            f"{parameter}={_redacted_repr(path)}: no filesystem for it ({cause}); give {_ALLOWED_SPECS}"
+            f"{parameter}={_redacted_repr(path)}: can't create the filesystem ({cause}); install the package of this "
+            "protocol, such as s3fs for s3://, or correct the URL or the storage options"
         ) from error
     if not folder.path and "memory" not in protocols(folder.fs):
-        raise ConfigError(f"{parameter}={_redacted_repr(path)}: names no bucket or folder; give one")
+        raise ConfigError(
+            f"{parameter}={_redacted_repr(path)}: must name a bucket or folder, such as 's3://bucket/folder'"
+        )
     return folder
 
 

@@ -109,5 +109,5 @@ class Lease:
     def describe(self) -> str:
         """Describe the holder, for messages."""
         if self.holder is None:
-            return "somebody whose run.lock is damaged"
+            return "a run whose run.lock is damaged"
         return f"{self.holder.host}, pid {self.holder.pid}, since {self.since}"

@@ -63,10 +63,15 @@ class LeaseFile:
             successor = self._take_over(chain, holder)
             if successor is not None:
                 former = chain[-1].describe()
-                _log.warning("Took over the stale lease on %s from %s", self._folder.url, former)
+                _log.warning(
+                    "Took over the stale lease on %s from %s; check that the earlier run has ended",
+                    self._folder.url,
+                    former,
+                )
                 return successor
         raise RunFolderLockedError(
-            f"Several runs want the folder {self._folder.url} at once. Try again, or use another folder."
+            f"Several runs are starting in {self._folder.url} at the same time; start only one of them, or use another "
+            "folder"
         )
 
     def renew(self, lease: Lease) -> Lease | None:
@@ -136,7 +141,7 @@ class LeaseFile:
     def _locked_message(self, lease: Lease) -> str:
         age_s = max(0.0, self._clock() - lease.heartbeat)
         return (
-            f"{self._folder.url} is in use by {lease.describe()} (last heartbeat {age_s:.0f} s ago). "
-            f"Wait until that run ends, stop it, or use another folder. If it died, its lease is free "
-            f"{self._stale_s:.0f} s after its last heartbeat, and at once on the host it ran on."
+            f"{self._folder.url} is in use by {lease.describe()} (last heartbeat {age_s:.0f} s ago); "
+            f"wait for that run, stop it, or use another folder; if it was killed, start again "
+            f"{self._stale_s:.0f} s after its last heartbeat"
         )

@@ -181,7 +181,11 @@ class RunFolder:
             executor = None
         if isinstance(executor, dict):
             return executor
-        _log.warning("%s/%s is damaged: nothing to compare this run with", self.url, EXECUTOR_FILE)
+        _log.warning(
+            "%s/%s is damaged, so this run can't be compared with the earlier one; check that the pipeline is the same",
+            self.url,
+            EXECUTOR_FILE,
+        )
         return None
 
     def check_lease(self, lease_id: str) -> None:
@@ -196,8 +200,8 @@ class RunFolder:
             found = None
         if found != lease_id:
             raise RunFolderLockedError(
-                f"The run that this worker belongs to no longer has the lease on {self.url}, so the rank is not marked "
-                "as complete. The next run of this folder runs it again."
+                f"This worker's run no longer has the lease on {self.url}, so the rank is not marked as completed; "
+                "the next run in this folder runs it again"
             )
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:

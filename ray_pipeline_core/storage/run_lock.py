@@ -103,14 +103,16 @@ class RunLock:
         """
         lease = self._lease
         if lease is None:
-            raise RunFolderLockedError(f"This run has not taken the lease on {self._url}.")
+            raise RunFolderLockedError(
+                f"This run has not taken the lease on {self._url}; report this as a bug in ray-pipeline"
+            )
         if self._clock() - lease.heartbeat > self._stale_s:
             self._renew(wait_s=_STORAGE_TIMEOUT_S)
         if self.lost.is_set():
             raise RunFolderLockedError(
                 f"This run has lost its lease on {self._url}: another run took it over after "
-                f"{self._stale_s:.0f} s without a heartbeat, or run.lock was removed. "
-                "This run stops; what it has finished stays."
+                f"{self._stale_s:.0f} s without a heartbeat, or run.lock was removed; completed "
+                "ranks are kept; wait for the other run, then start this one again if ranks are missing"
             )
 
     def release(self) -> None:
@@ -119,14 +121,20 @@ class RunLock:
         if self._lease is None or os.getpid() != self._pid:
             return
         if not self._renew_lock.acquire(timeout=_STORAGE_TIMEOUT_S):
-            _log.warning("The lease on %s is not given back: the storage does not answer", self._url)
+            _log.warning(
+                "The lease on %s is not given back, because the storage does not answer; it expires after %.0f s",
+                self._url,
+                self._stale_s,
+            )
             return
         try:
             lease, self._lease = self._lease, None
             if lease is not None:
                 self._short_retry_file.release(lease)
         except RunFolderAccessError as error:
-            _log.warning("The lease on %s is not given back: %s", self._url, error)
+            _log.warning(
+                "The lease on %s is not given back, and expires after %.0f s: %s", self._url, self._stale_s, error
+            )
         finally:
             self._renew_lock.release()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -138,13 +146,19 @@ class RunLock:
             try:
                 self._renew()
             except RunFolderAccessError as error:
-                _log.warning("No heartbeat for the lease on %s: %s", self._url, error)
+                _log.warning(
+                    "No heartbeat for the lease on %s could be written; after %.0f s without one, another run may take "
+                    "the folder over: %s",
+                    self._url,
+                    self._stale_s,
+                    error,
+                )
 
     def _renew(self, wait_s: float = -1.0) -> None:
         if not self._renew_lock.acquire(timeout=wait_s):
             raise RunFolderAccessError(
-                f"Can't tell whether this run still has the lease on {self._url}: the storage does not answer. "
-                "Start the run again when it does: it goes on where it stopped."
+                f"Can't tell whether this run still has the lease on {self._url}: the storage does not answer; "
+                "start the run again once it is available; completed ranks are skipped"
             )
         try:
             if self._lease is None or self._stop.is_set() or self.lost.is_set():
@@ -156,6 +170,9 @@ class RunLock:
             self.lost.set()
         finally:
             self._renew_lock.release()
-        _log.error("The lease on %s is lost: another run has taken it over, or run.lock was removed", self._url)
+        _log.error(
+            "The lease on %s is lost, so this run stops: another run has taken it over, or run.lock was removed",
+            self._url,
+        )
         if self._on_lost is not None:
             self._on_lost()

@@ -124,4 +124,6 @@ class _Child:
         code = self._process.wait()
         if code >= 0:
             return f"exit code {code}"
-        return f"signal {-code} ({signal.Signals(-code).name}); a kill by the kernel for memory looks like this too"
+        if -code == signal.SIGKILL:
+            return "signal 9 (Killed), possibly by the kernel because memory ran out"
+        return f"signal {-code} ({signal.strsignal(-code)})"

@@ -68,7 +68,7 @@ class _LoguruSink:
         from loguru import logger as loguru_logger
 
         self._log, self._is_added = log, False
-        loguru_logger.trace("is this heard?")
+        loguru_logger.trace("ray-pipeline checks that it still receives the records of loguru")
         if not self._is_added:
             loguru_logger.add(self._write, level="TRACE", format="{message}", colorize=False)
 

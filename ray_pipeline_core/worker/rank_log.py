@@ -141,7 +141,8 @@ class RankLog:
             try:
                 self.flush()
             except Exception:
-                logger.warning("could not upload %s", self._settings.path, exc_info=True)
+                url = self._settings.folder.url_of(self._settings.path)
+                logger.warning("could not upload the log %s; trying again in %.0f s", url, interval_s, exc_info=True)
 
 
 def _create_file(local_path: str | None) -> TextIO:

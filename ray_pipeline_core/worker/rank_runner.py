@@ -197,7 +197,7 @@ def _error_message(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return "(its message can't be shown)"
     # File names may contain lone surrogates, which can't be encoded.
-    return message.encode(errors="backslashreplace").decode() or "(it has no message)"
+    return message.encode(errors="backslashreplace").decode() or "(no message)"
 
 
 def _type_names(error_type: type[BaseException]) -> frozenset[str]:

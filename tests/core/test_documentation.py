@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from docs.tools import module_table
 from ray_pipeline_core import RayPipelineExecutor, RetryPolicy, errors
 from ray_pipeline_core.failure_kinds import FAILURE_KINDS
 
@@ -170,6 +171,11 @@ def defined_names(tree: ast.Module) -> set[str]:
 
 def public_classes(tree: ast.Module) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")}
+
+
+def test_table_of_modules_is_what_the_tool_writes() -> None:
+    page = ARCHITECTURE.read_text()
+    assert module_table.render(page) == page, "run `make docs`"
 
 
 def test_architecture_names_every_module_and_no_other() -> None:
