@@ -344,80 +344,80 @@ _CLUSTER: Mapping[str, Entry] = {
 }
 
 _RUN_FOLDER: Mapping[str, Entry] = {
-    "Several runs are starting in {url} at the same time; start only one of them, or use another folder": Entry(
+    "Several runs are starting in {url} at the same time. Start only one of them, or use another folder.": Entry(
         "Several drivers tried to take the same lease at the same moment, ten times in a row.",
         "Start one run only, or give each its own `logging_dir`.",
     ),
-    "This worker's run no longer has the lease on {url}, so the rank is not marked as completed; the next run in this folder runs it again": Entry(
+    "This worker's run no longer has the lease on {url}, so the rank is not marked as completed. The next run in this folder runs it again.": Entry(
         "Another run took the folder over while the rank was running, usually because the driver of this one died or "
         "was suspended.",
         "Leave it to the other run, which runs the rank again.",
     ),
-    "This run has lost its lease on {url}: another run took it over after {stale_s} s without a heartbeat, or run.lock was removed; completed ranks are kept; wait for the other run, then start this one again if ranks are missing": Entry(
+    "This run has lost its lease on {url}: another run took it over after {stale_s} s without a heartbeat, or run.lock was removed. Completed ranks are kept. Wait for the other run, then start this one again if ranks are missing.": Entry(
         "The machine was suspended, or could not write to the storage for a minute; or `run.lock` was deleted.",
         "Wait for the other run, then start this one again if ranks are missing; never delete `run.lock` of a live run.",
     ),
-    "This run has not taken the lease on {url}; report this as a bug in ray-pipeline": Entry(
+    "This run has not taken the lease on {url}. Report this as a bug in ray-pipeline.": Entry(
         "The lease was checked before it was taken or after it was released: a bug in this package.",
         "Report it, with the traceback.",
     ),
-    "{url} is in use by a run whose run.lock is damaged (last heartbeat {age_s} s ago); wait for that run, stop it, or use another folder; if it was killed, start again {stale_s} s after its last heartbeat": Entry(
+    "Run folder {url} is in use by a run whose run.lock is damaged (last heartbeat {age_s} s ago). Wait for that run, stop it, or use another folder. If it was killed, start again {stale_s} s after its last heartbeat.": Entry(
         "`run.lock` can't be read, so the lease counts as held until a minute after the file was written.",
         "Wait a minute and start the run again; if a run is still active there, stop it first.",
     ),
-    "{url} is in use by {host}, pid {pid}, since {since} (last heartbeat {age_s} s ago); wait for that run, stop it, or use another folder; if it was killed, start again {stale_s} s after its last heartbeat": Entry(
+    "Run folder {url} is in use by {host}, pid {pid}, since {since} (last heartbeat {age_s} s ago). Wait for that run, stop it, or use another folder. If it was killed, start again {stale_s} s after its last heartbeat.": Entry(
         "Another run holds the lease on the run folder; its driver is the process that the message names.",
         "Wait for that run, stop it, or use another `logging_dir`.",
     ),
-    "run folder {url} has ranks completed by another pipeline: it was cut into {ranks} ranks, now into {world_size}; use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted": Entry(
+    "Run folder {url} has ranks completed by another pipeline: it was cut into {ranks} ranks, now into {world_size}. Use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted.": Entry(
         "`tasks` was changed since the earlier run of this folder, so its markers belong to other shards.",
         "Restore the earlier `tasks`, use another `logging_dir`, or pass `skip_completed=False`.",
     ),
-    "run folder {url} has ranks completed by another pipeline: its steps were {before}, now {now}; use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted": Entry(
+    "Run folder {url} has ranks completed by another pipeline: its steps were {before}, now {now}. Use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted.": Entry(
         "Steps were added, removed, renamed or reordered since the earlier run of this folder.",
         "Restore the earlier steps, use another `logging_dir`, or pass `skip_completed=False`.",
     ),
-    "Can't tell whether this run still has the lease on {url}: the storage does not answer; start the run again once it is available; completed ranks are skipped": Entry(
+    "Can't tell whether this run still has the lease on {url}: the storage does not answer. Start the run again once it is available; completed ranks are skipped.": Entry(
         "No heartbeat could be written for a minute, so another run may have taken the folder over.",
         "Start the run again once the storage answers.",
     ),
-    "Can't {action} {where}: a file stands where a folder is needed, or a folder where a file is needed ({cause}); move it away, or choose another folder": Entry(
+    "Can't {action} {where}: a file stands where a folder is needed, or a folder where a file is needed ({cause}). Move it away, or choose another folder.": Entry(
         "`logging_dir`, or a part of it, is a file; or a folder has the name of one of the run's files.",
         "Move it away, or choose another `logging_dir`.",
     ),
-    "Can't {action} {where}: access is denied ({cause}); grant permission to list, read, write and delete, or choose another folder": Entry(
+    "Can't {action} {where}: access is denied ({cause}). Grant permission to list, read, write and delete, or choose another folder.": Entry(
         "The user or the credentials lack a permission on the folder or bucket.",
         "Grant permission to list, read, write and delete below the run folder, on every machine of the run.",
     ),
-    "Can't {action} {where}: the credentials are missing or not valid ({cause}); pass valid ones as (url, storage_options), or set them in the environment of the driver and of every node": Entry(
+    "Can't {action} {where}: the credentials are missing or not valid ({cause}). Pass valid ones as (url, storage_options), or set them in the environment of the driver and of every node.": Entry(
         "The object store received no credentials, or expired or wrong ones.",
         "Set the credentials in the environment of the driver and of every node, or pass `(url, storage_options)`.",
     ),
-    "Can't {action} {where}: the filesystem is read-only ({cause}); choose another folder, or mount it writable": Entry(
+    "Can't {action} {where}: the filesystem is read-only ({cause}). Choose another folder, or mount it writable.": Entry(
         "The folder is on a filesystem that is mounted read-only.",
         "Choose another `logging_dir`, or mount the filesystem writable.",
     ),
-    "Can't {action} {where}: the folder or bucket is missing ({cause}); create it, or correct its name": Entry(
+    "Can't {action} {where}: the folder or bucket is missing ({cause}). Create it, or correct its name.": Entry(
         "The storage does not create the folder by itself, or it was deleted while the run was active.",
         "Create it, or correct `logging_dir`.",
     ),
-    "Can't {action} {where}: the storage did not answer properly, despite retries ({cause}); start the run again once it is available; completed ranks are skipped": Entry(
+    "Can't {action} {where}: the storage did not answer properly, despite retries ({cause}). Start the run again once it is available; completed ranks are skipped.": Entry(
         "Server errors, throttling, dropped connections or time-outs lasted longer than a minute of retries.",
         "Start the run again once the storage answers.",
     ),
-    "Can't {action} {where}: the storage is full ({cause}); free some space, then start the run again; completed ranks are skipped": Entry(
+    "Can't {action} {where}: the storage is full ({cause}). Free some space, then start the run again; completed ranks are skipped.": Entry(
         "The disk is full, or a quota is used up.",
         "Free some space or raise the quota, then start the run again.",
     ),
-    "Can't {action} {where}: the storage refused the request ({cause}); check the URL and the storage options": Entry(
+    "Can't {action} {where}: the storage refused the request ({cause}). Check the URL and the storage options.": Entry(
         "The storage failed in another way; the text in parentheses is its own error.",
         "Check the URL, the storage options and the text in parentheses.",
     ),
-    "Can't {action} {where}: there is no such bucket ({cause}); create it, or correct its name": Entry(
+    "Can't {action} {where}: there is no such bucket ({cause}). Create it, or correct its name.": Entry(
         "The bucket in the URL does not exist.",
         "Create the bucket, or correct `logging_dir`.",
     ),
-    "run folder {url} is in the memory of this process, where workers can't see it; use a path or URL that all nodes can reach": Entry(
+    "Run folder {url} is in the memory of this process, where workers can't see it. Use a path or URL that all nodes can reach.": Entry(
         "`logging_dir` is a `memory://` URL, which workers in other processes can't read.",
         "Use a shared path or an object store; for tests, use `run_in_process`.",
     ),

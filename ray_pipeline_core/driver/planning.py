@@ -167,9 +167,9 @@ def _check_same_pipeline(spec: RunSpec, earlier: Mapping[str, Any]) -> None:
     if not differences or not spec.folder.marker_names():
         return
     raise RunFolderMismatchError(
-        f"run folder {spec.folder.url} has ranks completed by another pipeline: {'; and '.join(differences)}; "
-        "use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. "
-        "Nothing was deleted"
+        f"Run folder {spec.folder.url} has ranks completed by another pipeline: {'; and '.join(differences)}. "
+        "Use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. "
+        "Nothing was deleted."
     )
 
 

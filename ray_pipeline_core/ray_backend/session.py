@@ -83,6 +83,6 @@ def _check_shared(folder: DataFolder) -> None:
     protocol = folder.fs.protocol
     if "memory" in ([protocol] if isinstance(protocol, str) else protocol):
         raise RunFolderAccessError(
-            f"run folder {folder.url} is in the memory of this process, where workers can't see it; "
-            "use a path or URL that all nodes can reach"
+            f"Run folder {folder.url} is in the memory of this process, where workers can't see it. "
+            "Use a path or URL that all nodes can reach."
         )

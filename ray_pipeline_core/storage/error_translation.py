@@ -36,41 +36,41 @@ _DIAGNOSES = (
     _Diagnosis(
         lambda error: error_code(error) in CREDENTIAL_CODES or bool(type_names(error) & CREDENTIAL_NAMES),
         "the credentials are missing or not valid",
-        "pass valid ones as (url, storage_options), or set them in the environment of the driver and of every node",
+        "Pass valid ones as (url, storage_options), or set them in the environment of the driver and of every node.",
     ),
     _Diagnosis(
         lambda error: error_code(error) == "NoSuchBucket",
         "there is no such bucket",
-        "create it, or correct its name",
+        "Create it, or correct its name.",
     ),
     _Diagnosis(
         lambda error: isinstance(error, PermissionError) or http_status(error) in (401, 403),
         "access is denied",
-        "grant permission to list, read, write and delete, or choose another folder",
+        "Grant permission to list, read, write and delete, or choose another folder.",
     ),
-    _Diagnosis(_has_errno(errno.EROFS), "the filesystem is read-only", "choose another folder, or mount it writable"),
+    _Diagnosis(_has_errno(errno.EROFS), "the filesystem is read-only", "Choose another folder, or mount it writable."),
     _Diagnosis(
         _has_errno(errno.ENOSPC, errno.EDQUOT),
         "the storage is full",
-        "free some space, then start the run again; completed ranks are skipped",
+        "Free some space, then start the run again; completed ranks are skipped.",
     ),
     _Diagnosis(
         lambda error: isinstance(error, (FileExistsError, IsADirectoryError, NotADirectoryError)),
         "a file stands where a folder is needed, or a folder where a file is needed",
-        "move it away, or choose another folder",
+        "Move it away, or choose another folder.",
     ),
     _Diagnosis(
         is_transient,
         "the storage did not answer properly, despite retries",
-        "start the run again once it is available; completed ranks are skipped",
+        "Start the run again once it is available; completed ranks are skipped.",
     ),
     _Diagnosis(
         lambda error: isinstance(error, FileNotFoundError),
         "the folder or bucket is missing",
-        "create it, or correct its name",
+        "Create it, or correct its name.",
     ),
 )
-_UNKNOWN = _Diagnosis(lambda error: True, "the storage refused the request", "check the URL and the storage options")
+_UNKNOWN = _Diagnosis(lambda error: True, "the storage refused the request", "Check the URL and the storage options.")
 
 
 def _diagnose(error: BaseException) -> _Diagnosis:
@@ -90,7 +90,7 @@ def access_error(action: str, where: str, error: BaseException) -> RunFolderAcce
     diagnosis = _diagnose(error)
     cause = redact_urls(f"{type(error).__name__}: {error}")[:_MAX_CAUSE_CHARACTERS]
     return RunFolderAccessError(
-        f"Can't {action} {redact_urls(where)}: {diagnosis.problem} ({cause}); {diagnosis.advice}"
+        f"Can't {action} {redact_urls(where)}: {diagnosis.problem} ({cause}). {diagnosis.advice}"
     )
 
 

@@ -70,8 +70,8 @@ class LeaseFile:
                 )
                 return successor
         raise RunFolderLockedError(
-            f"Several runs are starting in {self._folder.url} at the same time; start only one of them, or use another "
-            "folder"
+            f"Several runs are starting in {self._folder.url} at the same time. Start only one of them, or use another "
+            "folder."
         )
 
     def renew(self, lease: Lease) -> Lease | None:
@@ -141,7 +141,7 @@ class LeaseFile:
     def _locked_message(self, lease: Lease) -> str:
         age_s = max(0.0, self._clock() - lease.heartbeat)
         return (
-            f"{self._folder.url} is in use by {lease.describe()} (last heartbeat {age_s:.0f} s ago); "
-            f"wait for that run, stop it, or use another folder; if it was killed, start again "
-            f"{self._stale_s:.0f} s after its last heartbeat"
+            f"Run folder {self._folder.url} is in use by {lease.describe()} (last heartbeat {age_s:.0f} s ago). "
+            f"Wait for that run, stop it, or use another folder. If it was killed, start again "
+            f"{self._stale_s:.0f} s after its last heartbeat."
         )

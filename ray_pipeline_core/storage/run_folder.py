@@ -200,8 +200,8 @@ class RunFolder:
             found = None
         if found != lease_id:
             raise RunFolderLockedError(
-                f"This worker's run no longer has the lease on {self.url}, so the rank is not marked as completed; "
-                "the next run in this folder runs it again"
+                f"This worker's run no longer has the lease on {self.url}, so the rank is not marked as completed. "
+                "The next run in this folder runs it again."
             )
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:

@@ -104,15 +104,15 @@ class RunLock:
         lease = self._lease
         if lease is None:
             raise RunFolderLockedError(
-                f"This run has not taken the lease on {self._url}; report this as a bug in ray-pipeline"
+                f"This run has not taken the lease on {self._url}. Report this as a bug in ray-pipeline."
             )
         if self._clock() - lease.heartbeat > self._stale_s:
             self._renew(wait_s=_STORAGE_TIMEOUT_S)
         if self.lost.is_set():
             raise RunFolderLockedError(
                 f"This run has lost its lease on {self._url}: another run took it over after "
-                f"{self._stale_s:.0f} s without a heartbeat, or run.lock was removed; completed "
-                "ranks are kept; wait for the other run, then start this one again if ranks are missing"
+                f"{self._stale_s:.0f} s without a heartbeat, or run.lock was removed. Completed "
+                "ranks are kept. Wait for the other run, then start this one again if ranks are missing."
             )
 
     def release(self) -> None:
@@ -157,8 +157,8 @@ class RunLock:
     def _renew(self, wait_s: float = -1.0) -> None:
         if not self._renew_lock.acquire(timeout=wait_s):
             raise RunFolderAccessError(
-                f"Can't tell whether this run still has the lease on {self._url}: the storage does not answer; "
-                "start the run again once it is available; completed ranks are skipped"
+                f"Can't tell whether this run still has the lease on {self._url}: the storage does not answer. "
+                "Start the run again once it is available; completed ranks are skipped."
             )
         try:
             if self._lease is None or self._stop.is_set() or self.lost.is_set():
