@@ -29,7 +29,7 @@ help:
 	@echo "make bench        compare with datatrove's executor and bare Ray (BENCH_ARGS='overhead' measures that alone)"
 	@echo "make bench-full   the same in full sizes, for docs/performance.md"
 	@echo "make format       put the code into the form that make check asks for"
-	@echo "make docs         write docs/errors.md, the reference of all messages"
+	@echo "make docs         write docs/errors.md and the tables of modules in docs/architecture.md"
 	@echo "make setup        only create or renew the environment in $(VENV)"
 	@echo "make hooks        let git run the checks of .pre-commit-config.yaml before each commit"
 	@echo "make constraints  pin the development environment anew (UPGRADE=--upgrade takes newer versions)"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from prefect.logging import get_run_logger
@@ -19,6 +20,11 @@ from ray_pipeline_core import (
     RunOptions,
     RunPlan,
 )
+
+PrefectLogger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
+
+MAX_FAILURE_LINES = 100
+"""Number of failed attempts that are logged one by one; Prefect's server stores every line."""
 
 # The task run in which each executor last started its ranks.
 _started_in: WeakKeyDictionary[RayPipelineExecutor, str | None] = WeakKeyDictionary()
@@ -42,7 +48,7 @@ def run_executor(executor: RayPipelineExecutor) -> dict[str, Any]:
     logger = get_run_logger()
 
     def options_of(node: RayPipelineExecutor) -> RunOptions:
-        observers = (ProgressLog(logger), ProgressArtifact(), tables, _StartRecord(node))
+        observers = (_progress_log(logger), ProgressArtifact(), tables, _StartRecord(node))
         return RunOptions(observers, skip_completed=True if _is_retry(node) else None)
 
     try:
@@ -54,6 +60,10 @@ def run_executor(executor: RayPipelineExecutor) -> dict[str, Any]:
         raise
     finally:
         tables.publish()
+
+
+def _progress_log(logger: PrefectLogger) -> ProgressLog:
+    return ProgressLog(logger, max_failure_lines=MAX_FAILURE_LINES, log_warnings=True)
 
 
 def _is_retry(node: RayPipelineExecutor) -> bool:

@@ -60,6 +60,7 @@ class RayPipelineExecutor:
         address: a Ray address; None takes the connected cluster, else `RAY_ADDRESS`, else an embedded one.
 
     Attributes:
+        completed_result: the result of its newest successful run in this process; None before.
         has_default_folder: no `logging_dir` was given, so it was made up.
 
     Raises:
@@ -135,11 +136,10 @@ class RayPipelineExecutor:
             RunFolderError: the run folder is locked, belongs to another pipeline or can't be used.
             ClusterError: no cluster answers, or it lacks the resources.
         """
-        backends = RaySession(shared_address(self))
-        run = partial(run_graph, self, backends, self._stop)
-        if options_of is not None:
-            run = partial(run, options_of=cast("OptionsOf", options_of))
         try:
+            run = partial(run_graph, self, RaySession(shared_address(self)), self._stop)
+            if options_of is not None:
+                run = partial(run, options_of=cast("OptionsOf", options_of))
             return DriverThread(run, self._stop).run()
         finally:
             self._stop.clear()
@@ -158,8 +158,8 @@ class RayPipelineExecutor:
         Raises:
             PipelineLoadError: a pipeline of the graph can't be imported, called or pickled.
         """
-        slots = RaySession(shared_address(self)).reachable_slots(self.config.resources)
-        return plan_graph(self, slots)
+        session = RaySession(shared_address(self))
+        return plan_graph(self, partial(session.reachable_slots, self.config.resources))
 
     def get_incomplete_ranks(self, ranks: Iterable[int] | None = None, skip_completed: bool | None = None) -> list[int]:
         """Return the ranks that have no marker yet, or all of them where completed ranks are not skipped.
@@ -199,7 +199,7 @@ class RayPipelineExecutor:
         return {name: value for name, value in self.__dict__.items() if name != "_stop"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _stop=threading.Event())
+        self.__dict__.update({"completed_result": None} | state, _stop=threading.Event())
 
     def __repr__(self) -> str:
         return f"RayPipelineExecutor(name={self.name!r}, tasks={self.world_size}, logging_dir={self.logging_dir.url!r})"

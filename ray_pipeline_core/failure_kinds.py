@@ -18,7 +18,7 @@ class FailureRule:
 
     Attributes:
         budget: the budget that pays for another attempt; None if there is never another one.
-        budget_if_preempted: the budget that pays if the worker's node was taken away with notice.
+        preemptible: if the worker's node was taken away with notice, the budget of preemptions pays instead.
         only_if_listed: another attempt is made only for exceptions that `RetryPolicy.retry_on` names.
         needs_more_memory: the next attempt reserves `RetryPolicy.oom_memory_factor` times as much memory.
         loses_worker: the worker that ran the group is gone.
@@ -26,7 +26,7 @@ class FailureRule:
     """
 
     budget: Budget | None = None
-    budget_if_preempted: Budget | None = None
+    preemptible: bool = False
     only_if_listed: bool = False
     needs_more_memory: bool = False
     loses_worker: bool = False
@@ -36,7 +36,7 @@ class FailureRule:
 FAILURE_RULES: dict[FailureKind, FailureRule] = {
     "error": FailureRule(budget="errors", only_if_listed=True, run_error=PipelineLoadError),
     "timeout": FailureRule(budget="timeouts"),
-    "worker_lost": FailureRule(budget="retries", budget_if_preempted="preemptions", loses_worker=True),
+    "worker_lost": FailureRule(budget="retries", preemptible=True, loses_worker=True),
     "out_of_memory": FailureRule(budget="retries", needs_more_memory=True, loses_worker=True),
     "unschedulable": FailureRule(run_error=ResourcesUnavailableError),
     "cancelled": FailureRule(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,8 @@ START, END = "<!-- modules -->\n", "<!-- /modules -->\n"
 
 def module_table() -> str:
     """Return the tables, one per folder with modules, as Markdown."""
-    trees = {path: ast.parse(path.read_text()) for path in _source_files()}
-    importers = [*trees.values(), *(ast.parse(path.read_text()) for path in _users())]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in _source_files()}
+    importers = [*trees.values(), *(ast.parse(path.read_text(encoding="utf-8")) for path in _users())]
     imported = {name for tree in importers for name in _imported_names(tree)}
     folders = list(dict.fromkeys(path.parent for path in trees))
     return "\n".join("\n".join(_table_of(folder, trees, imported)) for folder in folders)
@@ -79,8 +80,10 @@ def _first_line(tree: ast.Module) -> str:
 def render(page: str) -> str:
     """Return the page with the present tables between its two comments."""
     pattern = re.compile(f"{START}.*{END}", re.DOTALL)
+    if pattern.search(page) is None:
+        sys.exit(f"{PAGE} has no {START.strip()} with {END.strip()} after it; put them where the tables belong")
     return pattern.sub(lambda match: f"{START}\n{module_table()}\n{END}", page)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(PAGE.read_text()))
+    PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -77,14 +77,18 @@ def shared_address(last: ExecutorNode) -> str | None:
     return addresses.pop() if addresses else None
 
 
-def plan_graph(last: ExecutorNode, cluster_slots: int | None) -> RunPlan:
+def plan_graph(last: ExecutorNode, count_slots: Callable[[], int | None]) -> RunPlan:
     """Return the plan of `last`, once every pipeline of the graph has been loaded.
+
+    Args:
+        last: the executor.
+        count_slots: returns how many groups the cluster could run at once; None if no cluster is reachable.
 
     Raises:
         PipelineLoadError: a pipeline can't be imported, called or pickled.
     """
     *_, spec = _prepare_runs(execution_order(last), lambda node: RunOptions())
-    return plan_run(spec, cluster_slots)
+    return plan_run(spec, count_slots)
 
 
 def run_graph(
@@ -120,8 +124,8 @@ def run_graph(
             error = _failure_of_parents(node, errors) or _run_node(node, specs[position:], backends, stop)
             if error is not None:
                 errors[id(node)] = error
-    if id(last) in errors:
-        raise errors[id(last)]
+        if id(last) in errors:
+            raise errors[id(last)]
     assert last.completed_result is not None, "a run without an error has a result"
     return last.completed_result
 

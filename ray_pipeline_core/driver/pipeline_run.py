@@ -17,7 +17,7 @@ from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.driver.run_tracker import RunTracker
 from ray_pipeline_core.driver.task_manager import RayTaskManager, RunStopped, RunTimedOut
 from ray_pipeline_core.events import ObserverGroup
-from ray_pipeline_core.observers import default_observers
+from ray_pipeline_core.observers import with_default_observers
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
@@ -62,7 +62,8 @@ class PipelineRun:
         self._stop = stop
         self._history = AttemptHistory(spec.folder.folder)
         self._lock = RunLock(spec.folder.folder, on_lost=stop.set)
-        self._observers = ObserverGroup([*default_observers(spec.folder, self._lock.check), *spec.observers])
+        observers = with_default_observers(spec.observers, spec.folder, self._lock.check)
+        self._observers = ObserverGroup(observers)
         self._stats = RunStats(spec.folder, spec.config.tasks)
 
     def execute(self, backends: BackendSource, later: Sequence[RunConfig] = ()) -> RunResult:
@@ -90,12 +91,11 @@ class PipelineRun:
             self._recorder = AttemptRecorder(self._history, numbers)
             self._tracker = self._make_tracker(skipped=len(completed))
             self._observers.on_run_started(make_plan(self._spec, completed))
-            error = None
             try:
                 self._run_ranks(pending, numbers, backends, later)
-            except BaseException as raised:  # noqa: BLE001 - stats and result are written first, then it is raised
-                error = raised
-            return self._finish(RunEnding.of(error, self._config.run_timeout))
+            except BaseException as error:  # noqa: BLE001 - stats and result are written first, then it is raised
+                return self._finish(RunEnding.of(error, self._config.run_timeout))
+            return self._finish(RunEnding())
 
     # --- before the ranks ---
 
@@ -135,6 +135,7 @@ class PipelineRun:
             self._stats,
             self._recorder,
             self._observers,
+            started_s=self._started_s,
         )
 
     # --- the ranks ---

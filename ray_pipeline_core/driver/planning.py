@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -173,18 +173,19 @@ def _check_same_pipeline(spec: RunSpec, earlier: Mapping[str, Any]) -> None:
     )
 
 
-def plan_run(spec: RunSpec, cluster_slots: int | None) -> RunPlan:
+def plan_run(spec: RunSpec, count_slots: Callable[[], int | None]) -> RunPlan:
     """Return what a run would do now; where it would refuse the run folder, a warning of the plan says so.
 
     Args:
         spec: the run.
-        cluster_slots: how many groups the cluster could run at once; None if no cluster is reachable.
+        count_slots: returns how many groups the cluster could run at once; None if no cluster is reachable. It is
+            called last, since it may connect to the cluster.
     """
     try:
         state = inspect_folder(spec)
     except RunFolderMismatchError as error:
         state = FolderState(frozenset(spec.folder.completed_ranks(spec.config.tasks)), (str(error),))
-    return make_plan(spec, state.completed, cluster_slots, state.warnings)
+    return make_plan(spec, state.completed, count_slots(), state.warnings)
 
 
 def make_plan(

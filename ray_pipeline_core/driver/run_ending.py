@@ -30,10 +30,8 @@ class RunEnding:
     is_expected: bool = True
 
     @classmethod
-    def of(cls, error: BaseException | None, run_timeout_s: float | None) -> RunEnding:
-        """Return the ending of a run whose loop raised `error`, or nothing."""
-        if error is None:
-            return cls()
+    def of(cls, error: BaseException, run_timeout_s: float | None) -> RunEnding:
+        """Return the ending of a run whose loop raised `error`."""
         if isinstance(error, RunStopped):
             return cls(is_cancelled=True)
         if isinstance(error, RunTimedOut):
@@ -49,7 +47,7 @@ class RunEnding:
         if self.error is not None:
             raise self.error
         if not result.ok:
-            raise RunIncompleteError(_incomplete_message(result), result)
+            raise RunIncompleteError(_incomplete_message(result), result) from None
 
 
 def run_timeout_failure(limit_s: float | None) -> AttemptFailure:

@@ -28,6 +28,7 @@ class RunTracker:
         recorder: records every attempt.
         observers: observers of the run.
         clock: returns the time in seconds.
+        started_s: when the run started, in seconds of the clock; None = now.
 
     Attributes:
         completed: ranks that have completed, skipped ones included.
@@ -46,6 +47,7 @@ class RunTracker:
         recorder: AttemptRecorder,
         observers: ObserverGroup,
         clock: Callable[[], float] = time.monotonic,
+        started_s: float | None = None,
     ) -> None:
         self.completed = self.skipped = skipped
         self.failures: dict[int, RankFailure] = {}
@@ -60,7 +62,7 @@ class RunTracker:
         self._observers = observers
         self._reporter = ProgressReporter(observers, recorder, stats, clock)
         self._clock = clock
-        self._started_s = clock()
+        self._started_s = clock() if started_s is None else started_s
 
     def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
         """Count a rank whose marker exists, and merge its stats."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ray_pipeline_core.events import RunObserver
 from ray_pipeline_core.observers.progress_file import ProgressFile
@@ -11,14 +11,17 @@ from ray_pipeline_core.observers.progress_log import ProgressLog
 from ray_pipeline_core.storage.run_folder import RunFolder
 
 
-def default_observers(folder: RunFolder, check_lease: Callable[[], None]) -> list[RunObserver]:
+def with_default_observers(
+    observers: Iterable[RunObserver], folder: RunFolder, check_lease: Callable[[], None]
+) -> list[RunObserver]:
     """Return the observers of a run: a progress bar on a terminal, log lines elsewhere, and the progress file.
 
     Args:
+        observers: the user's own, which hear of an event before the progress file does.
         folder: the run folder.
         check_lease: raises an error if another run has taken over the folder.
     """
-    return [_progress_display(), ProgressFile(folder, check_lease)]
+    return [_progress_display(), *observers, ProgressFile(folder, check_lease)]
 
 
 def _progress_display() -> RunObserver:

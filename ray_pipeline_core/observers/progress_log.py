@@ -12,8 +12,6 @@ from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 
 LINE_INTERVAL_S = 10.0
 """The shortest time between two progress lines, in seconds."""
-MAX_FAILURE_LINES = 100
-"""Number of failed attempts that are logged one by one; 100,000 lines could overload a log server."""
 
 module_logger = logging.getLogger(__name__)
 
@@ -24,13 +22,20 @@ class ProgressLog(RunObserver):
     Args:
         logger: the logger to use; None = the logger of this module.
         clock: returns the time in seconds.
+        max_failure_lines: number of failed attempts that are logged one by one; None = all.
+        log_warnings: whether the warnings of the result are logged; a run itself logs those that it starts with.
     """
 
     def __init__(
         self,
         logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        max_failure_lines: int | None = None,
+        log_warnings: bool = False,
     ) -> None:
+        self._max_failure_lines = float("inf") if max_failure_lines is None else max_failure_lines
+        self._log_warnings = log_warnings
         self._logger = logger or module_logger
         self._clock = clock
         self._logged_s = clock()
@@ -53,9 +58,9 @@ class ProgressLog(RunObserver):
     def on_rank_failed(self, failure: RankFailure, will_retry: bool) -> None:
         """Log a failed attempt, up to `MAX_FAILURE_LINES` of them."""
         self._failures += 1
-        if self._failures <= MAX_FAILURE_LINES:
+        if self._failures <= self._max_failure_lines:
             self._logger.warning("%s: %s%s", self._name, failure, "; it is tried again" if will_retry else "")
-        if self._failures == MAX_FAILURE_LINES:
+        if self._failures == self._max_failure_lines:
             self._logger.warning(
                 "%s: further failures are only counted; attempts/history.jsonl in the run folder lists them all",
                 self._name,
@@ -81,6 +86,6 @@ class ProgressLog(RunObserver):
 
     def on_run_finished(self, result: RunResult) -> None:
         """Log the result and its warnings."""
-        for warning in result.warnings:
+        for warning in result.warnings if self._log_warnings else ():
             self._logger.warning("%s: %s", result.name, warning)
         self._logger.log(logging.INFO if result.ok else logging.ERROR, "%s", result)

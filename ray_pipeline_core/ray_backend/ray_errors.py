@@ -53,15 +53,11 @@ def classify(error: BaseException, node: str | None = None, node_drains: bool = 
         kind=kind,
         error_type=qualified_name(type(error)),
         message=_one_line_message(error),
-        preempted=_can_be_preempted(kind) and (node_drains or bool(getattr(error, "preempted", False))),
+        preempted=FAILURE_RULES[kind].preemptible and (node_drains or bool(getattr(error, "preempted", False))),
         retry_limit=retry_limit,
         fatal=fatal,
         node=node,
     )
-
-
-def _can_be_preempted(kind: FailureKind) -> bool:
-    return FAILURE_RULES[kind].budget_if_preempted is not None
 
 
 def _one_line_message(error: BaseException) -> str:

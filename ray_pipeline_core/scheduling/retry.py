@@ -60,7 +60,7 @@ def charged_budget(failure: AttemptFailure, policy: RetryPolicy) -> Budget | Non
     """Return the budget that pays for another attempt after `failure`; None if it is never retried."""
     rule = failure.rule
     if failure.preempted:
-        return rule.budget_if_preempted
+        return "preemptions"
     if rule.only_if_listed and not failure.error_names & policy.retry_on_names:
         return None
     return rule.budget

@@ -85,7 +85,7 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         """Return whether the folder is on the local filesystem."""
         return self._local is not None
 
-    def with_retry_bound(self, retry_limits: RetryLimits) -> DataFolder:
+    def with_retry_limits(self, retry_limits: RetryLimits) -> DataFolder:
         """Return the same folder with other limits on retries."""
         return _rebuild(type(self), self.path, self.fs, self.auto_mkdir, retry_limits)
 

@@ -48,7 +48,7 @@ class RunLock:
         self._file = LeaseFile(folder, clock, stale_s)
         # No long retries: after a failed heartbeat the next one follows soon, and a driver must end in time.
         retry_limits = RetryLimits(total_s=min(heartbeat_s, _STORAGE_TIMEOUT_S), call_timeout_s=_STORAGE_TIMEOUT_S)
-        self._short_retry_file = LeaseFile(folder.with_retry_bound(retry_limits), clock, stale_s)
+        self._short_retry_file = LeaseFile(folder.with_retry_limits(retry_limits), clock, stale_s)
         self._holder = holder
         self._clock = clock
         self._heartbeat_s = heartbeat_s

@@ -8,9 +8,10 @@ from datetime import datetime, timezone
 import pytest
 
 from ray_pipeline_core import Progress, ProgressLog, RankFailure, RunPlan, RunResult
-from ray_pipeline_core.observers.progress_log import LINE_INTERVAL_S, MAX_FAILURE_LINES
+from ray_pipeline_core.observers.progress_log import LINE_INTERVAL_S
 from tests.support.clocks import ManualClock
 
+MAX_FAILURE_LINES = 100
 PLAN = RunPlan(
     name="clean",
     world_size=4,
@@ -51,7 +52,9 @@ def clock() -> ManualClock:
 def run_log(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> ProgressLog:
     """A run log that writes to `caplog`."""
     caplog.set_level(logging.INFO)
-    return ProgressLog(logging.getLogger("a-prefect-run"), clock)
+    return ProgressLog(
+        logging.getLogger("a-prefect-run"), clock, max_failure_lines=MAX_FAILURE_LINES, log_warnings=True
+    )
 
 
 def test_start_says_how_much_is_to_do_and_where(run_log: ProgressLog, caplog: pytest.LogCaptureFixture) -> None:

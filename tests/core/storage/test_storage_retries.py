@@ -224,7 +224,7 @@ def test_upload_that_is_cut_leaves_the_old_object(faulty_folder: DataFolder, pro
     faulty_folder.write_bytes("stats.json", b"old")
     proxy.always = "cut_upload"
     with pytest.raises(RunFolderAccessError, match="did not answer properly"):
-        faulty_folder.with_retry_bound(SHORT).write_bytes("stats.json", b"x" * 1_000_000)
+        faulty_folder.with_retry_limits(SHORT).write_bytes("stats.json", b"x" * 1_000_000)
     proxy.always = None
     assert faulty_folder.read_bytes("stats.json") == b"old"
 
@@ -235,7 +235,7 @@ def test_call_gives_up_when_the_fault_stays(call: str, faulty_folder: DataFolder
         faulty_folder.write_bytes(name, name.encode())
     proxy.always = "unavailable"
     with pytest.raises(RunFolderAccessError, match="did not answer properly") as caught:
-        CALLS[call](faulty_folder.with_retry_bound(SHORT))
+        CALLS[call](faulty_folder.with_retry_limits(SHORT))
     assert caught.value.retryable
     assert faulty_folder.url in str(caught.value)
 
