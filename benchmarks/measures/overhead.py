@@ -1,4 +1,4 @@
-"""The cost of a rank that does nothing: with ray-pipeline, with plain Ray, and with datatrove's executor."""
+"""The cost of a rank that does nothing, compared with plain processes, plain Ray, and datatrove's executor."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ray.util import ActorPool
 
 from benchmarks.support.bare_ray import BareWorker
 from benchmarks.support.clusters import WORKERS, Stopwatch, executor_of, local_cluster, new_folder, seconds_of_run
+from benchmarks.support.plain_processes import seconds_of_writing
 from benchmarks.support.table import Row
 from tests.support.steps import do_nothing
 
@@ -57,6 +58,14 @@ def _bare_pool_ms(ranks: int, write: bool) -> float:
     return seconds / ranks * 1000
 
 
+def _plain_ms(ranks: int) -> float:
+    """Return the time per rank of processes that only write its files, in milliseconds."""
+    with _run_folder() as folder:
+        seconds = seconds_of_writing(folder, ranks, WORKERS)
+        assert len(list((folder / "completions").iterdir())) == ranks
+    return seconds / ranks * 1000
+
+
 def _datatrove_ms(ranks: int) -> float:
     from datatrove.executor.ray import RayPipelineExecutor as DatatroveExecutor
     from datatrove.pipeline.base import PipelineStep
@@ -85,19 +94,26 @@ def measure(full: bool) -> list[Row]:
         whole_s = seconds_of_run(do_nothing, WHOLE)
         few_s = min(_after_first_s(FEW) for _ in range(turns))
         figures = [
-            (_after_first_s(ranks), _bare_pool_ms(ranks, write=True), _bare_pool_ms(ranks, write=False))
+            (
+                _after_first_s(ranks),
+                _plain_ms(ranks),
+                _bare_pool_ms(ranks, write=True),
+                _bare_pool_ms(ranks, write=False),
+            )
             for _ in range(turns)
         ]
         datatrove_ms = _datatrove_ms(DATATROVE_RANKS)
-    ours_s, writing_ms, bare_ms = (min(values) for values in zip(*figures, strict=True))
+    ours_s, plain_ms, writing_ms, bare_ms = (min(values) for values in zip(*figures, strict=True))
     ours_ms = (ours_s - few_s) / (ranks - FEW) * 1000  # the end of a run takes the same time for few ranks and for many
     on = f"{WORKERS} workers, {ranks} ranks, fastest of {turns}"
     return [
         Row(f"{WHOLE} no-op ranks, whole run", whole_s, "s", 5.0, f"{WORKERS} workers, including their start"),
         Row("time per no-op rank, ray-pipeline", ours_ms, "ms", None, f"{on}; minus a run of {FEW}"),
+        Row("time per no-op rank, processes that write three files", plain_ms, "ms", None, f"{on}; without Ray"),
         Row("time per no-op rank, ActorPool that writes three files", writing_ms, "ms", None, on),
         Row("time per no-op rank, ActorPool", bare_ms, "ms", None, on),
         Row("time per no-op rank, datatrove", datatrove_ms, "ms", None, f"{WORKERS} workers, {DATATROVE_RANKS} ranks"),
+        Row("time per no-op rank, ray-pipeline / processes that write", ours_ms / plain_ms, "x", 1.4, "same run"),
         Row("time per no-op rank, ray-pipeline / ActorPool that writes", ours_ms / writing_ms, "x", 1.2, "same run"),
         Row("time per no-op rank, ray-pipeline / datatrove", ours_ms / datatrove_ms, "x", 0.001, "same run"),
     ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import ray
+
+from benchmarks.support.plain_processes import write_rank_files
 
 
 @ray.remote
@@ -16,9 +17,7 @@ class BareWorker:
         return rank
 
     def write(self, folder: str, rank: int) -> int:
-        files = {f"stats/{rank:05d}.json": "[]", f"logs/task_{rank:05d}.log": "log\n", f"completions/{rank:05d}": ""}
-        for name, content in files.items():
-            (Path(folder) / name).write_text(content)
+        write_rank_files(folder, rank)
         return rank
 
 
