@@ -491,6 +491,26 @@ _STATS: Mapping[str, Entry] = {
         "A step counted something that is not a number, or a stats file holds such a value.",
         "Pass a number to the step's stats.",
     ),
+    "it has another form: {error}": Entry(
+        "`stats.cache.json` is JSON, but not what this version writes. The text is part of a message about the file.",
+        "Do what that message says.",
+    ),
+    "it is a JSON {type} instead of an object": Entry(
+        "A file of the run folder was overwritten with other JSON. The text is part of a message about the file.",
+        "Do what that message says.",
+    ),
+    "it is nested too deeply": Entry(
+        "A file of the run folder has more nested brackets than Python can read. The text is part of a message about the file.",
+        "Do what that message says.",
+    ),
+    "its digest does not fit its content": Entry(
+        "`stats.cache.json` was altered or damaged after it was written. The text is part of a message about the file.",
+        "Do what that message says.",
+    ),
+    "its sums are not those of its ranks": Entry(
+        "`stats.cache.json` lists other ranks than its sums are made of. The text is part of a message about the file.",
+        "Do what that message says.",
+    ),
     "n={n} is no number of values": Entry(
         "The count of a metric in a stats file is negative or infinite. The text is part of a message about the file.",
         "Start the run again, which replaces the file; correct a file that was written by hand.",
@@ -589,6 +609,10 @@ _WARNINGS: Mapping[str, Entry] = {
     "step {index} ({step}): parameters changed since the earlier run in this folder: {names}; its completed ranks keep their old outputs": Entry(
         "A step has the same name as in the earlier run, but other parameters.",
         "Use `skip_completed=False` or another `logging_dir` if all ranks should have the new parameters.",
+    ),
+    "stats.cache.json is damaged or was altered, so the stats files of the ranks are read instead: {error}": Entry(
+        "The merged stats that an earlier run kept don't fit their own digest, or can't be read.",
+        "Do nothing: the file is written again at the end of the run.",
     ),
     "stats/{rank}.json could not be read, so stats.json lacks this rank: {content}": Entry(
         "The stats file of a completed rank is missing or can't be read.",
@@ -711,7 +735,6 @@ ENTRIES: Mapping[str, Entry] = {
 """What the page says, by message."""
 
 NEVER_SHOWN: Mapping[str, str] = {
-    "a chunk of the stats cache has no ranks": "The driver catches it, and does not use the cache.",
     "no worker could start within startup_timeout={startup_timeout} s: runs in this process": "A slot always starts.",
     "{message}; runs in this process": "Nothing is unschedulable in this process.",
 }

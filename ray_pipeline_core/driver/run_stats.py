@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection
 from typing import Any
 
@@ -10,7 +9,7 @@ from ray_pipeline_core.errors import StatsMergeError
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.stats.cache import StatsCache, ranks_in_cache
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats, parse_stats
-from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.storage.run_folder import STATS_CACHE_FILE, RunFolder
 
 MIN_CACHED_RANKS = 100
 """The fewest ranks whose merged stats are stored: the files of fewer are read as quickly."""
@@ -66,16 +65,21 @@ class RunStats:
     def _load_cache(self, completed: Collection[int]) -> set[int]:
         """Load what an earlier run has merged, and return the ranks that are in it.
 
-        A cache that is partly outdated is removed before anything runs, since it must not cover a rank that runs again.
+        A cache that is partly outdated or damaged is removed before anything runs, since it must not cover a rank that
+        runs again.
         """
-        cache = self._folder.read_stats_cache()
-        if cache is None:
-            return set()
-        loaded: set[int] = set()
-        with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError):  # it is damaged
+        try:
+            cache = self._folder.read_stats_cache()
+            if cache is None:
+                return set()
             loaded = self._merged.load(cache, completed, self._file_sizes())
             if loaded == set(ranks_in_cache(cache)):
                 return loaded
+        except ValueError as error:
+            loaded = set()
+            self.warnings.append(
+                f"{STATS_CACHE_FILE} is damaged or was altered, so the stats files of the ranks are read instead: {error}"
+            )
         self._folder.remove_stats_cache()
         return loaded
 

@@ -156,6 +156,11 @@ class StatsAccumulator:
         self._steps: list[StepStats] = []
 
     @property
+    def rank_count(self) -> int:
+        """The number of ranks that were merged."""
+        return self._rank_count
+
+    @property
     def names(self) -> list[str] | None:
         """The names of the steps; None if nothing has been merged yet."""
         return [step.name for step in self._steps] if self._rank_count else None

@@ -105,13 +105,13 @@ class RunFolder:
         """Return the sizes in bytes of the ranks' stats files, by rank."""
         prefixes = _name_prefixes(world_size)
         sizes = self.folder.list_sizes(STATS, prefixes)
-        ranks = ((parse_rank(name.removesuffix(".json")), size) for name, size in sizes.items())
+        ranks = ((_rank_in(name, suffix=".json"), size) for name, size in sizes.items())
         return {rank: size for rank, size in ranks if rank is not None}
 
     def logged_ranks(self, world_size: int) -> set[int]:
         """Return the ranks that have a log."""
         names = self.folder.list_names(LOGS, [f"task_{prefix}" for prefix in _name_prefixes(world_size)])
-        ranks = (parse_rank(name.removeprefix("task_").removesuffix(".log")) for name in names)
+        ranks = (_rank_in(name, "task_", ".log") for name in names)
         return {rank for rank in ranks if rank is not None}
 
     def is_completed(self, rank: int) -> bool:
@@ -148,11 +148,15 @@ class RunFolder:
         """Write the stats cache, which must be plain JSON."""
         self.folder.write_bytes(STATS_CACHE_FILE, json.dumps(cache).encode())
 
-    def read_stats_cache(self) -> Any:
-        """Return the stats cache, or None if it is missing or not valid JSON."""
+    def read_stats_cache(self) -> dict[str, Any] | None:
+        """Return the stats cache, with any content, or None if it is missing.
+
+        Raises:
+            ValueError: it is not a JSON object.
+        """
         try:
-            return json.loads(self.folder.read_bytes(STATS_CACHE_FILE))
-        except (FileNotFoundError, ValueError, RecursionError):
+            return parse_object(self.folder.read_bytes(STATS_CACHE_FILE))
+        except FileNotFoundError:
             return None
 
     def remove_stats_cache(self) -> None:
@@ -174,13 +178,11 @@ class RunFolder:
     def read_executor(self) -> dict[str, Any] | None:
         """Return the description of the folder's last executor; None if it is missing or (with a warning) damaged."""
         try:
-            executor = json.loads(self.folder.read_bytes(EXECUTOR_FILE))
+            return parse_object(self.folder.read_bytes(EXECUTOR_FILE))
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError):
-            executor = None
-        if isinstance(executor, dict):
-            return executor
+        except ValueError:
+            pass
         _log.warning(
             "%s/%s is damaged, so this run can't be compared with the earlier one; check that the pipeline is the same",
             self.url,
@@ -215,6 +217,24 @@ def _name_prefixes(world_size: int) -> list[str]:
     if world_size <= _LISTING_PAGE_SIZE:
         return []
     return sorted({f"{rank:05d}"[:2] for rank in range(0, world_size, _LISTING_PAGE_SIZE)})
+
+
+def _rank_in(name: str, prefix: str = "", suffix: str = "") -> int | None:
+    """Return the rank in a file name that has this prefix and suffix, or None if it has another form."""
+    if len(name) <= len(prefix + suffix) or not (name.startswith(prefix) and name.endswith(suffix)):
+        return None
+    return parse_rank(name[len(prefix) : len(name) - len(suffix)])
+
+
+def parse_object(content: bytes) -> dict[str, Any]:
+    """Return the JSON object in a file; raise `ValueError` if it has anything else, however deeply nested."""
+    try:
+        parsed = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"it is a JSON {type(parsed).__name__} instead of an object")
+    return parsed
 
 
 def parse_rank(name: str) -> int | None:

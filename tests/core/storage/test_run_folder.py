@@ -88,7 +88,17 @@ def test_no_ranks_are_found_in_a_new_folder(run_folder: RunFolder, world_size: i
 
 @pytest.mark.parametrize("world_size", [10, 200_000])
 def test_stats_sizes_ignores_what_is_no_stats_file(run_folder: RunFolder, world_size: int) -> None:
-    for name in ("00003.json", "00004.json", "3.json", "000005.json", "00006.json.tmp", "x.json", "summary"):
+    for name in (
+        "00003.json",
+        "00004.json",
+        "3.json",
+        "000005.json",
+        "00006.json.tmp",
+        "x.json",
+        "summary",
+        "00008",
+        ".json",
+    ):
         run_folder.folder.write_bytes(f"stats/{name}", b"12345")
     run_folder.folder.write_bytes("stats/00/00007.json", b"12345")
     run_folder.folder.write_bytes("stats.json", b"[]")
@@ -106,6 +116,20 @@ def test_listings_of_any_world_tell_why_the_storage_refused(
             listing(world_size)
 
 
+@pytest.mark.parametrize(
+    "name", ["3", "000003", "+0003", "-0003", " 0003", "0_003", "٠٠٠٠٣", "00003.json", "x", "9" * 250]
+)
+def test_marker_with_a_name_that_is_not_exactly_a_ranks_is_no_marker(run_folder: RunFolder, name: str) -> None:
+    run_folder.folder.write_bytes(f"completions/{name}", b"")
+    assert run_folder.completed_ranks(10) == set()
+
+
+@pytest.mark.parametrize("name", ["00003.log", "task_00003", "task_00003.log.1", "task_.log", "task_3.log"])
+def test_log_with_a_name_that_is_not_exactly_a_ranks_is_no_log(run_folder: RunFolder, name: str) -> None:
+    run_folder.folder.write_bytes(f"logs/{name}", b"")
+    assert run_folder.logged_ranks(10) == set()
+
+
 # --- the cache of stats ---------------------------------------------------------------------------------------------
 
 
@@ -119,10 +143,11 @@ def test_stats_cache_is_read_as_written_until_it_is_removed(run_folder: RunFolde
     assert run_folder.read_stats_cache() is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null"])
-def test_stats_cache_that_cannot_be_read_is_none(run_folder: RunFolder, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null", b"[" * 100_000])
+def test_stats_cache_that_is_no_object_is_damaged(run_folder: RunFolder, content: bytes) -> None:
     run_folder.folder.write_bytes("stats.cache.json", content)
-    assert run_folder.read_stats_cache() is None
+    with pytest.raises(ValueError):
+        run_folder.read_stats_cache()
 
 
 def test_clear_ranks_removes_markers_and_stats_of_all_ranks_alone(run_folder: RunFolder) -> None:
