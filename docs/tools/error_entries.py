@@ -424,8 +424,12 @@ _RUN_FOLDER: Mapping[str, Entry] = {
 }
 
 _RUN: Mapping[str, Entry] = {
-    "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {shown}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
-        "More ranks failed than `max_failed_ranks` allows; the message shows the first five.",
+    "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {failure}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
+        "More ranks failed than `max_failed_ranks` allows, each for a reason of its own; the message shows five of them.",
+        "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",
+    ),
+    "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {ranks} of {world_size} ranks: {kind}: {error_type}: {message} (ranks {ranks}); log of rank {rank}: {log}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
+        "More ranks failed than `max_failed_ranks` allows; the message shows the five largest groups of ranks that failed for the same reason.",
         "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",
     ),
     "executor {name} was not run, because {parent_name}, which it depends on, failed: {root}": Entry(
@@ -610,9 +614,13 @@ _WARNINGS: Mapping[str, Entry] = {
         "A step has the same name as in the earlier run, but other parameters.",
         "Use `skip_completed=False` or another `logging_dir` if all ranks should have the new parameters.",
     ),
-    "stats.cache.json is damaged or was altered, so the stats files of the ranks are read instead: {error}": Entry(
+    "stats.cache.json is damaged or was altered, so the stats files are read instead: {error}": Entry(
         "The merged stats that an earlier run kept don't fit their own digest, or can't be read.",
         "Do nothing: the file is written again at the end of the run.",
+    ),
+    "{url}/executor.json is damaged or of a newer release, so this run can't be compared with the earlier one; check that the pipeline is the same": Entry(
+        "The description of the earlier run can't be read, so its pipeline can't be compared with this one.",
+        "Make sure that the pipeline is the same as in the earlier run, or use another `logging_dir`.",
     ),
     "stats/{rank}.json could not be read, so stats.json lacks this rank: {content}": Entry(
         "The stats file of a completed rank is missing or can't be read.",
@@ -649,9 +657,9 @@ _LOGS: Mapping[str, Entry] = {
         "The Prefect task failed with an error that would occur again, such as a wrong argument.",
         "Correct the error that the message names, then start the flow again.",
     ),
-    "Ignored a damaged line in {url}: {line}": Entry(
+    "Ignored {count} damaged line(s) in {url}, the first is {line}": Entry(
         "A line of `attempts/history.jsonl` was cut off when a driver was killed, or was edited.",
-        "Do nothing: the attempt on that line is not counted.",
+        "Do nothing: the attempts on these lines are not counted.",
     ),
     "No heartbeat for the lease on {url} could be written; after {stale_s} s without one, another run may take the folder over: {error}": Entry(
         "The storage did not accept a heartbeat in time; the next one follows 10 s later.",
@@ -706,10 +714,6 @@ _LOGS: Mapping[str, Entry] = {
         "the number of attempts, the error and the log. Without the last words, the rank is not tried again.",
         "Read the rank's log, which the message names, if the failure comes again.",
     ),
-    "{url}/executor.json is damaged, so this run can't be compared with the earlier one; check that the pipeline is the same": Entry(
-        "The description of the earlier run can't be read, so its pipeline can't be compared with this one.",
-        "Make sure that the pipeline is the same as in the earlier run, or use another `logging_dir`.",
-    ),
     "{what} could not be created: {error}": Entry(
         "Prefect's server refused an artifact; the run is not affected.",
         "Correct what the end of the message says, if you need the artifact.",
@@ -735,6 +739,11 @@ ENTRIES: Mapping[str, Entry] = {
 """What the page says, by message."""
 
 NEVER_SHOWN: Mapping[str, str] = {
+    "a format of another release": "A warning about executor.json says it instead.",
+    "no fingerprint": "A warning about executor.json says it instead.",
+    "no steps": "A warning about executor.json says it instead.",
+    "no number of an attempt": "A warning about the history says it instead.",
+    "no ranks": "A warning about the history says it instead.",
     "no worker could start within startup_timeout={startup_timeout} s: runs in this process": "A slot always starts.",
     "{message}; runs in this process": "Nothing is unschedulable in this process.",
 }

@@ -78,7 +78,7 @@ class RunStats:
         except ValueError as error:
             loaded = set()
             self.warnings.append(
-                f"{STATS_CACHE_FILE} is damaged or was altered, so the stats files of the ranks are read instead: {error}"
+                f"{STATS_CACHE_FILE} is damaged or was altered, so the stats files are read instead: {error}"
             )
         self._folder.remove_stats_cache()
         return loaded

@@ -7,6 +7,7 @@ gives the same result.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -138,7 +139,8 @@ def _summary_of_step(step: dict[str, Any]) -> str:
 
 
 def _total(metric: Any) -> Any:
-    return metric["total"] if isinstance(metric, dict) else metric
+    total = metric["total"] if isinstance(metric, dict) else metric
+    return math.nan if total is None else total
 
 
 def _format_number(number: float) -> str:

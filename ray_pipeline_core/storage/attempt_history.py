@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY
+from ray_pipeline_core.strict_json import json_value, parse_object
+from ray_pipeline_core.validation import is_integer
 
+_MAX_ATTEMPT = 1_000_000
+"""No rank is ever tried as often; a larger number in the file is damage."""
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +54,7 @@ class AttemptHistory:
 
         Each record has its `attempt` (from 1), and its `rank` or the `ranks` of its group.
         """
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode(
+        lines = "".join(json.dumps(json_value(record), ensure_ascii=False) + "\n" for record in records).encode(
             errors="backslashreplace"
         )
         if lines and not self._folder.append_lines(ATTEMPT_HISTORY, lines):
@@ -71,11 +75,18 @@ class AttemptHistory:
 
     def earlier_attempts(self) -> dict[int, int]:
         """Return the highest attempt number so far, by rank. Damaged lines are skipped."""
-        url = self._folder.url_of(ATTEMPT_HISTORY)
         highest: dict[int, int] = {}
+        damaged: list[bytes] = []
         for line in self._read_stored().splitlines():
-            for rank, attempt in _parse_line(line, url):
-                highest[rank] = max(attempt, highest.get(rank, 0))
+            try:
+                ranks, attempt = _parse_line(line)
+            except ValueError:
+                damaged.append(line)
+                continue
+            highest.update((rank, attempt) for rank in ranks if attempt > highest.get(rank, 0))
+        if damaged:
+            url = self._folder.url_of(ATTEMPT_HISTORY)
+            _log.warning("Ignored %d damaged line(s) in %s, the first is %.80r", len(damaged), url, damaged[0])
         return highest
 
     def _read_stored(self) -> bytes:
@@ -90,15 +101,16 @@ class AttemptHistory:
         return stored
 
 
-def _parse_line(line: bytes, url: str) -> Iterator[tuple[int, int]]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or not isinstance(record.get("attempt"), int):
-        _log.warning("Ignored a damaged line in %s: %.80r", url, line)
-        return
-    ranks = record.get("ranks", [record.get("rank")])
-    for rank in ranks if isinstance(ranks, list) else []:
-        if isinstance(rank, int):
-            yield rank, record["attempt"]
+def _parse_line(line: bytes) -> tuple[list[int], int]:
+    """Return the ranks and the attempt number of a record, which become names of logs.
+
+    Raises:
+        ValueError: the line is no record.
+    """
+    record = parse_object(line)
+    attempt, ranks = record.get("attempt"), record.get("ranks", [record.get("rank")])
+    if not (is_integer(attempt) and 1 <= attempt <= _MAX_ATTEMPT):
+        raise ValueError("no number of an attempt")
+    if not (isinstance(ranks, list) and all(is_integer(rank) and rank >= 0 for rank in ranks)):
+        raise ValueError("no ranks")
+    return ranks, attempt

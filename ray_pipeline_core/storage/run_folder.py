@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ray_pipeline_core.errors import RunFolderLockedError
 from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.strict_json import json_value, parse_object
 
 COMPLETIONS = "completions"
 STATS = "stats"
@@ -25,7 +25,6 @@ LOCK_FILE = "run.lock"
 
 _PARTIAL_FILE_MAX_AGE_S = 3600.0
 _LISTING_PAGE_SIZE = 1000
-_log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -140,9 +139,9 @@ class RunFolder:
         contents = self.folder.read_many([self.stats_path(rank) for rank in ranks])
         return {rank: contents[self.stats_path(rank)] for rank in ranks}
 
-    def write_stats(self, stats_json: str) -> None:
-        """Write the merged stats, a JSON string."""
-        self.folder.write_bytes(STATS_FILE, stats_json.encode())
+    def write_stats(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        """Write the merged stats, one mapping per step."""
+        self.folder.write_bytes(STATS_FILE, json.dumps(json_value(steps), indent=4).encode())
 
     def write_stats_cache(self, cache: Mapping[str, Any]) -> None:
         """Write the stats cache, which must be plain JSON."""
@@ -176,19 +175,15 @@ class RunFolder:
         self._write_json(EXECUTOR_FILE, executor)
 
     def read_executor(self) -> dict[str, Any] | None:
-        """Return the description of the folder's last executor; None if it is missing or (with a warning) damaged."""
+        """Return the description of the folder's last executor, or None if it is missing.
+
+        Raises:
+            ValueError: it is not a JSON object.
+        """
         try:
             return parse_object(self.folder.read_bytes(EXECUTOR_FILE))
         except FileNotFoundError:
             return None
-        except ValueError:
-            pass
-        _log.warning(
-            "%s/%s is damaged, so this run can't be compared with the earlier one; check that the pipeline is the same",
-            self.url,
-            EXECUTOR_FILE,
-        )
-        return None
 
     def check_lease(self, lease_id: str) -> None:
         """Check that a run still has its lease, for a worker that may have outlived the run.
@@ -207,7 +202,7 @@ class RunFolder:
             )
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:
-        content_json = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        content_json = json.dumps(json_value(content), indent=2, ensure_ascii=False) + "\n"
         # A lone surrogate, as from an undecodable file name, becomes its JSON escape.
         self.folder.write_bytes(path, content_json.encode(errors="backslashreplace"))
 
@@ -224,17 +219,6 @@ def _rank_in(name: str, prefix: str = "", suffix: str = "") -> int | None:
     if len(name) <= len(prefix + suffix) or not (name.startswith(prefix) and name.endswith(suffix)):
         return None
     return parse_rank(name[len(prefix) : len(name) - len(suffix)])
-
-
-def parse_object(content: bytes) -> dict[str, Any]:
-    """Return the JSON object in a file; raise `ValueError` if it has anything else, however deeply nested."""
-    try:
-        parsed = json.loads(content)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"it is a JSON {type(parsed).__name__} instead of an object")
-    return parsed
 
 
 def parse_rank(name: str) -> int | None:

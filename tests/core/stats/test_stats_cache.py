@@ -284,7 +284,8 @@ def _with_chunk(**fields: Any) -> dict[str, Any]:
 
 def signed(chunks: Any) -> dict[str, Any]:
     """Return a cache of these chunks whose digest is right."""
-    return stored(StatsCache()) | {"chunks": chunks, "sha256": digest_of(chunks)}
+    cache: dict[str, Any] = stored(StatsCache())
+    return cache | {"chunks": chunks, "sha256": digest_of(chunks)}
 
 
 def _with_merged(**fields: Any) -> dict[str, Any]:
@@ -336,7 +337,7 @@ DAMAGED: dict[str, Any] = {
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_cache_raises_what_is_documented(damage: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"its digest|its sums|it has another form|is not|invalid literal"):
         StatsCache().load(DAMAGED[damage], FILES.keys(), sizes_of(FILES))
 
 
@@ -357,7 +358,7 @@ def test_cache_that_was_altered_is_refused(alteration: str) -> None:
     cache = stored(cache_of(FILES))
     ALTERED[alteration](cache["chunks"][0])
     stats = StatsCache()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"its digest|its sums|it has another form|is not|invalid literal"):
         stats.load(cache, [*FILES, 7], None)
     assert len(stats) == 0
 
@@ -369,7 +370,7 @@ def test_damaged_cache_leaves_nothing_behind(damage: str) -> None:
     cache["chunks"].extend(chunks or [None] if isinstance(chunks, list) else [None])
     stats = StatsCache()
 
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"its digest|its sums|it has another form|is not|invalid literal"):
         stats.load(signed(cache["chunks"]), FILES.keys(), sizes_of(FILES))
     assert len(stats) == 0
     assert stats.result().to_list() == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import math
 import os
 import pickle
 from pathlib import Path
@@ -146,7 +146,7 @@ def test_stats_cache_is_read_as_written_until_it_is_removed(run_folder: RunFolde
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null", b"[" * 100_000])
 def test_stats_cache_that_is_no_object_is_damaged(run_folder: RunFolder, content: bytes) -> None:
     run_folder.folder.write_bytes("stats.cache.json", content)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"^it is|line 1|codec"):
         run_folder.read_stats_cache()
 
 
@@ -155,7 +155,7 @@ def test_clear_ranks_removes_markers_and_stats_of_all_ranks_alone(run_folder: Ru
         run_folder.mark_completed(rank)
         run_folder.write_rank_stats(rank, "[]")
         run_folder.folder.write_bytes(run_folder.log_path(rank), b"")
-    run_folder.write_stats("[]")
+    run_folder.write_stats([])
     run_folder.clear_ranks()
     run_folder.clear_ranks()
     logs = [run_folder.log_path(rank) for rank in (0, 7, 123_456)]
@@ -198,7 +198,7 @@ def test_rank_stats_are_read_as_written(run_folder: RunFolder) -> None:
 
 
 def test_json_files_stand_where_documented(run_folder: RunFolder) -> None:
-    run_folder.write_stats("[]")
+    run_folder.write_stats([])
     run_folder.write_result({"completed": 3, "name": "café"})
     run_folder.write_progress({"completed": 2})
     run_folder.write_executor({"tasks": 3})
@@ -212,15 +212,32 @@ def test_read_executor_returns_none_in_a_new_folder(run_folder: RunFolder) -> No
     assert run_folder.read_executor() is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
-def test_read_executor_warns_when_the_file_is_damaged(
-    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run_folder = RunFolder(get_data_folder(tmp_path))
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000])
+def test_executor_file_that_is_no_object_is_damaged(run_folder: RunFolder, content: bytes) -> None:
     run_folder.folder.write_bytes("executor.json", content)
-    with caplog.at_level(logging.WARNING):
-        assert run_folder.read_executor() is None
-    assert f"{tmp_path}/executor.json is damaged" in caplog.text
+    with pytest.raises(ValueError, match=r"^it is|line 1|codec"):
+        run_folder.read_executor()
+
+
+def strictly(content: bytes) -> Any:
+    """Return what a parser that takes RFC 8259 at its word reads."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(content, parse_constant=refuse)
+
+
+def test_json_files_have_null_for_numbers_that_json_does_not_have(run_folder: RunFolder) -> None:
+    numbers = {"a": math.nan, "b": [math.inf, {"c": -math.inf}], "d": 1.5}
+    run_folder.write_stats([numbers])
+    run_folder.write_result(numbers)
+    run_folder.write_progress(numbers)
+    run_folder.write_executor(numbers)
+    expected = {"a": None, "b": [None, {"c": None}], "d": 1.5}
+    for file in ("result.json", "progress.json", "executor.json"):
+        assert strictly(run_folder.folder.read_bytes(file)) == expected
+    assert strictly(run_folder.folder.read_bytes("stats.json")) == [expected]
 
 
 def test_pickled_run_folder_is_the_same_folder(run_folder: RunFolder) -> None:
@@ -344,7 +361,7 @@ def test_earlier_attempts_is_empty_in_a_new_folder(folder: DataFolder) -> None:
     assert AttemptHistory(folder).earlier_attempts() == {}
 
 
-def test_earlier_attempts_leaves_out_what_is_no_record(folder: DataFolder) -> None:
+def test_earlier_attempts_leaves_out_what_is_no_record(folder: DataFolder, caplog: pytest.LogCaptureFixture) -> None:
     lines = [
         b'{"rank": 1, "attempt": 1}',
         b'{"rank": 1, "attempt": 3}',
@@ -352,6 +369,18 @@ def test_earlier_attempts_leaves_out_what_is_no_record(folder: DataFolder) -> No
         b'{"attempt": 9}',
         b'{"rank": 6}',
         b'{"rank": "7", "attempt": 1}',
+        b'{"rank": 8, "attempt": 1' + b"0" * 300 + b"}",
+        b'{"rank": 8, "attempt": ' + b"9" * 5000 + b"}",
+        b'{"rank": 8, "attempt": -1}',
+        b'{"rank": 8, "attempt": 0}',
+        b'{"rank": 8, "attempt": true}',
+        b'{"rank": 8, "attempt": 1.5}',
+        b'{"rank": 8, "attempt": "../../../1"}',
+        b'{"rank": -8, "attempt": 1}',
+        b'{"rank": true, "attempt": 1}',
+        b'{"ranks": 8, "attempt": 1}',
+        b'{"ranks": [8, "9"], "attempt": 1}',
+        b'{"rank": ' + b"[" * 100_000,
         b"[1, 2]",
         b"\xff",
         b"",
@@ -360,6 +389,9 @@ def test_earlier_attempts_leaves_out_what_is_no_record(folder: DataFolder) -> No
     folder.write_bytes(ATTEMPT_HISTORY, b"\n".join(lines))
     history = AttemptHistory(folder)
     assert history.earlier_attempts() == {1: 3, 4: 2, 5: 2}
+    warnings = [message for message in caplog.messages if message.startswith("Ignored")]
+    assert len(warnings) == 1
+    assert f"Ignored {len(lines) - 3} damaged line(s) in {folder.url_of(ATTEMPT_HISTORY)}" in warnings[0]
     history.append([{"rank": 1, "attempt": 4}])
     history.flush()
     assert AttemptHistory(folder).earlier_attempts() == {1: 4, 4: 2, 5: 2}
