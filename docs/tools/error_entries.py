@@ -685,6 +685,10 @@ _LOGS: Mapping[str, Entry] = {
         "An earlier run of this folder was killed before it could release its lease.",
         "Check that the earlier run has ended; this one runs the ranks that are missing.",
     ),
+    "could not upload the history or the merged stats of {url}; trying again in 30.0 s: {error}": Entry(
+        "The attempts of the last 30 s could not be stored on remote storage while the run goes on; the end of the message says why.",
+        "Check the storage if it happens again. The run keeps the records, and writes them at its end.",
+    ),
     "could not upload the log {url}; trying again in {interval_s} s": Entry(
         "The log of a running rank could not be stored on remote storage; the traceback says why.",
         "Check the storage if it happens again.",

@@ -32,6 +32,7 @@ class RunStats:
         self._world_size = world_size
         self._merged = StatsCache()
         self._unread: list[int] = []
+        self._cached_ranks = 0
 
     def load(self, completed: Collection[int]) -> list[int]:
         """Merge the stats of ranks that earlier runs completed.
@@ -61,6 +62,16 @@ class RunStats:
         """Store what has been merged so far, so that later runs need not read it rank by rank."""
         if len(self._merged) >= MIN_CACHED_RANKS:
             self._folder.write_stats_cache(self._merged.to_dict())
+
+    def cache_if_due(self) -> dict[str, Any] | None:
+        """Return a cache for `RunFolder.write_stats_cache` once it has a half more ranks than the one before.
+
+        So all caches of a run together are not much larger than the last one.
+        """
+        if len(self._merged) < max(MIN_CACHED_RANKS, 1.5 * self._cached_ranks):
+            return None
+        self._cached_ranks = len(self._merged)
+        return self._merged.to_dict()
 
     def _load_cache(self, completed: Collection[int]) -> set[int]:
         """Load what an earlier run has merged, and return the ranks that are in it.

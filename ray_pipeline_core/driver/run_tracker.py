@@ -62,7 +62,7 @@ class RunTracker:
         self._stats = stats
         self._recorder = recorder
         self._observers = observers
-        self._reporter = ProgressReporter(observers, recorder, stats, clock)
+        self._reporter = ProgressReporter(folder, observers, recorder, stats, clock)
         self._clock = clock
         self._started_s = clock() if started_s is None else started_s
 
@@ -106,6 +106,10 @@ class RunTracker:
     def tick(self, running: int, workers: int, starting: int) -> None:
         """Report the progress if a report is due; see `progress` for the arguments."""
         self._reporter.report_if_due(lambda: self.progress(running, workers, starting))
+
+    def flush(self) -> None:
+        """Write all records of attempts, once nothing is uploaded in the background any more."""
+        self._reporter.flush()
 
     def progress(self, running: int = 0, workers: int = 0, starting: int = 0) -> Progress:
         """Return the progress of the run.

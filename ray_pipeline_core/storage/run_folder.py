@@ -16,6 +16,8 @@ STATS = "stats"
 LOGS = "logs"
 ATTEMPTS = "attempts"
 ATTEMPT_HISTORY = f"{ATTEMPTS}/history.jsonl"
+# Deeper than the logs of attempts: asking for a missing folder lists the one above it.
+ATTEMPT_HISTORY_PARTS = f"{ATTEMPTS}/history/parts"
 EXECUTOR_FILE = "executor.json"
 STATS_FILE = "stats.json"
 STATS_CACHE_FILE = "stats.cache.json"
