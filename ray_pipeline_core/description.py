@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_pipeline_core.fingerprint import stable_string
+from ray_pipeline_core.fingerprint import FORMAT_VERSION, stable_string
 from ray_pipeline_core.pipeline import Step, step_name
 from ray_pipeline_core.redaction import HIDDEN, is_secret, without_secrets
 
@@ -27,7 +27,7 @@ def describe_executor(parameters: Mapping[str, Any], steps: Sequence[Step]) -> d
     plain["depends"] = [parent.name for parent in _parents(parameters.get("depends"))]
     plain["world_size"] = parameters["tasks"]
     plain["pipeline_source"] = parameters["pipeline"] if isinstance(parameters["pipeline"], str) else None
-    return plain | {"pipeline": [_describe(step) for step in steps]}
+    return {"format_version": FORMAT_VERSION, **plain, "pipeline": [_describe(step) for step in steps]}
 
 
 def _parents(depends: Any) -> Sequence[Any]:

@@ -11,11 +11,14 @@ from typing import Any
 
 from ray_pipeline_core.pipeline import Step, step_name
 from ray_pipeline_core.redaction import MAX_DESCRIBED_LENGTH, is_large, is_secret, redact_values, without_secrets
+from ray_pipeline_core.validation import is_integer
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+|object at |<locals>.<lambda>")
 _MAX_STABLE_LENGTH = 500
 _MAX_SHOWN_LENGTH = 60
 _MAIN = "__main__"
+FORMAT_VERSION = 1
+"""The version of the format of `executor.json`; it rises only if readers that ignore new fields would be misled."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,34 @@ class Fingerprint:
                     f"{', '.join(names)}; its completed ranks keep their old outputs"
                 )
         return sentences
+
+
+def stored_fingerprint(executor: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fingerprint in the content of `executor.json`; of datatrove's, the world size alone.
+
+    Raises:
+        ValueError: it is damaged, or of a newer format.
+    """
+    if executor.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise ValueError("a format of another release")
+    if "fingerprint" not in executor and "world_size" not in executor:
+        return {}
+    fingerprint = executor.get("fingerprint", {"world_size": executor.get("world_size"), "steps": None})
+    if not (isinstance(fingerprint, dict) and is_integer(fingerprint.get("world_size"))):
+        raise ValueError("no fingerprint")
+    steps = fingerprint.get("steps")
+    if steps is None:
+        return {"world_size": fingerprint["world_size"]}
+    if not (isinstance(steps, list) and all(map(_is_described_step, steps))):
+        raise ValueError("no steps")
+    return {"world_size": fingerprint["world_size"], "steps": steps}
+
+
+def _is_described_step(step: object) -> bool:
+    if not (isinstance(step, dict) and isinstance(step.get("step"), str)):
+        return False
+    parameters = step.get("parameters", {})
+    return isinstance(parameters, dict) and all(isinstance(string, str) for string in parameters.values())
 
 
 def _is_same_step(before: object, now: object) -> bool:

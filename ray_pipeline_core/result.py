@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
-from ray_pipeline_core.failure_kinds import FailureKind
+from ray_pipeline_core.rank_failures import RankFailure, group_failures, parse_ranks
+from ray_pipeline_core.strict_json import json_value
 
+__all__ = ["MAX_LISTED_FAILURES", "RankFailure", "RunPlan", "RunResult"]
 
-@dataclass(frozen=True)
-class RankFailure:
-    """A rank that did not complete.
-
-    Attributes:
-        rank: the rank.
-        kind: the kind of failure that ended its last attempt.
-        attempts: the number of its attempts in this run; 0 if it was never submitted.
-        error_type: qualified name of the exception, or of Ray's error.
-        message: one sentence, with the name of the step if a step raised the exception.
-        node: the node's address, if known.
-        log: full path or URL of the log of the last attempt, if there is one.
-    """
-
-    rank: int
-    kind: FailureKind
-    attempts: int
-    error_type: str
-    message: str
-    node: str | None = None
-    log: str | None = None
-
-    def __str__(self) -> str:
-        summary = f"rank {self.rank}: {self.kind} after {self.attempts} attempt(s): {self.error_type}: {self.message}"
-        return f"{summary} (log: {self.log})" if self.log else summary
+FORMAT_VERSION = 1
+"""The version of the format of `result.json`; it rises only if readers that ignore new fields would be misled."""
+MAX_LISTED_FAILURES = 1000
+"""The most failed ranks that `to_dict` lists one by one; `failure_groups` has all of them."""
+_DEFAULTS: Mapping[str, Any] = {"skipped": 0, "retries": 0, "preemptions": 0, "duration_s": 0.0, "stats": []}
 
 
 @dataclass(frozen=True)
@@ -79,21 +61,38 @@ class RunResult:
         return not self.cancelled and self.world_size - self.completed <= self.max_failed_ranks
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain JSON: `started_at` in ISO 8601, and `ok` in addition to the fields."""
-        plain = asdict(self) | {"started_at": self.started_at.isoformat(), "ok": self.ok}
+        """Return the result as plain JSON.
+
+        Besides the fields it has `ok`, `format_version`, `failed_count`, and `failure_groups` with all failed ranks, of
+        which `failed` lists the first `MAX_LISTED_FAILURES`. `started_at` is in ISO 8601. A number in the stats that
+        JSON does not have, such as NaN, becomes None.
+        """
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
         return plain | {
-            "failed": [asdict(failure) for failure in self.failed],
+            "format_version": FORMAT_VERSION,
+            "ok": self.ok,
+            "failed": [asdict(failure) for failure in self.failed[:MAX_LISTED_FAILURES]],
+            "failed_count": len(self.failed),
+            "failure_groups": [group.to_dict() for group in group_failures(self.failed)],
+            "started_at": self.started_at.isoformat(),
+            "stats": json_value(self.stats),
             "warnings": list(self.warnings),
         }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> RunResult:
-        """Return the result of which `to_dict` returned `plain`."""
-        fields: dict[str, Any] = {key: value for key, value in plain.items() if key != "ok"}
-        fields["failed"] = tuple(RankFailure(**failure) for failure in fields["failed"])
-        fields["started_at"] = datetime.fromisoformat(fields["started_at"])
-        fields["warnings"] = tuple(fields.get("warnings", ()))
-        return cls(**fields)
+        """Return the result of which `to_dict` returned `plain`, in this release, an older or a newer one.
+
+        Fields that this release does not know are ignored, and missing ones have their defaults.
+
+        Raises:
+            KeyError, TypeError: `failed`, `started_at`, or a field without a default is missing.
+        """
+        known = _known_fields(cls, plain)
+        known["failed"] = _failures_of(plain)
+        known["started_at"] = datetime.fromisoformat(plain["started_at"])
+        known["warnings"] = tuple(plain.get("warnings", ()))
+        return cls(**{**_DEFAULTS, **known})
 
     def without_stats(self) -> RunResult:
         """Return the result with empty stats, for a short output."""
@@ -105,6 +104,23 @@ class RunResult:
             f"{len(self.failed)} failed, {self.retries} retries, {self.preemptions} preemptions "
             f"in {self.duration_s:.1f} s; run folder: {self.logging_dir}"
         )
+
+
+def _known_fields(value_class: type[Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: plain[each.name] for each in fields(value_class) if each.name in plain}
+
+
+def _failures_of(plain: Mapping[str, Any]) -> tuple[RankFailure, ...]:
+    """Return all failures: those that are listed, and what the groups tell of the others."""
+    listed = [RankFailure(**_known_fields(RankFailure, failure)) for failure in plain["failed"]]
+    if plain.get("failed_count", len(listed)) == len(listed):
+        return tuple(listed)
+    failures = {failure.rank: failure for failure in listed}
+    for group in plain.get("failure_groups", ()):
+        for rank in parse_ranks(group["ranks"], plain["world_size"]):
+            other = RankFailure(rank, group["kind"], error_type=group["error_type"], message=group["message"])
+            failures.setdefault(rank, other)
+    return tuple(failures[rank] for rank in sorted(failures))
 
 
 @dataclass(frozen=True)

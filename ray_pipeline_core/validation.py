@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 from ray_pipeline_core.errors import ConfigError
 
@@ -14,7 +14,7 @@ def require(ok: bool, parameter: str, value: object, allowed: str) -> None:
         raise ConfigError(f"{parameter}={value!r}: {allowed}")
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> TypeGuard[int]:
     """Return whether `value` is an integer; booleans are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -424,8 +424,12 @@ _RUN_FOLDER: Mapping[str, Entry] = {
 }
 
 _RUN: Mapping[str, Entry] = {
-    "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {shown}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
-        "More ranks failed than `max_failed_ranks` allows; the message shows the first five.",
+    "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {failure}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
+        "More ranks failed than `max_failed_ranks` allows, each for a reason of its own; the message shows five of them.",
+        "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",
+    ),
+    "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {ranks} of {world_size} ranks: {kind}: {error_type}: {message} (ranks {ranks}); log of rank {rank}: {log}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
+        "More ranks failed than `max_failed_ranks` allows; the message shows the five largest groups of ranks that failed for the same reason.",
         "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",
     ),
     "executor {name} was not run, because {parent_name}, which it depends on, failed: {root}": Entry(
@@ -490,6 +494,26 @@ _STATS: Mapping[str, Entry] = {
     "{value} is not a number": Entry(
         "A step counted something that is not a number, or a stats file holds such a value.",
         "Pass a number to the step's stats.",
+    ),
+    "it has another form: {error}": Entry(
+        "`stats.cache.json` is JSON, but not what this version writes. The text is part of a message about the file.",
+        "Do what that message says.",
+    ),
+    "it is a JSON {type} instead of an object": Entry(
+        "A file of the run folder was overwritten with other JSON. The text is part of a message about the file.",
+        "Do what that message says.",
+    ),
+    "it is nested too deeply": Entry(
+        "A file of the run folder has more nested brackets than Python can read. The text is part of a message about the file.",
+        "Do what that message says.",
+    ),
+    "its digest does not fit its content": Entry(
+        "`stats.cache.json` was altered or damaged after it was written. The text is part of a message about the file.",
+        "Do what that message says.",
+    ),
+    "its sums are not those of its ranks": Entry(
+        "`stats.cache.json` lists other ranks than its sums are made of. The text is part of a message about the file.",
+        "Do what that message says.",
     ),
     "n={n} is no number of values": Entry(
         "The count of a metric in a stats file is negative or infinite. The text is part of a message about the file.",
@@ -590,6 +614,14 @@ _WARNINGS: Mapping[str, Entry] = {
         "A step has the same name as in the earlier run, but other parameters.",
         "Use `skip_completed=False` or another `logging_dir` if all ranks should have the new parameters.",
     ),
+    "stats.cache.json is damaged or was altered, so the stats files are read instead: {error}": Entry(
+        "The merged stats that an earlier run kept don't fit their own digest, or can't be read.",
+        "Do nothing: the file is written again at the end of the run.",
+    ),
+    "{url}/executor.json is damaged or of a newer release, so this run can't be compared with the earlier one; check that the pipeline is the same": Entry(
+        "The description of the earlier run can't be read, so its pipeline can't be compared with this one.",
+        "Make sure that the pipeline is the same as in the earlier run, or use another `logging_dir`.",
+    ),
     "stats/{rank}.json could not be read, so stats.json lacks this rank: {content}": Entry(
         "The stats file of a completed rank is missing or can't be read.",
         "Remove the rank's marker if you need its stats, so that the next run runs it again.",
@@ -625,9 +657,9 @@ _LOGS: Mapping[str, Entry] = {
         "The Prefect task failed with an error that would occur again, such as a wrong argument.",
         "Correct the error that the message names, then start the flow again.",
     ),
-    "Ignored a damaged line in {url}: {line}": Entry(
+    "Ignored {count} damaged line(s) in {url}, the first is {line}": Entry(
         "A line of `attempts/history.jsonl` was cut off when a driver was killed, or was edited.",
-        "Do nothing: the attempt on that line is not counted.",
+        "Do nothing: the attempts on these lines are not counted.",
     ),
     "No heartbeat for the lease on {url} could be written; after {stale_s} s without one, another run may take the folder over: {error}": Entry(
         "The storage did not accept a heartbeat in time; the next one follows 10 s later.",
@@ -652,6 +684,10 @@ _LOGS: Mapping[str, Entry] = {
     "Took over the stale lease on {url} from {host}, pid {pid}, since {since}; check that the earlier run has ended": Entry(
         "An earlier run of this folder was killed before it could release its lease.",
         "Check that the earlier run has ended; this one runs the ranks that are missing.",
+    ),
+    "could not upload the history or the merged stats of {url}; trying again in 30.0 s: {error}": Entry(
+        "The attempts of the last 30 s could not be stored on remote storage while the run goes on; the end of the message says why.",
+        "Check the storage if it happens again. The run keeps the records, and writes them at its end.",
     ),
     "could not upload the log {url}; trying again in {interval_s} s": Entry(
         "The log of a running rank could not be stored on remote storage; the traceback says why.",
@@ -682,10 +718,6 @@ _LOGS: Mapping[str, Entry] = {
         "the number of attempts, the error and the log. Without the last words, the rank is not tried again.",
         "Read the rank's log, which the message names, if the failure comes again.",
     ),
-    "{url}/executor.json is damaged, so this run can't be compared with the earlier one; check that the pipeline is the same": Entry(
-        "The description of the earlier run can't be read, so its pipeline can't be compared with this one.",
-        "Make sure that the pipeline is the same as in the earlier run, or use another `logging_dir`.",
-    ),
     "{what} could not be created: {error}": Entry(
         "Prefect's server refused an artifact; the run is not affected.",
         "Correct what the end of the message says, if you need the artifact.",
@@ -711,7 +743,11 @@ ENTRIES: Mapping[str, Entry] = {
 """What the page says, by message."""
 
 NEVER_SHOWN: Mapping[str, str] = {
-    "a chunk of the stats cache has no ranks": "The driver catches it, and does not use the cache.",
+    "a format of another release": "A warning about executor.json says it instead.",
+    "no fingerprint": "A warning about executor.json says it instead.",
+    "no steps": "A warning about executor.json says it instead.",
+    "no number of an attempt": "A warning about the history says it instead.",
+    "no ranks": "A warning about the history says it instead.",
     "no worker could start within startup_timeout={startup_timeout} s: runs in this process": "A slot always starts.",
     "{message}; runs in this process": "Nothing is unschedulable in this process.",
 }

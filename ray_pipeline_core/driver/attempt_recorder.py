@@ -38,12 +38,16 @@ class AttemptRecorder:
         self._records.append(record)
 
     def write(self) -> None:
-        """Add the records since the last time to the history; remote storage gets them with the next `flush`."""
+        """Add the records since the last time to the history; remote storage gets them with the next part."""
         if self._records:
             self._history.append(self._records)
             self._records = []
 
+    def store_part(self) -> None:
+        """Upload what was added to the history on remote storage; any thread may call it."""
+        self._history.store_part()
+
     def flush(self) -> None:
-        """Write the records, to remote storage as well."""
+        """Write all records, to remote storage as well."""
         self.write()
         self._history.flush()

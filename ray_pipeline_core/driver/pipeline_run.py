@@ -214,9 +214,9 @@ class PipelineRun:
 
     def _write_result(self, is_cancelled: bool) -> RunResult:
         self._lock.check()  # if another run has the lease by now, it writes here
-        self._recorder.flush()
+        self._tracker.flush()
         stats = self._stats.result()
-        self._folder.write_stats(stats.to_json())
+        self._folder.write_stats(stats.to_list())
         self._stats.store_cache()
         result = self._make_result(stats, is_cancelled)
         self._folder.write_result(result.to_dict())

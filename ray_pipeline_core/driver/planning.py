@@ -10,12 +10,12 @@ from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.description import describe_executor
 from ray_pipeline_core.errors import RunFolderMismatchError
 from ray_pipeline_core.events import RunObserver
-from ray_pipeline_core.fingerprint import Fingerprint
+from ray_pipeline_core.fingerprint import Fingerprint, stored_fingerprint
 from ray_pipeline_core.pipeline import PipelineSpec, Step, load_pipeline, pack_pipeline, step_name
 from ray_pipeline_core.result import RunPlan, RunResult
 from ray_pipeline_core.scheduling.rank_groups import make_groups
 from ray_pipeline_core.storage.data_folder import DataFolder
-from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.storage.run_folder import EXECUTOR_FILE, RunFolder
 
 
 class ExecutorNode(Protocol):
@@ -151,15 +151,24 @@ def inspect_folder(spec: RunSpec) -> FolderState:
     """
     if not spec.config.skip_completed:
         return FolderState()
-    stored = spec.folder.read_executor() or {}
-    # A folder of datatrove's executor has its world size alone.
-    earlier = stored.get("fingerprint") or {key: stored[key] for key in ("world_size",) if key in stored}
+    warnings: list[str] = []
+    try:
+        earlier = stored_fingerprint(spec.folder.read_executor() or {})
+    except ValueError:
+        earlier = {}
+        warnings.append(_not_compared(spec.folder))
     completed = spec.folder.completed_ranks(spec.config.tasks)
     _check_same_pipeline(spec, earlier)
-    warnings: list[str] = []
     if completed:
         warnings.extend(spec.fingerprint.changed_parameters(earlier))
     return FolderState(frozenset(completed), tuple(warnings))
+
+
+def _not_compared(folder: RunFolder) -> str:
+    return (
+        f"{folder.url}/{EXECUTOR_FILE} is damaged or of a newer release, so this run can't be compared with the "
+        "earlier one; check that the pipeline is the same"
+    )
 
 
 def _check_same_pipeline(spec: RunSpec, earlier: Mapping[str, Any]) -> None:

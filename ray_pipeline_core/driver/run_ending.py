@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from ray_pipeline_core.driver.task_manager import RunStopped, RunTimedOut
 from ray_pipeline_core.errors import RayPipelineError, RunCancelledError, RunIncompleteError
 from ray_pipeline_core.failure_kinds import kind_of_run_error
+from ray_pipeline_core.rank_failures import FailureGroup, format_ranks, group_failures
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 
-_MAX_NAMED_FAILURES = 5
+_MAX_NAMED_GROUPS = 5
+_MAX_NAMED_RANGES = 20
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,23 @@ def _cancelled_message(result: RunResult) -> str:
 
 
 def _incomplete_message(result: RunResult) -> str:
-    named = "; ".join(str(failure) for failure in result.failed[:_MAX_NAMED_FAILURES])
-    more = len(result.failed) - _MAX_NAMED_FAILURES
+    groups = group_failures(result.failed)
+    named = "; ".join(_described(group, result) for group in groups[:_MAX_NAMED_GROUPS])
+    more = sum(len(group.ranks) for group in groups[_MAX_NAMED_GROUPS:])
     return (
         f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed "
         f"({result.max_failed_ranks} allowed): {named}{f'; and {more} more' if more > 0 else ''}. "
         f"{result.completed} completed; start the run again in {result.logging_dir} to run only the missing ranks"
+    )
+
+
+def _described(group: FailureGroup, result: RunResult) -> str:
+    """Return what to say of a group: of a single rank all that is known, of several what they share and one log."""
+    first = next(failure for failure in result.failed if failure.rank == group.ranks[0])
+    if len(group.ranks) == 1:
+        return str(first)
+    log = f"; log of rank {first.rank}: {first.log}" if first.log else ""
+    return (
+        f"{len(group.ranks)} of {result.world_size} ranks: {group.kind}: {group.error_type}: {group.message} "
+        f"(ranks {format_ranks(group.ranks, _MAX_NAMED_RANGES)}){log}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection
 from typing import Any
 
@@ -10,7 +9,7 @@ from ray_pipeline_core.errors import StatsMergeError
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.stats.cache import StatsCache, ranks_in_cache
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats, parse_stats
-from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.storage.run_folder import STATS_CACHE_FILE, RunFolder
 
 MIN_CACHED_RANKS = 100
 """The fewest ranks whose merged stats are stored: the files of fewer are read as quickly."""
@@ -33,6 +32,7 @@ class RunStats:
         self._world_size = world_size
         self._merged = StatsCache()
         self._unread: list[int] = []
+        self._cached_ranks = 0
 
     def load(self, completed: Collection[int]) -> list[int]:
         """Merge the stats of ranks that earlier runs completed.
@@ -63,19 +63,34 @@ class RunStats:
         if len(self._merged) >= MIN_CACHED_RANKS:
             self._folder.write_stats_cache(self._merged.to_dict())
 
+    def cache_if_due(self) -> dict[str, Any] | None:
+        """Return a cache for `RunFolder.write_stats_cache` once it has a half more ranks than the one before.
+
+        So all caches of a run together are not much larger than the last one.
+        """
+        if len(self._merged) < max(MIN_CACHED_RANKS, 1.5 * self._cached_ranks):
+            return None
+        self._cached_ranks = len(self._merged)
+        return self._merged.to_dict()
+
     def _load_cache(self, completed: Collection[int]) -> set[int]:
         """Load what an earlier run has merged, and return the ranks that are in it.
 
-        A cache that is partly outdated is removed before anything runs, since it must not cover a rank that runs again.
+        A cache that is partly outdated or damaged is removed before anything runs, since it must not cover a rank that
+        runs again.
         """
-        cache = self._folder.read_stats_cache()
-        if cache is None:
-            return set()
-        loaded: set[int] = set()
-        with contextlib.suppress(TypeError, ValueError, LookupError, AttributeError):  # it is damaged
+        try:
+            cache = self._folder.read_stats_cache()
+            if cache is None:
+                return set()
             loaded = self._merged.load(cache, completed, self._file_sizes())
             if loaded == set(ranks_in_cache(cache)):
                 return loaded
+        except ValueError as error:
+            loaded = set()
+            self.warnings.append(
+                f"{STATS_CACHE_FILE} is damaged or was altered, so the stats files are read instead: {error}"
+            )
         self._folder.remove_stats_cache()
         return loaded
 

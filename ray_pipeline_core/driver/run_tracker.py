@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
+from ray_pipeline_core.driver.failure_texts import FailureTexts
 from ray_pipeline_core.driver.progress_reporter import ProgressReporter
 from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.events import ObserverGroup, Progress
@@ -54,13 +55,14 @@ class RunTracker:
         self.retries = 0
         self.preemptions = 0
         self._retried: dict[int, RankFailure] = {}
+        self._texts = FailureTexts()
         self._name = name
         self._folder = folder
         self._world_size = world_size
         self._stats = stats
         self._recorder = recorder
         self._observers = observers
-        self._reporter = ProgressReporter(observers, recorder, stats, clock)
+        self._reporter = ProgressReporter(folder, observers, recorder, stats, clock)
         self._clock = clock
         self._started_s = clock() if started_s is None else started_s
 
@@ -74,14 +76,15 @@ class RunTracker:
     def rank_failed(self, outcome: RankOutcome, attempt: int, retry: Retry | None) -> None:
         """Count a failed attempt, and keep the failure if it is final."""
         assert outcome.failure is not None, "only failures are counted here"
-        failure = self._describe(outcome.rank, outcome.failure, attempt, outcome.node)
+        received = self._texts.received(outcome.failure)
+        failure = self._describe(outcome.rank, received, attempt, outcome.node)
         if retry is None:
             self.failures[outcome.rank] = failure
         else:
             self._retried[outcome.rank] = failure
             self.preemptions += retry.budget == "preemptions"
             self.retries += retry.budget != "preemptions"
-        self._recorder.record(outcome, attempt)
+        self._recorder.record(replace(outcome, failure=received), attempt)
         self._observers.on_rank_failed(failure, retry is not None)
 
     def completed_among(self, ranks: tuple[int, ...]) -> set[int]:
@@ -90,10 +93,11 @@ class RunTracker:
 
     def give_up(self, ranks: Collection[int], failure: AttemptFailure) -> None:
         """Count ranks that no worker will run any more; those that failed before keep their attempts and log."""
+        received = self._texts.received(failure)
         for rank in ranks:
             if rank in self.failures:
                 continue
-            described, before = self._describe(rank, failure, attempt=0), self._retried.get(rank)
+            described, before = self._describe(rank, received, attempt=0), self._retried.get(rank)
             if before is not None:
                 described = replace(described, attempts=before.attempts, node=before.node, log=before.log)
             self.failures[rank] = described
@@ -102,6 +106,10 @@ class RunTracker:
     def tick(self, running: int, workers: int, starting: int) -> None:
         """Report the progress if a report is due; see `progress` for the arguments."""
         self._reporter.report_if_due(lambda: self.progress(running, workers, starting))
+
+    def flush(self) -> None:
+        """Write all records of attempts, once nothing is uploaded in the background any more."""
+        self._reporter.flush()
 
     def progress(self, running: int = 0, workers: int = 0, starting: int = 0) -> Progress:
         """Return the progress of the run.

@@ -1,13 +1,15 @@
 """The merged stats of a run's ranks, cached in `stats.cache.json` for the next run.
 
 Ranks are merged in chunks of a thousand. `stats.cache.json` has the exact sums of each chunk and the sizes of the stats
-files that are in them. The next run reuses the chunks whose ranks are all completed and, on a local filesystem, whose
-stats files still have the same sizes; it reads the stats files of all other ranks. The cache may be deleted at any
-time.
+files that are in them, and a digest of both: a cache that was altered is not used. The next run reuses the chunks whose
+ranks are all completed and, on a local filesystem, whose stats files still have the same sizes; it reads the stats
+files of all other ranks. The cache may be deleted at any time.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StatsAccumulat
 
 CHUNK_RANKS = 1000
 """Number of ranks in a chunk, which is reused as a whole or not at all."""
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass
@@ -76,12 +78,12 @@ class StatsCache:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all chunks as plain JSON."""
-        chunks = (
+        chunks = [
             {"sizes": {str(rank): size for rank, size in chunk.sizes.items()}, "merged": chunk.merged.to_dict()}
             for chunk in self._chunks.values()
             if chunk.sizes
-        )
-        return {"version": _VERSION, "chunks": list(chunks)}
+        ]
+        return {"version": _VERSION, "sha256": digest_of(chunks), "chunks": chunks}
 
     def load(self, cache: Mapping[str, Any], completed: Collection[int], sizes: Mapping[int, int] | None) -> set[int]:
         """Load those chunks of a cache whose ranks are all completed and whose stats files are unchanged.
@@ -95,24 +97,40 @@ class StatsCache:
             The ranks whose stats files need not be read.
 
         Raises:
-            TypeError, ValueError, LookupError, AttributeError: the cache is damaged; nothing was loaded.
+            ValueError: the cache is damaged or was altered; nothing was loaded.
         """
         # Everything is parsed first, so that nothing is loaded from a damaged cache.
-        chunks = [_parse_chunk(plain) for plain in cache["chunks"]] if cache["version"] == _VERSION else []
-        for chunk in chunks:
+        for chunk in _parse_chunks(cache):
             if all(rank in completed for rank in chunk.sizes) and (sizes is None or chunk.has_sizes(sizes)):
                 self._chunks[min(chunk.sizes) // CHUNK_RANKS] = chunk
                 self._step_names = chunk.merged.names
         return {rank for chunk in self._chunks.values() for rank in chunk.sizes}
 
 
+def _parse_chunks(cache: Any) -> list[_Chunk]:
+    try:
+        if cache["version"] != _VERSION:
+            return []
+        if cache["sha256"] != digest_of(cache["chunks"]):
+            raise ValueError("its digest does not fit its content")
+        return [_parse_chunk(plain) for plain in cache["chunks"]]
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"it has another form: {error}") from error
+
+
 def _parse_chunk(plain: Mapping[str, Any]) -> _Chunk:
     sizes = {int(rank): size for rank, size in plain["sizes"].items()}
-    if not sizes:
-        raise ValueError("a chunk of the stats cache has no ranks")
-    return _Chunk(StatsAccumulator.from_dict(plain["merged"]), sizes)
+    merged = StatsAccumulator.from_dict(plain["merged"])
+    if len({rank // CHUNK_RANKS for rank in sizes}) != 1 or merged.rank_count != len(sizes):
+        raise ValueError("its sums are not those of its ranks")
+    return _Chunk(merged, sizes)
+
+
+def digest_of(chunks: Any) -> str:
+    """Return the digest of a cache's chunks, which are plain JSON."""
+    return hashlib.sha256(json.dumps(chunks, separators=(",", ":")).encode()).hexdigest()
 
 
 def ranks_in_cache(cache: Mapping[str, Any]) -> Iterable[int]:
-    """Return the ranks in a cache."""
+    """Return the ranks in a cache that `StatsCache.load` has accepted."""
     return (int(rank) for chunk in cache["chunks"] for rank in chunk["sizes"])

@@ -33,6 +33,11 @@ def plain_number(value: Any) -> Any:
     raise TypeError(f"{value!r} is not a number")
 
 
+def _number(value: Any) -> Any:
+    """Return a number of a stats file, where null is one that JSON does not have, such as NaN."""
+    return math.nan if value is None else plain_number(value)
+
+
 @dataclass
 class Metric:
     """Running statistics of one number.
@@ -131,18 +136,18 @@ class Metric:
 
     def _load(self, plain: Any) -> None:
         if not isinstance(plain, dict):
-            self.total = self.mean = self.min = self.max = plain_number(plain)
+            self.total = self.mean = self.min = self.max = _number(plain)
             self.n, self.unit = 1, _TASK_UNIT
             return
         if "total" not in plain:
             raise ValueError("the total is missing")
-        self.total = total = plain_number(plain["total"])
-        self.mean = mean = plain_number(plain.get("mean", 1))
+        self.total = total = _number(plain["total"])
+        self.mean = mean = _number(plain.get("mean", 1))
         # `to_dict` leaves out n for a single value, and for values that were all 1.
         self.n = n = plain_number(plain.get("n", total if mean == 1 else 1))
-        self.min = plain_number(plain.get("min", mean))
-        self.max = plain_number(plain.get("max", mean))
-        self.squares = plain_number(plain.get("variance", 0.0)) * (n - 1)
+        self.min = _number(plain.get("min", mean))
+        self.max = _number(plain.get("max", mean))
+        self.squares = float(_number(plain.get("variance", 0.0))) * (n - 1)
         if not 0 <= n < math.inf:
             raise ValueError(f"n={n} is no number of values")
         self.unit = plain.get("unit", DEFAULT_UNIT)
@@ -223,6 +228,8 @@ class Timing(Metric):
         return plain
 
     def _load(self, plain: Any) -> None:
+        if plain is None:
+            raise TypeError(f"{plain!r} is not a number")
         super()._load(plain)
         fields = plain if isinstance(plain, dict) else {}
         # The number of ranks is not in the file: merged times are read back as those of one rank.

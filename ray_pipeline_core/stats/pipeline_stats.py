@@ -7,6 +7,7 @@ gives the same result.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -138,7 +139,8 @@ def _summary_of_step(step: dict[str, Any]) -> str:
 
 
 def _total(metric: Any) -> Any:
-    return metric["total"] if isinstance(metric, dict) else metric
+    total = metric["total"] if isinstance(metric, dict) else metric
+    return math.nan if total is None else total
 
 
 def _format_number(number: float) -> str:
@@ -154,6 +156,11 @@ class StatsAccumulator:
         self._rank_count = 0
         self._first_rank: list[dict[str, Any]] = []
         self._steps: list[StepStats] = []
+
+    @property
+    def rank_count(self) -> int:
+        """The number of ranks that were merged."""
+        return self._rank_count
 
     @property
     def names(self) -> list[str] | None:

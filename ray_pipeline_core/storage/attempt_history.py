@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray_pipeline_core.storage.data_folder import DataFolder
-from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY
+from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY, ATTEMPT_HISTORY_PARTS
+from ray_pipeline_core.strict_json import json_value, parse_object
+from ray_pipeline_core.validation import is_integer
 
+_MAX_ATTEMPT = 1_000_000
+"""No rank is ever tried as often; a larger number in the file is damage."""
+_ALWAYS_JOINED_BYTES = 8 * 2**20
+"""Up to this size, the history is written again as a whole at the end of a run; beyond it, once a run adds a half."""
 _log = logging.getLogger(__name__)
 
 
@@ -33,8 +43,8 @@ class AttemptHistory:
     """The file `attempts/history.jsonl`, with a JSON line per attempt of every run.
 
     Only the driver that holds the lease may write it. On a local filesystem, records are in the file when `append`
-    returns. Objects in an object store can't be appended to: there, records are buffered until `flush`, which
-    rewrites the whole object.
+    returns. Objects in an object store can't be appended to: there, records are buffered, `store_part` writes those of
+    the last while as a file of their own in `attempts/history/parts`, and `flush` joins the parts with the history.
 
     Args:
         folder: the run folder.
@@ -42,63 +52,100 @@ class AttemptHistory:
 
     def __init__(self, folder: DataFolder) -> None:
         self._folder = folder
-        self._stored: bytes | None = None
         self._buffered: list[bytes] = []
+        self._storing = threading.Lock()
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append records, which must be plain JSON.
 
         Each record has its `attempt` (from 1), and its `rank` or the `ranks` of its group.
         """
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode(
+        lines = "".join(json.dumps(json_value(record), ensure_ascii=False) + "\n" for record in records).encode(
             errors="backslashreplace"
         )
         if lines and not self._folder.append_lines(ATTEMPT_HISTORY, lines):
             self._buffered.append(lines)
 
+    def store_part(self) -> None:
+        """Write the buffered records as a part; any thread may call it, while another one appends."""
+        with self._storing:
+            count = len(self._buffered)
+            if count:
+                self._write_part(b"".join(self._buffered[:count]))
+                del self._buffered[:count]
+
     def flush(self) -> None:
-        """Write the buffered records, if there are any."""
-        if not self._buffered:
+        """Write the buffered records, and join all parts with the history unless that is large and they are few."""
+        if self._folder.is_local():
             return
-        stored = self._read_stored()
-        if stored and not stored.endswith(b"\n"):
-            stored += b"\n"
-        count = len(self._buffered)
-        content = b"".join([stored, *self._buffered[:count]])
-        self._folder.write_bytes(ATTEMPT_HISTORY, content)
-        self._stored = content
-        del self._buffered[:count]
+        with self._storing:
+            names, count = self._part_names(), len(self._buffered)
+            if not (names or count):
+                return
+            stored, parts = self._read_stored(names)
+            new = b"".join([*parts, *self._buffered[:count]])
+            if len(stored) <= max(_ALWAYS_JOINED_BYTES, 2 * len(new)):
+                self._folder.write_bytes(ATTEMPT_HISTORY, stored + new)
+                self._folder.remove_many([f"{ATTEMPT_HISTORY_PARTS}/{name}" for name in names])
+            elif count:
+                self._write_part(b"".join(self._buffered[:count]))
+            del self._buffered[:count]
 
     def earlier_attempts(self) -> dict[int, int]:
         """Return the highest attempt number so far, by rank. Damaged lines are skipped."""
-        url = self._folder.url_of(ATTEMPT_HISTORY)
         highest: dict[int, int] = {}
-        for line in self._read_stored().splitlines():
-            for rank, attempt in _parse_line(line, url):
-                highest[rank] = max(attempt, highest.get(rank, 0))
+        damaged: list[bytes] = []
+        stored, parts = self._read_stored([] if self._folder.is_local() else self._part_names())
+        for line in b"".join([stored, *parts]).splitlines():
+            try:
+                ranks, attempt = _parse_line(line)
+            except ValueError:
+                damaged.append(line)
+                continue
+            highest.update((rank, attempt) for rank in ranks if attempt > highest.get(rank, 0))
+        if damaged:
+            url = self._folder.url_of(ATTEMPT_HISTORY)
+            _log.warning("Ignored %d damaged line(s) in %s, the first is %.80r", len(damaged), url, damaged[0])
         return highest
 
-    def _read_stored(self) -> bytes:
-        if self._stored is not None:
-            return self._stored
+    def _part_names(self) -> list[str]:
+        return sorted(self._folder.list_names(ATTEMPT_HISTORY_PARTS))
+
+    def _write_part(self, content: bytes) -> None:
+        # No other run writes a part of this name, not even one that goes on after its lease was taken over.
+        name = f"{time.time_ns():020d}-{os.urandom(4).hex()}.jsonl"
+        self._folder.write_bytes(f"{ATTEMPT_HISTORY_PARTS}/{name}", content)
+
+    def _read_stored(self, part_names: Sequence[str]) -> tuple[bytes, list[bytes]]:
+        """Return the history, and those parts that are not in it yet."""
         try:
             stored = self._folder.read_bytes(ATTEMPT_HISTORY)
         except FileNotFoundError:
             stored = b""
-        if not self._folder.is_local():
-            self._stored = stored
-        return stored
+        if stored and not stored.endswith(b"\n"):
+            stored += b"\n"
+        found = self._folder.read_many([f"{ATTEMPT_HISTORY_PARTS}/{name}" for name in part_names])
+        parts = [part for part in found.values() if isinstance(part, bytes)]
+        return stored, _not_joined(parts, stored)
 
 
-def _parse_line(line: bytes, url: str) -> Iterator[tuple[int, int]]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or not isinstance(record.get("attempt"), int):
-        _log.warning("Ignored a damaged line in %s: %.80r", url, line)
-        return
-    ranks = record.get("ranks", [record.get("rank")])
-    for rank in ranks if isinstance(ranks, list) else []:
-        if isinstance(rank, int):
-            yield rank, record["attempt"]
+def _not_joined(parts: Sequence[bytes], stored: bytes) -> list[bytes]:
+    """Return the parts that are not in the history: a driver may be killed after joining, before removing them."""
+    first_lines = {part.partition(b"\n")[0] + b"\n" for part in parts}
+    joined = {line for line in io.BytesIO(stored) if line in first_lines} if parts else set()
+    return [part for part in parts if part.partition(b"\n")[0] + b"\n" not in joined]
+
+
+def _parse_line(line: bytes) -> tuple[list[int], int]:
+    """Return the ranks and the attempt number of a record, which become names of logs.
+
+    Raises:
+        ValueError: the line is no record.
+    """
+    record = parse_object(line)
+    attempt, ranks = record.get("attempt"), record.get("ranks", [record.get("rank")])
+    if not (is_integer(attempt) and 1 <= attempt <= _MAX_ATTEMPT):
+        raise ValueError("no number of an attempt")
+    if not (isinstance(ranks, list) and all(is_integer(rank) and rank >= 0 for rank in ranks)):
+        raise ValueError("no ranks")
+    return ranks, attempt

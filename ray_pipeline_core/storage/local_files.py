@@ -131,13 +131,15 @@ class LocalFiles:
                 return []
 
     def sizes(self, directory: str, prefixes: Sequence[str] = ()) -> dict[str, int]:
-        """Return the sizes in bytes of the files directly in `directory`, by base name; none if it is missing."""
-        with StorageErrors("list", directory):
-            try:
-                with os.scandir(directory) as entries:
-                    return {entry.name: entry.stat().st_size for entry in entries if not entry.is_dir()}
-            except FileNotFoundError:  # also if a file is removed during the listing
-                return {}
+        """Return the sizes in bytes of the files directly in `directory`, by base name; none if it is missing.
+
+        A file that is removed during the listing is left out.
+        """
+        sizes: dict[str, int] = {}
+        for name in self.names(directory):
+            with StorageErrors("list", directory), contextlib.suppress(FileNotFoundError):
+                sizes[name] = os.stat(f"{directory}/{name}").st_size
+        return sizes
 
     def is_file(self, path: str) -> bool:
         """Return whether `path` is a file."""

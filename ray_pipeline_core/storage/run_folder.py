@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ray_pipeline_core.errors import RunFolderLockedError
 from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.strict_json import json_value, parse_object
 
 COMPLETIONS = "completions"
 STATS = "stats"
 LOGS = "logs"
 ATTEMPTS = "attempts"
 ATTEMPT_HISTORY = f"{ATTEMPTS}/history.jsonl"
+# Deeper than the logs of attempts: asking for a missing folder lists the one above it.
+ATTEMPT_HISTORY_PARTS = f"{ATTEMPTS}/history/parts"
 EXECUTOR_FILE = "executor.json"
 STATS_FILE = "stats.json"
 STATS_CACHE_FILE = "stats.cache.json"
@@ -25,7 +27,6 @@ LOCK_FILE = "run.lock"
 
 _PARTIAL_FILE_MAX_AGE_S = 3600.0
 _LISTING_PAGE_SIZE = 1000
-_log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -105,13 +106,13 @@ class RunFolder:
         """Return the sizes in bytes of the ranks' stats files, by rank."""
         prefixes = _name_prefixes(world_size)
         sizes = self.folder.list_sizes(STATS, prefixes)
-        ranks = ((parse_rank(name.removesuffix(".json")), size) for name, size in sizes.items())
+        ranks = ((_rank_in(name, suffix=".json"), size) for name, size in sizes.items())
         return {rank: size for rank, size in ranks if rank is not None}
 
     def logged_ranks(self, world_size: int) -> set[int]:
         """Return the ranks that have a log."""
         names = self.folder.list_names(LOGS, [f"task_{prefix}" for prefix in _name_prefixes(world_size)])
-        ranks = (parse_rank(name.removeprefix("task_").removesuffix(".log")) for name in names)
+        ranks = (_rank_in(name, "task_", ".log") for name in names)
         return {rank for rank in ranks if rank is not None}
 
     def is_completed(self, rank: int) -> bool:
@@ -140,19 +141,23 @@ class RunFolder:
         contents = self.folder.read_many([self.stats_path(rank) for rank in ranks])
         return {rank: contents[self.stats_path(rank)] for rank in ranks}
 
-    def write_stats(self, stats_json: str) -> None:
-        """Write the merged stats, a JSON string."""
-        self.folder.write_bytes(STATS_FILE, stats_json.encode())
+    def write_stats(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        """Write the merged stats, one mapping per step."""
+        self.folder.write_bytes(STATS_FILE, json.dumps(json_value(steps), indent=4).encode())
 
     def write_stats_cache(self, cache: Mapping[str, Any]) -> None:
         """Write the stats cache, which must be plain JSON."""
         self.folder.write_bytes(STATS_CACHE_FILE, json.dumps(cache).encode())
 
-    def read_stats_cache(self) -> Any:
-        """Return the stats cache, or None if it is missing or not valid JSON."""
+    def read_stats_cache(self) -> dict[str, Any] | None:
+        """Return the stats cache, with any content, or None if it is missing.
+
+        Raises:
+            ValueError: it is not a JSON object.
+        """
         try:
-            return json.loads(self.folder.read_bytes(STATS_CACHE_FILE))
-        except (FileNotFoundError, ValueError, RecursionError):
+            return parse_object(self.folder.read_bytes(STATS_CACHE_FILE))
+        except FileNotFoundError:
             return None
 
     def remove_stats_cache(self) -> None:
@@ -172,21 +177,15 @@ class RunFolder:
         self._write_json(EXECUTOR_FILE, executor)
 
     def read_executor(self) -> dict[str, Any] | None:
-        """Return the description of the folder's last executor; None if it is missing or (with a warning) damaged."""
+        """Return the description of the folder's last executor, or None if it is missing.
+
+        Raises:
+            ValueError: it is not a JSON object.
+        """
         try:
-            executor = json.loads(self.folder.read_bytes(EXECUTOR_FILE))
+            return parse_object(self.folder.read_bytes(EXECUTOR_FILE))
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError):
-            executor = None
-        if isinstance(executor, dict):
-            return executor
-        _log.warning(
-            "%s/%s is damaged, so this run can't be compared with the earlier one; check that the pipeline is the same",
-            self.url,
-            EXECUTOR_FILE,
-        )
-        return None
 
     def check_lease(self, lease_id: str) -> None:
         """Check that a run still has its lease, for a worker that may have outlived the run.
@@ -205,7 +204,7 @@ class RunFolder:
             )
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:
-        content_json = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        content_json = json.dumps(json_value(content), indent=2, ensure_ascii=False) + "\n"
         # A lone surrogate, as from an undecodable file name, becomes its JSON escape.
         self.folder.write_bytes(path, content_json.encode(errors="backslashreplace"))
 
@@ -215,6 +214,13 @@ def _name_prefixes(world_size: int) -> list[str]:
     if world_size <= _LISTING_PAGE_SIZE:
         return []
     return sorted({f"{rank:05d}"[:2] for rank in range(0, world_size, _LISTING_PAGE_SIZE)})
+
+
+def _rank_in(name: str, prefix: str = "", suffix: str = "") -> int | None:
+    """Return the rank in a file name that has this prefix and suffix, or None if it has another form."""
+    if len(name) <= len(prefix + suffix) or not (name.startswith(prefix) and name.endswith(suffix)):
+        return None
+    return parse_rank(name[len(prefix) : len(name) - len(suffix)])
 
 
 def parse_rank(name: str) -> int | None:

@@ -65,7 +65,11 @@ def make(tmp_path: Path, *steps: Any, **parameters: Any) -> RayPipelineExecutor:
 def test_every_parameter_is_there_but_for_observers(tmp_path: Path) -> None:
     executor = make(tmp_path, tasks=7, cpus_per_task=2, max_failed_ranks=0.5, name="clean")
     described = describe(executor)
-    assert described.keys() - executor.parameters().keys() == {"world_size", "pipeline_source"}
+    assert described.keys() - executor.parameters().keys() == {
+        "format_version",
+        "world_size",
+        "pipeline_source",
+    }
     assert executor.parameters().keys() - described.keys() == {"observers"}
     assert (described["tasks"], described["world_size"], described["cpus_per_task"]) == (7, 7, 2)
     assert (described["name"], described["max_failed_ranks"]) == ("clean", 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pickle
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from ray_pipeline_core import RankFailure, RunPlan, RunResult
 from ray_pipeline_core.failure_kinds import FAILURE_KINDS
+from ray_pipeline_core.stats.pipeline_stats import PipelineStats
 
 FAILURE = RankFailure(1, "error", 2, "ValueError", "in step 'clean': bad row", "10.0.0.7", "/run/logs/task_00001.log")
 
@@ -95,9 +97,20 @@ def test_result_survives_pickling(one: RunResult) -> None:
 
 def test_result_in_json_has_every_field_and_whether_it_is_ok() -> None:
     plain = result().to_dict()
-    assert plain.keys() == {field.name for field in dataclasses.fields(RunResult)} | {"ok"}
+    beside = {"ok", "format_version", "failed_count", "failure_groups"}
+    assert plain.keys() == {field.name for field in dataclasses.fields(RunResult)} | beside
     assert plain["started_at"] == "2013-01-01T04:30:00+00:00"
     assert plain["failed"] == [dataclasses.asdict(FAILURE)]
+    assert plain["failed_count"] == 1
+    assert plain["failure_groups"] == [
+        {
+            "kind": "error",
+            "error_type": "ValueError",
+            "message": "in step 'clean': bad row",
+            "count": 1,
+            "ranks": "1",
+        }
+    ]
     assert plain["ok"] is False
 
 
@@ -106,6 +119,47 @@ def test_result_of_an_older_version_comes_back_with_defaults() -> None:
     for later in ("warnings", "cancelled", "max_failed_ranks", "ok"):
         del plain[later]
     assert RunResult.from_dict(plain) == result()
+
+
+def test_result_of_a_newer_version_comes_back_without_what_is_new() -> None:
+    plain = result().to_dict() | {"format_version": 9, "parents": [], "ok": "as ever"}
+    plain["failed"][0]["worker"] = "10.0.0.7/1"
+    assert RunResult.from_dict(plain) == result()
+
+
+def test_result_and_failure_come_back_without_what_has_a_default() -> None:
+    plain = result().to_dict()
+    for name in ("skipped", "retries", "preemptions", "duration_s", "stats", "failed_count", "failure_groups"):
+        del plain[name]
+    plain["failed"] = [{"rank": 1, "kind": "error"}]
+    found = RunResult.from_dict(plain)
+    assert (found.skipped, found.retries, found.preemptions, found.duration_s, found.stats) == (0, 0, 0, 0.0, [])
+    assert found.failed == (RankFailure(1, "error"),)
+
+
+def test_json_of_a_result_has_null_for_numbers_that_json_does_not_have() -> None:
+    stats = [{"name": "a", "time_stats": 0, "stats": {"loss": math.nan, "gain": {"total": math.inf, "mean": math.inf}}}]
+    plain = result(stats=stats).to_dict()
+    json.dumps(plain, allow_nan=False)
+    assert plain["stats"][0]["stats"] == {"loss": None, "gain": {"total": None, "mean": None}}
+    assert PipelineStats.from_list(plain["stats"]).to_list() == plain["stats"]
+
+
+def test_json_of_a_result_lists_the_first_thousand_failures_and_groups_all_of_them() -> None:
+    failed = tuple(dataclasses.replace(FAILURE, rank=rank) for rank in range(5000))
+    one = result(world_size=5003, failed=failed)
+    plain = json.loads(json.dumps(one.to_dict()))
+    assert (len(plain["failed"]), plain["failed_count"]) == (1000, 5000)
+    assert [(group["count"], group["ranks"]) for group in plain["failure_groups"]] == [(5000, "0-4999")]
+
+    found = RunResult.from_dict(plain)
+    assert [failure.rank for failure in found.failed] == list(range(5000))
+    assert found.failed[:1000] == failed[:1000]
+    assert {(failure.kind, failure.error_type, failure.message) for failure in found.failed} == {
+        ("error", "ValueError", "in step 'clean': bad row")
+    }
+    assert (found.failed[1000].attempts, found.failed[1000].log) == (0, None)
+    assert found.to_dict()["failed_count"] == 5000
 
 
 @pytest.mark.parametrize("missing", ["failed", "started_at", "world_size"])

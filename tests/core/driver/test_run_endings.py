@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -12,7 +13,13 @@ from typing import Any
 
 import pytest
 
-from ray_pipeline_core import ClusterError, PipelineStep, RayPipelineExecutor, RunFolderAccessError
+from ray_pipeline_core import (
+    ClusterError,
+    PipelineStep,
+    RayPipelineExecutor,
+    RunFolderAccessError,
+    RunIncompleteError,
+)
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.graph import run_graph
 from ray_pipeline_core.scheduling.backend import WorkerBackend
@@ -104,3 +111,40 @@ def test_stop_before_a_run_that_is_refused_does_not_stop_the_next_one(tmp_path: 
     with pytest.raises(ValueError, match="must use the same cluster"):
         last.run()
     assert not last._stop.is_set()
+
+
+# --- what the error of failed ranks says -----------------------------------------------------------------------------
+
+
+class Bad(PipelineStep):
+    name = "bad"
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def run(self, data: Any, rank: int, world_size: int) -> Any:
+        raise ValueError(self.message.format(rank=rank))
+
+
+def failed_run(folder: Path, message: str, tasks: int) -> RunIncompleteError:
+    with pytest.raises(RunIncompleteError) as caught:
+        run_in_process(RayPipelineExecutor([Bad(message)], tasks, logging_dir=str(folder), name="bad"))
+    return caught.value
+
+
+def test_error_says_once_what_many_ranks_have_in_common(tmp_path: Path) -> None:
+    error = failed_run(tmp_path, "no column {rank}", 8)
+    assert "run 'bad': 8 of 8 ranks failed (0 allowed): 8 of 8 ranks: error: ValueError: " in str(error)
+    assert str(error).count("no column") == 1
+    assert f"no column <rank> (ranks 0-7); log of rank 0: {tmp_path}/logs/task_00000.log. 0 completed" in str(error)
+
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert [(group["count"], group["ranks"]) for group in written["failure_groups"]] == [(8, "0-7")]
+    assert error.result is not None
+    assert [failure.rank for failure in error.result.failed] == list(range(8))
+
+
+def test_error_of_a_single_rank_says_all_of_it(tmp_path: Path) -> None:
+    error = failed_run(tmp_path, "no column {rank}", 1)
+    assert "(0 allowed): rank 0: error after 1 attempt(s): ValueError: " in str(error)
+    assert f"no column 0 (log: {tmp_path}/logs/task_00000.log)" in str(error)

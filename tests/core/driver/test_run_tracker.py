@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,36 @@ def test_rank_that_is_given_up_keeps_what_it_had_suffered(tracker: RunTracker, l
     assert described(tracker.failures[2]) == (1, "ValueError", "10.0.0.1", "/logs/task_00001.log")
     assert described(tracker.failures[3]) == (0, "ClusterError", None, None)
     assert listener.failed == [(1, True), (2, False), (1, False), (3, False)]
+
+
+# --- texts of failures ----------------------------------------------------------------------------------------------
+
+
+def many_failures(tracker: RunTracker, ranks: int, message: str) -> None:
+    for rank in range(ranks):
+        # Each comes from a worker, so each has strings of its own.
+        own = AttemptFailure("error", "".join("ValueError"), "".join(list(message)), node="".join("10.0.0.1"))
+        tracker.rank_failed(RankOutcome(rank, 2.0, own), 1, None)
+
+
+def test_ranks_that_failed_for_the_same_reason_share_their_texts(tracker: RunTracker) -> None:
+    many_failures(tracker, 100, "bad row")
+    failures = tracker.failures.values()
+    assert len(failures) == 100
+    for name in ("message", "error_type", "node"):
+        assert len({id(getattr(failure, name)) for failure in failures}) == 1, name
+
+
+def test_message_of_a_failure_is_bounded_in_the_result_and_in_the_history(tracker: RunTracker, tmp_path: Path) -> None:
+    many_failures(tracker, 2, f"began {'x' * 100_000} ended")
+    tracker.give_up([2], AttemptFailure("error", "ClusterError", "y" * 100_000))
+    tracker.tick(0, 0, 0)
+
+    messages = [failure.message for failure in tracker.failures.values()]
+    assert [len(message) for message in messages] == [len(messages[0])] * 3
+    assert len(messages[0]) < 2100
+    assert messages[0].startswith("began xxx")
+    assert messages[0].endswith("xxx ended")
+    assert "[... 98012 characters ...]" in messages[0]
+    for line in (tmp_path / "attempts/history.jsonl").read_text().splitlines():
+        assert json.loads(line)["message"] == messages[0]

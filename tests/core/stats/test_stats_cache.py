@@ -11,14 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_pipeline_core.errors import StatsMergeError
-from ray_pipeline_core.stats.cache import CHUNK_RANKS, StatsCache
+from ray_pipeline_core.stats.cache import CHUNK_RANKS, StatsCache, digest_of
 from ray_pipeline_core.stats.metrics import Metric, Timing
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StatsAccumulator, StepStats
 
 Steps = list[dict[str, Any]]
 EXACT = {"total", "n", "min", "max", "unit", "total_human", "min_human", "max_human", "name"}
-DAMAGE = (TypeError, ValueError, LookupError, AttributeError)
-"""The exceptions that `StatsCache.take_over` may raise."""
 
 
 def rank_stats(values: Iterable[int], eighths: int = 8, names: Iterable[str] = ("Reader: a", "Filter: b")) -> Steps:
@@ -274,14 +272,20 @@ def test_cache_is_taken_by_its_ranks_alone_where_sizes_need_not_be_looked_at() -
 
 def test_cache_of_another_version_is_left_alone() -> None:
     after = StatsCache()
-    assert after.load(stored(cache_of(FILES)) | {"version": 2}, FILES.keys(), sizes_of(FILES)) == set()
+    assert after.load(stored(cache_of(FILES)) | {"version": 1}, FILES.keys(), sizes_of(FILES)) == set()
     assert len(after) == 0
 
 
 def _with_chunk(**fields: Any) -> dict[str, Any]:
     cache: dict[str, Any] = stored(cache_of({0: FILES[0]}))
     chunk = {key: value for key, value in (cache["chunks"][0] | fields).items() if value is not None}
-    return cache | {"chunks": [chunk]}
+    return signed([chunk])
+
+
+def signed(chunks: Any) -> dict[str, Any]:
+    """Return a cache of these chunks whose digest is right."""
+    cache: dict[str, Any] = stored(StatsCache())
+    return cache | {"chunks": chunks, "sha256": digest_of(chunks)}
 
 
 def _with_merged(**fields: Any) -> dict[str, Any]:
@@ -299,10 +303,12 @@ DAMAGED: dict[str, Any] = {
     "a string": "cache",
     "a number": 7,
     "empty": {},
-    "no chunks": {"version": 1},
-    "chunks that are no list": {"version": 1, "chunks": 7},
-    "a chunk that is no dict": {"version": 1, "chunks": [7]},
-    "an empty chunk": {"version": 1, "chunks": [{}]},
+    "no chunks": {key: value for key, value in signed([]).items() if key != "chunks"},
+    "no digest": {key: value for key, value in signed([]).items() if key != "sha256"},
+    "a digest of something else": signed([]) | {"sha256": digest_of([1])},
+    "chunks that are no list": signed(7),
+    "a chunk that is no dict": signed([7]),
+    "an empty chunk": signed([{}]),
     "no sizes": _with_chunk(sizes=None),
     "sizes that are no dict": _with_chunk(sizes=[1, 2]),
     "a rank that is no number": _with_chunk(sizes={"x": 1}),
@@ -323,25 +329,49 @@ DAMAGED: dict[str, Any] = {
     "a metric that is something else": _with_step(stats={"size": {"sum": 3}}),
     "a metric whose total is a string": _with_step(stats={"size": {"total": "x"}}),
     "a count that is no number": _with_merged(count="many"),
+    "a count of other ranks": _with_merged(count=2),
     "a chunk without ranks": _with_chunk(sizes={}),
+    "ranks of several chunks": _with_chunk(sizes={"0": 1, str(CHUNK_RANKS): 1}),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_cache_raises_what_is_documented(damage: str) -> None:
-    with pytest.raises(DAMAGE):
+    with pytest.raises(ValueError, match=r"its digest|its sums|it has another form|is not|invalid literal"):
         StatsCache().load(DAMAGED[damage], FILES.keys(), sizes_of(FILES))
+
+
+ALTERED: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a total": lambda chunk: chunk["merged"]["steps"][0]["stats"]["size"].update(total=1_000_000),
+    "a mean": lambda chunk: chunk["merged"]["steps"][1]["time_stats"].update(mean=7.0),
+    "the number of ranks": lambda chunk: chunk["merged"].update(count=2),
+    "no steps": lambda chunk: chunk["merged"].update(steps=[]),
+    "a step less": lambda chunk: chunk["merged"]["steps"].pop(),
+    "the name of a step": lambda chunk: chunk["merged"]["steps"][0].update(name="Reader: b"),
+    "the size of a file": lambda chunk: chunk["sizes"].update({"0": 1}),
+    "another rank": lambda chunk: chunk["sizes"].update({"7": chunk["sizes"].pop("0")}),
+}
+
+
+@pytest.mark.parametrize("alteration", ALTERED)
+def test_cache_that_was_altered_is_refused(alteration: str) -> None:
+    cache = stored(cache_of(FILES))
+    ALTERED[alteration](cache["chunks"][0])
+    stats = StatsCache()
+    with pytest.raises(ValueError, match=r"its digest|its sums|it has another form|is not|invalid literal"):
+        stats.load(cache, [*FILES, 7], None)
+    assert len(stats) == 0
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_cache_leaves_nothing_behind(damage: str) -> None:
     cache = stored(cache_of(FILES))
     chunks = DAMAGED[damage].get("chunks") if isinstance(DAMAGED[damage], dict) else None
-    cache["chunks"].extend(chunks if isinstance(chunks, list) else [None])
+    cache["chunks"].extend(chunks or [None] if isinstance(chunks, list) else [None])
     stats = StatsCache()
 
-    with pytest.raises(DAMAGE):
-        stats.load(cache, FILES.keys(), sizes_of(FILES))
+    with pytest.raises(ValueError, match=r"its digest|its sums|it has another form|is not|invalid literal"):
+        stats.load(signed(cache["chunks"]), FILES.keys(), sizes_of(FILES))
     assert len(stats) == 0
     assert stats.result().to_list() == []
 

@@ -413,6 +413,16 @@ def test_list_sizes_tells_the_same_names_with_their_sizes(folder: DataFolder) ->
     assert folder.list_sizes("missing") == {}
 
 
+def test_file_that_is_gone_before_its_size_is_read_is_left_out_alone(tmp_path: Path) -> None:
+    folder = DataFolder(str(tmp_path))
+    for name in ("a", "b", "c"):
+        folder.write_bytes(f"stats/{name}", b"12345")
+    # A link to nothing is listed and has no size, as a file that is removed between the two.
+    (tmp_path / "stats/b").unlink()
+    (tmp_path / "stats/b").symlink_to("nothing")
+    assert folder.list_sizes("stats") == {"a": 5, "c": 5}
+
+
 PREFIXES: list[list[str]] = [["0", "1"], ["00", "01", "09", "1"], ["0", "00", "01", "1"], ["0", "1", "2", "x"]]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import math
 import os
 import pickle
 from pathlib import Path
@@ -88,7 +88,17 @@ def test_no_ranks_are_found_in_a_new_folder(run_folder: RunFolder, world_size: i
 
 @pytest.mark.parametrize("world_size", [10, 200_000])
 def test_stats_sizes_ignores_what_is_no_stats_file(run_folder: RunFolder, world_size: int) -> None:
-    for name in ("00003.json", "00004.json", "3.json", "000005.json", "00006.json.tmp", "x.json", "summary"):
+    for name in (
+        "00003.json",
+        "00004.json",
+        "3.json",
+        "000005.json",
+        "00006.json.tmp",
+        "x.json",
+        "summary",
+        "00008",
+        ".json",
+    ):
         run_folder.folder.write_bytes(f"stats/{name}", b"12345")
     run_folder.folder.write_bytes("stats/00/00007.json", b"12345")
     run_folder.folder.write_bytes("stats.json", b"[]")
@@ -106,6 +116,20 @@ def test_listings_of_any_world_tell_why_the_storage_refused(
             listing(world_size)
 
 
+@pytest.mark.parametrize(
+    "name", ["3", "000003", "+0003", "-0003", " 0003", "0_003", "٠٠٠٠٣", "00003.json", "x", "9" * 250]
+)
+def test_marker_with_a_name_that_is_not_exactly_a_ranks_is_no_marker(run_folder: RunFolder, name: str) -> None:
+    run_folder.folder.write_bytes(f"completions/{name}", b"")
+    assert run_folder.completed_ranks(10) == set()
+
+
+@pytest.mark.parametrize("name", ["00003.log", "task_00003", "task_00003.log.1", "task_.log", "task_3.log"])
+def test_log_with_a_name_that_is_not_exactly_a_ranks_is_no_log(run_folder: RunFolder, name: str) -> None:
+    run_folder.folder.write_bytes(f"logs/{name}", b"")
+    assert run_folder.logged_ranks(10) == set()
+
+
 # --- the cache of stats ---------------------------------------------------------------------------------------------
 
 
@@ -119,10 +143,11 @@ def test_stats_cache_is_read_as_written_until_it_is_removed(run_folder: RunFolde
     assert run_folder.read_stats_cache() is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null"])
-def test_stats_cache_that_cannot_be_read_is_none(run_folder: RunFolder, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null", b"[" * 100_000])
+def test_stats_cache_that_is_no_object_is_damaged(run_folder: RunFolder, content: bytes) -> None:
     run_folder.folder.write_bytes("stats.cache.json", content)
-    assert run_folder.read_stats_cache() is None
+    with pytest.raises(ValueError, match=r"^it is|line 1|codec"):
+        run_folder.read_stats_cache()
 
 
 def test_clear_ranks_removes_markers_and_stats_of_all_ranks_alone(run_folder: RunFolder) -> None:
@@ -130,7 +155,7 @@ def test_clear_ranks_removes_markers_and_stats_of_all_ranks_alone(run_folder: Ru
         run_folder.mark_completed(rank)
         run_folder.write_rank_stats(rank, "[]")
         run_folder.folder.write_bytes(run_folder.log_path(rank), b"")
-    run_folder.write_stats("[]")
+    run_folder.write_stats([])
     run_folder.clear_ranks()
     run_folder.clear_ranks()
     logs = [run_folder.log_path(rank) for rank in (0, 7, 123_456)]
@@ -173,7 +198,7 @@ def test_rank_stats_are_read_as_written(run_folder: RunFolder) -> None:
 
 
 def test_json_files_stand_where_documented(run_folder: RunFolder) -> None:
-    run_folder.write_stats("[]")
+    run_folder.write_stats([])
     run_folder.write_result({"completed": 3, "name": "café"})
     run_folder.write_progress({"completed": 2})
     run_folder.write_executor({"tasks": 3})
@@ -187,15 +212,32 @@ def test_read_executor_returns_none_in_a_new_folder(run_folder: RunFolder) -> No
     assert run_folder.read_executor() is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
-def test_read_executor_warns_when_the_file_is_damaged(
-    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run_folder = RunFolder(get_data_folder(tmp_path))
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000])
+def test_executor_file_that_is_no_object_is_damaged(run_folder: RunFolder, content: bytes) -> None:
     run_folder.folder.write_bytes("executor.json", content)
-    with caplog.at_level(logging.WARNING):
-        assert run_folder.read_executor() is None
-    assert f"{tmp_path}/executor.json is damaged" in caplog.text
+    with pytest.raises(ValueError, match=r"^it is|line 1|codec"):
+        run_folder.read_executor()
+
+
+def strictly(content: bytes) -> Any:
+    """Return what a parser that takes RFC 8259 at its word reads."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(content, parse_constant=refuse)
+
+
+def test_json_files_have_null_for_numbers_that_json_does_not_have(run_folder: RunFolder) -> None:
+    numbers = {"a": math.nan, "b": [math.inf, {"c": -math.inf}], "d": 1.5}
+    run_folder.write_stats([numbers])
+    run_folder.write_result(numbers)
+    run_folder.write_progress(numbers)
+    run_folder.write_executor(numbers)
+    expected = {"a": None, "b": [None, {"c": None}], "d": 1.5}
+    for file in ("result.json", "progress.json", "executor.json"):
+        assert strictly(run_folder.folder.read_bytes(file)) == expected
+    assert strictly(run_folder.folder.read_bytes("stats.json")) == [expected]
 
 
 def test_pickled_run_folder_is_the_same_folder(run_folder: RunFolder) -> None:
@@ -300,7 +342,8 @@ def test_flush_writes_nothing_when_nothing_waits(faulty_folder: DataFolder, prox
     history = AttemptHistory(faulty_folder)
     history.append([])
     history.flush()
-    assert proxy.requests == []
+    history.store_part()
+    assert {request.partition(" ")[0] for request in proxy.requests} == {"GET"}
 
 
 def test_flush_keeps_records_when_the_storage_fails(faulty_folder: DataFolder, proxy: FaultyProxy) -> None:
@@ -319,7 +362,7 @@ def test_earlier_attempts_is_empty_in_a_new_folder(folder: DataFolder) -> None:
     assert AttemptHistory(folder).earlier_attempts() == {}
 
 
-def test_earlier_attempts_leaves_out_what_is_no_record(folder: DataFolder) -> None:
+def test_earlier_attempts_leaves_out_what_is_no_record(folder: DataFolder, caplog: pytest.LogCaptureFixture) -> None:
     lines = [
         b'{"rank": 1, "attempt": 1}',
         b'{"rank": 1, "attempt": 3}',
@@ -327,6 +370,18 @@ def test_earlier_attempts_leaves_out_what_is_no_record(folder: DataFolder) -> No
         b'{"attempt": 9}',
         b'{"rank": 6}',
         b'{"rank": "7", "attempt": 1}',
+        b'{"rank": 8, "attempt": 1' + b"0" * 300 + b"}",
+        b'{"rank": 8, "attempt": ' + b"9" * 5000 + b"}",
+        b'{"rank": 8, "attempt": -1}',
+        b'{"rank": 8, "attempt": 0}',
+        b'{"rank": 8, "attempt": true}',
+        b'{"rank": 8, "attempt": 1.5}',
+        b'{"rank": 8, "attempt": "../../../1"}',
+        b'{"rank": -8, "attempt": 1}',
+        b'{"rank": true, "attempt": 1}',
+        b'{"ranks": 8, "attempt": 1}',
+        b'{"ranks": [8, "9"], "attempt": 1}',
+        b'{"rank": ' + b"[" * 100_000,
         b"[1, 2]",
         b"\xff",
         b"",
@@ -335,6 +390,9 @@ def test_earlier_attempts_leaves_out_what_is_no_record(folder: DataFolder) -> No
     folder.write_bytes(ATTEMPT_HISTORY, b"\n".join(lines))
     history = AttemptHistory(folder)
     assert history.earlier_attempts() == {1: 3, 4: 2, 5: 2}
+    warnings = [message for message in caplog.messages if message.startswith("Ignored")]
+    assert len(warnings) == 1
+    assert f"Ignored {len(lines) - 3} damaged line(s) in {folder.url_of(ATTEMPT_HISTORY)}" in warnings[0]
     history.append([{"rank": 1, "attempt": 4}])
     history.flush()
     assert AttemptHistory(folder).earlier_attempts() == {1: 4, 4: 2, 5: 2}

@@ -1,0 +1,150 @@
+"""Failed ranks, and groups of those that failed for the same reason."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from ray_pipeline_core.failure_kinds import FailureKind
+
+MAX_GROUPS = 100
+"""The most groups with messages of their own."""
+
+_ADDRESS_OR_NUMBER = re.compile(r"0x[0-9a-fA-F]+|[0-9]+")
+_ANY_NUMBER = re.compile(r"\d+|\b[0-9a-fA-F-]{8,}\b")
+_OTHERS = "messages that differ from rank to rank; attempts/history.jsonl in the run folder has them"
+
+Cause = tuple[FailureKind, str, str]
+
+
+@dataclass(frozen=True)
+class RankFailure:
+    """A rank that did not complete.
+
+    Attributes:
+        rank: the rank.
+        kind: the kind of failure that ended its last attempt.
+        attempts: the number of its attempts in this run; 0 if it was never submitted, or if the result was read from a
+            file that lists no more than the first failures.
+        error_type: qualified name of the exception, or of Ray's error.
+        message: one sentence, with the name of the step if a step raised the exception.
+        node: the node's address, if known.
+        log: full path or URL of the log of the last attempt, if there is one.
+    """
+
+    rank: int
+    kind: FailureKind
+    attempts: int = 0
+    error_type: str = ""
+    message: str = ""
+    node: str | None = None
+    log: str | None = None
+
+    def __str__(self) -> str:
+        summary = f"rank {self.rank}: {self.kind} after {self.attempts} attempt(s): {self.error_type}: {self.message}"
+        return f"{summary} (log: {self.log})" if self.log else summary
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Ranks that failed for the same reason.
+
+    Attributes:
+        kind: the kind of failure.
+        error_type: qualified name of the exception, or of Ray's error.
+        message: the message, in which `<rank>` or `<n>` replaces what differs from rank to rank.
+        ranks: the ranks, in order.
+    """
+
+    kind: FailureKind
+    error_type: str
+    message: str
+    ranks: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the group as plain JSON, with the ranks as ranges."""
+        return {
+            "kind": self.kind,
+            "error_type": self.error_type,
+            "message": self.message,
+            "count": len(self.ranks),
+            "ranks": format_ranks(self.ranks),
+        }
+
+
+def group_failures(failures: Iterable[RankFailure]) -> list[FailureGroup]:
+    """Return the failures in groups, the largest first; every failure is in one of them.
+
+    Messages that differ in the rank alone are of one group. If that leaves more than `MAX_GROUPS`, all numbers in them
+    may differ, and what is left after the first groups has one message per type of error.
+    """
+    failures = list(failures)
+    ranks_by_cause = _by_cause(failures, _without_rank)
+    if len(ranks_by_cause) > MAX_GROUPS:
+        ranks_by_cause = _by_cause(failures, _without_numbers)
+    causes = sorted(ranks_by_cause, key=lambda cause: (-len(ranks_by_cause[cause]), ranks_by_cause[cause][0]))
+    for kind, error_type, message in causes[MAX_GROUPS:]:
+        ranks_by_cause[kind, error_type, _OTHERS] += ranks_by_cause.pop((kind, error_type, message))
+    return [FailureGroup(*cause, tuple(sorted(ranks))) for cause, ranks in _largest_first(ranks_by_cause)]
+
+
+def _by_cause(
+    failures: Sequence[RankFailure], generalize: Callable[[RankFailure], str]
+) -> defaultdict[Cause, list[int]]:
+    """Return the ranks by cause; where all messages of a cause are the same, that message is kept as it is."""
+    causes: list[Cause] = [(failure.kind, failure.error_type, generalize(failure)) for failure in failures]
+    messages: dict[Cause, str] = {}
+    for cause, failure in zip(causes, failures, strict=True):
+        if messages.setdefault(cause, failure.message) != failure.message:
+            messages[cause] = cause[2]
+    found: defaultdict[Cause, list[int]] = defaultdict(list)
+    for (kind, error_type, message), failure in zip(causes, failures, strict=True):
+        found[kind, error_type, messages[kind, error_type, message]].append(failure.rank)
+    return found
+
+
+def _largest_first(ranks_by_cause: dict[Cause, list[int]]) -> list[tuple[Cause, list[int]]]:
+    return sorted(ranks_by_cause.items(), key=lambda item: (-len(item[1]), min(item[1])))
+
+
+def _without_rank(failure: RankFailure) -> str:
+    rank = str(failure.rank)
+
+    def replaced(match: re.Match[str]) -> str:
+        if match[0].startswith("0x"):
+            return "0x<n>"
+        return "<rank>" if (match[0].lstrip("0") or "0") == rank else match[0]
+
+    return _ADDRESS_OR_NUMBER.sub(replaced, failure.message)
+
+
+def _without_numbers(failure: RankFailure) -> str:
+    return _ANY_NUMBER.sub("<n>", failure.message)
+
+
+def format_ranks(ranks: Iterable[int], max_ranges: int | None = None) -> str:
+    """Return ranks, which are in order, as ranges such as "0-7, 12"; after `max_ranges` of them, only "and more"."""
+    ranges: list[str] = []
+    for _, run in groupby(enumerate(ranks), lambda pair: pair[1] - pair[0]):
+        if len(ranges) == max_ranges:
+            return ", ".join([*ranges, "and more"])
+        numbers = [rank for _, rank in run]
+        ranges.append(str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}")
+    return ", ".join(ranges)
+
+
+def parse_ranks(ranges: str, world_size: int) -> list[int]:
+    """Return the ranks below `world_size` that `format_ranks` wrote.
+
+    Raises:
+        ValueError: `ranges` has another form.
+    """
+    ranks: list[int] = []
+    for part in ranges.split(", ") if ranges else []:
+        first, _, last = part.partition("-") if "-" in part else (part, "", part)
+        ranks += range(int(first), min(int(last) + 1, world_size))
+    return ranks

@@ -1,0 +1,144 @@
+"""Files of a run folder that are valid JSON of another shape, or hold what no run has written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_pipeline_core import PipelineStep, RayPipelineExecutor, RunFolderMismatchError, RunResult
+from ray_pipeline_core.testing import run_in_process
+
+RANKS = 3
+
+
+class Numbers(PipelineStep):
+    name = "numbers"
+    type = "Reader"
+
+    def __init__(self, value: float = 1.0) -> None:
+        self.value = value
+
+    def run(self, data: Any, rank: int, world_size: int) -> Any:
+        self.stat_update("value", value=self.value)
+        yield rank
+
+
+def executor(folder: Path, value: float = 1.0, tasks: int = RANKS) -> RayPipelineExecutor:
+    return RayPipelineExecutor([Numbers(value)], tasks, logging_dir=str(folder), name="numbers")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    run_in_process(executor(tmp_path))
+    return tmp_path
+
+
+def run_again(folder: Path) -> RunResult:
+    """Run the folder once more with a rank missing, and check that this rank alone has run."""
+    (folder / "completions/00001").unlink()
+    result = run_in_process(executor(folder))
+    assert (result.completed, result.skipped) == (RANKS, RANKS - 1)
+    return result
+
+
+def change(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+STEP = {"step": "a", "parameters": {}}
+FINGERPRINTS: dict[str, Any] = {
+    "a list": [1],
+    "an empty list": [],
+    "null": None,
+    "a string": "x",
+    "no world size": {"steps": [STEP]},
+    "a world size of text": {"world_size": "3", "steps": [STEP]},
+    "a world size that is true": {"world_size": True, "steps": [STEP]},
+    "steps of text": {"world_size": 3, "steps": "x"},
+    "a step of text": {"world_size": 3, "steps": ["x"]},
+    "a step without a name": {"world_size": 3, "steps": [{"parameters": {}}]},
+    "a step whose name is a list": {"world_size": 3, "steps": [STEP | {"step": ["x"]}]},
+    "parameters that are a list": {"world_size": 3, "steps": [STEP | {"parameters": ["x"]}]},
+    "a parameter that is a list": {"world_size": 3, "steps": [STEP | {"parameters": {"x": ["y"]}}]},
+}
+
+
+@pytest.mark.parametrize("fingerprint", FINGERPRINTS)
+def test_fingerprint_of_another_shape_is_damage(folder: Path, fingerprint: str) -> None:
+    change(folder / "executor.json", fingerprint=FINGERPRINTS[fingerprint])
+    assert "executor.json is damaged" in executor(folder).plan().warnings[0]
+    [warning] = run_again(folder).warnings
+    assert f"{folder}/executor.json is damaged" in warning
+    assert run_again(folder).warnings == (), "it is written again"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "7", '{"fingerprint":' + "[" * 100_000, '{"world_size": ' + "9" * 5000 + "}"]
+)
+def test_executor_file_that_cannot_be_read_is_damage(folder: Path, content: str) -> None:
+    (folder / "executor.json").write_text(content)
+    [warning] = run_again(folder).warnings
+    assert "executor.json is damaged" in warning
+
+
+def test_executor_file_of_a_newer_format_is_not_compared(folder: Path) -> None:
+    change(folder / "executor.json", format_version=2, fingerprint={"anything": 1})
+    [warning] = run_again(folder).warnings
+    assert "executor.json is damaged or of a newer release" in warning
+
+
+def test_executor_file_of_datatrove_has_its_world_size_alone(folder: Path) -> None:
+    (folder / "executor.json").write_text(json.dumps({"world_size": RANKS, "pipeline": [], "tasks": RANKS}))
+    assert run_again(folder).warnings == ()
+    (folder / "executor.json").write_text(json.dumps({"world_size": RANKS + 1}))
+    with pytest.raises(RunFolderMismatchError, match="it was cut into 4 ranks, now into 3"):
+        run_in_process(executor(folder))
+
+
+@pytest.mark.parametrize(
+    "attempt", [10**300, -1, 0, 1.5, math.inf, "1", "../../x", True, None, [1]], ids=lambda attempt: repr(attempt)[:9]
+)
+def test_attempt_number_that_no_run_has_written_names_no_log(folder: Path, attempt: Any) -> None:
+    with (folder / "attempts/history.jsonl").open("a") as history:
+        print(json.dumps({"rank": 1, "attempt": attempt}), file=history)
+    run_again(folder)
+    assert [path.name for path in (folder / "attempts/00001").iterdir()] == ["1.log"]
+    assert json.loads((folder / "attempts/history.jsonl").read_text().splitlines()[-1])["attempt"] == 2
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        {"total": 1, "n": 2, "mean": 0.5, "variance": 10**400, "std_dev": 1, "min": 0, "max": 1},
+        {"total": 1, "n": 2, "mean": 10**400},
+        {"total": 1, "n": 10**400, "mean": 0.5, "variance": 1},
+        {"total": "1"},
+        {"total": [1]},
+    ],
+)
+def test_stats_file_with_numbers_that_cannot_be_merged_makes_its_rank_run_again(folder: Path, metric: Any) -> None:
+    path = folder / "stats/00002.json"
+    steps = json.loads(path.read_text())
+    steps[0]["stats"]["value"] = metric
+    path.write_text(json.dumps(steps))
+    result = run_in_process(executor(folder))
+    assert (result.completed, len(result.warnings)) == (RANKS, 1)
+    assert "stats/00002.json" in result.warnings[0] or "rank 2" in result.warnings[0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_merged_stats_and_result_are_json_when_a_step_counted_no_number(tmp_path: Path, value: float) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    for _ in range(2):
+        result = run_in_process(executor(tmp_path, value))
+        for file in ("stats.json", "result.json", "progress.json", "executor.json"):
+            json.loads((tmp_path / file).read_text(), parse_constant=refuse)
+        merged = json.loads((tmp_path / "stats.json").read_text())
+        assert merged[0]["stats"]["value"]["total"] is None
+        assert result.to_dict()["stats"] == merged
