@@ -50,7 +50,7 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
     ) -> None:
         if fs is None:
             fs = url_to_fs(path, **with_connections(path, storage_options))[0]
-        super().__init__(path=path, fs=fs)
+        super().__init__(path=path, fo=path, fs=fs)  # an empty path, too, which is the whole of `memory://`
         self.auto_mkdir = auto_mkdir
         self.retry_limits = retry_limits or RetryLimits()
         self._local = LocalFiles(self.path) if isinstance(self.fs, LocalFileSystem) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 import tempfile
 import threading
 import traceback
@@ -50,12 +49,16 @@ class RankLog:
 
     In a local run folder, lines are written directly to the log file, so none is lost if the worker is killed. For
     remote storage, they are written to a temporary file that is uploaded at intervals and at the end.
+
+    Args:
+        settings: the destination and format.
+        console: the stream that gets records of `console_level` and above too.
     """
 
-    def __init__(self, settings: LogSettings) -> None:
+    def __init__(self, settings: LogSettings, console: TextIO) -> None:
         self._settings = settings
         self._prefix = "" if settings.node_index is None else f"[NODE {settings.node_index}] "
-        self._console: TextIO = sys.stderr
+        self._console = console
         self._lock = threading.RLock()
         self._upload_lock = threading.Lock()
         self._uploaded_bytes = -1
@@ -78,6 +81,10 @@ class RankLog:
                 with contextlib.suppress(ValueError, OSError):  # the console is closed
                     self._console.write(lines)
                     self._console.flush()
+
+    def reset_after_fork(self) -> None:
+        """Replace a lock that another thread of the parent process may hold."""
+        self._lock = threading.RLock()
 
     def info(self, message: str) -> None:
         """Write a record of the worker itself."""

@@ -13,7 +13,7 @@ from ray_pipeline_core.pipeline import Step, find_raising_step, run_pipeline, st
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats
 from ray_pipeline_core.worker.environment import rank_environment_set
-from ray_pipeline_core.worker.log_capture import captured_output
+from ray_pipeline_core.worker.log_capture import captured_output, console_stream
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_path, log_url
 from ray_pipeline_core.worker.rank_log import LogSettings, RankLog
 
@@ -171,7 +171,8 @@ def _open_log(settings: RankSettings, attempt: RankAttempt) -> RankLog:
             console_level=logging.INFO if to_console else logging.ERROR,
             time_limit_s=settings.time_limit_s,
             flush_interval_s=settings.log_flush_interval_s,
-        )
+        ),
+        console_stream(),
     )
 
 
