@@ -172,6 +172,10 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         """Write a file atomically: a temporary file and a rename locally, a single put on object stores."""
         self._files.write(self._join(path), data)
 
+    def store_file(self, local_path: str, path: str) -> None:
+        """Write a file with the content of a local file, which must not change meanwhile, in pieces of a few MiB."""
+        self._remote.store(local_path, self._join(path))
+
     def create_exclusive(self, path: str, data: bytes) -> None:
         """Create a file atomically; raise FileExistsError if it exists.
 

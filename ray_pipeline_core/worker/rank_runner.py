@@ -14,7 +14,7 @@ from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, t
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats
 from ray_pipeline_core.worker.environment import rank_environment_set
 from ray_pipeline_core.worker.log_capture import captured_output, console_stream
-from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_path, log_url
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_parts, log_path, log_url
 from ray_pipeline_core.worker.rank_log import LogSettings, RankLog
 
 LEASE_RECHECK_AFTER_S = 5.0
@@ -167,6 +167,7 @@ def _open_log(settings: RankSettings, attempt: RankAttempt) -> RankLog:
         LogSettings(
             folder=folder.folder,
             path=log_path(settings, attempt),
+            parts=log_parts(settings, attempt),
             node_index=attempt.node_index if settings.nodes > 1 else None,
             console_level=logging.INFO if to_console else logging.ERROR,
             time_limit_s=settings.time_limit_s,

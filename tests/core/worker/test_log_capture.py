@@ -33,7 +33,7 @@ class Ranks:
         self._number = 0
 
     def open_log(self, name: str) -> RankLog:
-        return RankLog(LogSettings(get_data_folder(self.folder), name), console_stream())
+        return RankLog(LogSettings(get_data_folder(self.folder), name, f"parts/{name}"), console_stream())
 
     def run(self, function: RankFunction) -> list[str]:
         """Run a rank, and return the messages in its log."""
