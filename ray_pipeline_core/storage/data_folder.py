@@ -50,7 +50,7 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
     ) -> None:
         if fs is None:
             fs = url_to_fs(path, **with_connections(path, storage_options))[0]
-        super().__init__(path=path, fs=fs)
+        super().__init__(path=path, fo=path, fs=fs)  # an empty path, too, which is the whole of `memory://`
         self.auto_mkdir = auto_mkdir
         self.retry_limits = retry_limits or RetryLimits()
         self._local = LocalFiles(self.path) if isinstance(self.fs, LocalFileSystem) else None
@@ -171,6 +171,10 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file atomically: a temporary file and a rename locally, a single put on object stores."""
         self._files.write(self._join(path), data)
+
+    def store_file(self, local_path: str, path: str) -> None:
+        """Write a file with the content of a local file, which must not change meanwhile, in pieces of a few MiB."""
+        self._remote.store(local_path, self._join(path))
 
     def create_exclusive(self, path: str, data: bytes) -> None:
         """Create a file atomically; raise FileExistsError if it exists.

@@ -26,6 +26,8 @@ _MAX_S3_CONNECTIONS = 64
 _MAX_SINGLE_REMOVALS = 8
 _REMOVAL_THREADS = 16
 _LISTING_THREADS = 16
+_STORE_CHUNK_BYTES = 8 * 1024**2
+_STORE_CONNECTIONS = 4
 
 
 def protocols(filesystem: AbstractFileSystem) -> tuple[str, ...]:
@@ -55,6 +57,13 @@ def _read_options(filesystem: AbstractFileSystem) -> dict[str, int]:
     return {"max_concurrency": 1} if accepts else {}
 
 
+def _store_options(filesystem: AbstractFileSystem) -> dict[str, int]:
+    """Return the options that limit the memory for a large upload, for filesystems that have them."""
+    accepted = inspect.signature(getattr(filesystem, "_put_file", filesystem.put_file)).parameters
+    limits = {"chunksize": _STORE_CHUNK_BYTES, "max_concurrency": _STORE_CONNECTIONS}
+    return {name: limit for name, limit in limits.items() if name in accepted}
+
+
 class RemoteFiles:
     """The files of a remote filesystem, by its own paths.
 
@@ -71,6 +80,7 @@ class RemoteFiles:
         self._bound = bound
         self._has_directories = has_directories(filesystem)
         self._read_options = _read_options(filesystem)
+        self._store_options = _store_options(filesystem)
         self._lists_by_prefix = "prefix" in inspect.signature(getattr(filesystem, "_find", filesystem.find)).parameters
         self._made_directories: set[str] = set()
 
@@ -95,6 +105,10 @@ class RemoteFiles:
     def write(self, path: str, data: bytes) -> None:
         """Write a file with a single put."""
         self.call("write", path, lambda: self._put(path, data))
+
+    def store(self, local_path: str, path: str) -> None:
+        """Write a file with the content of a local file, of which only a few MiB are in memory at a time."""
+        self.call("write", path, lambda: self._store(local_path, path))
 
     def create(self, path: str, data: bytes) -> None:
         """Create a file; raise FileExistsError if it exists.
@@ -196,6 +210,10 @@ class RemoteFiles:
     def _put(self, path: str, data: bytes, **options: str) -> None:
         self._make_parents(path)
         self._call_method("pipe_file", path, data, **options)
+
+    def _store(self, local_path: str, path: str) -> None:
+        self._make_parents(path)
+        self._call_method("put_file", local_path, path, **self._store_options)
 
     def _copy(self, source: str, target: str) -> None:
         self._make_parents(target)

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 
+from ray_pipeline_core.worker.process_state import restored_process_state
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 
 
@@ -26,15 +27,7 @@ def rank_environment(settings: RankSettings, attempt: RankAttempt) -> Mapping[st
 
 @contextlib.contextmanager
 def rank_environment_set(settings: RankSettings, attempt: RankAttempt) -> Iterator[None]:
-    """Set the environment variables of a rank within the block."""
-    variables = rank_environment(settings, attempt)
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
+    """Set the environment variables of a rank within the block, and restore the state of the process at its end."""
+    with restored_process_state:
+        os.environ.update(rank_environment(settings, attempt))
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

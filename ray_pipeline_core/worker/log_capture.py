@@ -1,38 +1,62 @@
-"""Sends what a process logs and prints to the log of a rank."""
+"""Sends what a process logs and prints to the log of the rank that runs in it."""
 
 from __future__ import annotations
 
 import contextlib
-import io
+import functools
 import logging
 import sys
-import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TextIO
 
 from ray_pipeline_core.worker.rank_log import RankLog
+from ray_pipeline_core.worker.rank_output import RankOutput, running_outputs, stderr, stdout
+from ray_pipeline_core.worker.shared_context import SharedContext
 
 
 @contextlib.contextmanager
 def captured_output(log: RankLog) -> Iterator[None]:
-    """Send everything that this process logs and prints to `log` within the block."""
-    with contextlib.ExitStack() as stack:
-        stdout = stack.enter_context(_LogStream(log, sys.stdout, "stdout"))
-        stack.enter_context(contextlib.redirect_stdout(stdout))
-        stderr = stack.enter_context(_LogStream(log, sys.stderr, "stderr"))
-        stack.enter_context(contextlib.redirect_stderr(stderr))
-        stack.enter_context(_captured_logging(log))
-        stack.enter_context(_captured_loguru(log))
-        yield
+    """Send everything that this process logs and prints to `log` within the block.
+
+    If several threads are in such a block, each gets what it logs and prints itself. What threads that they have
+    started log and print goes where it went before.
+    """
+    with _replaced_output, running_outputs.added(RankOutput(log)):
+        try:
+            yield
+        finally:
+            _flush_streams()
+
+
+def _flush_streams() -> None:
+    """Flush streams that a step has put in place of stdout and stderr, which may have buffers."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # it is closed, or has no such method
+            stream.flush()
+
+
+def console_stream() -> TextIO:
+    """Return the stderr of this process that is no rank's log."""
+    return stderr.console
 
 
 @contextlib.contextmanager
-def _captured_logging(log: RankLog) -> Iterator[None]:
+def _replace_output() -> Iterator[None]:
+    with stdout.in_place(), stderr.in_place(), _replaced_root_handlers():
+        if _has_loguru():
+            _loguru_sink.ensure_added()
+        yield
+
+
+_replaced_output = SharedContext(_replace_output)
+
+
+@contextlib.contextmanager
+def _replaced_root_handlers() -> Iterator[None]:
     root = logging.getLogger()
-    handler, level = _LogHandler(log), root.level
-    others = root.handlers[:]
-    root.handlers[:] = [handler]
+    others, level = root.handlers[:], root.level
+    root.handlers[:] = [_LogHandler(others)]
     root.setLevel(min(level, logging.INFO) if level else logging.INFO)
     try:
         yield
@@ -41,16 +65,29 @@ def _captured_logging(log: RankLog) -> Iterator[None]:
         root.setLevel(level)
 
 
-@contextlib.contextmanager
-def _captured_loguru(log: RankLog) -> Iterator[None]:
-    if find_spec("loguru") is None:
-        yield
-        return
-    _loguru_sink.open(log)
-    try:
-        yield
-    finally:
-        _loguru_sink.close()
+class _LogHandler(logging.Handler):
+    """A handler of `logging` that writes to the log of the running rank.
+
+    Args:
+        others: handlers for records that belong to none of several running ranks.
+    """
+
+    def __init__(self, others: list[logging.Handler]) -> None:
+        super().__init__()
+        self._others = others
+
+    def emit(self, record: logging.LogRecord) -> None:
+        output = running_outputs.current()
+        if output is None:
+            for handler in self._others:
+                if record.levelno >= handler.level:
+                    handler.handle(record)
+            return
+        try:
+            source = f"{record.name}:{record.funcName}:{record.lineno}"
+            output.log.write_record(record.levelno, record.levelname, source, self.format(record))
+        except Exception:  # noqa: BLE001 - logging must not end a rank
+            self.handleError(record)
 
 
 class _LoguruSink:
@@ -60,102 +97,37 @@ class _LoguruSink:
     """
 
     def __init__(self) -> None:
-        self._log: RankLog | None = None
         self._is_added = False
 
-    def open(self, log: RankLog) -> None:
-        """Send records to `log`, and add the sink again if it was removed, for example by `logger.remove()`."""
+    def ensure_added(self) -> None:
+        """Add the sink, also if it was removed, for example by `logger.remove()`."""
         from loguru import logger as loguru_logger
 
-        self._log, self._is_added = log, False
+        self._is_added = False
         loguru_logger.trace("ray-pipeline checks that it still receives the records of loguru")
         if not self._is_added:
             loguru_logger.add(self._write, level="TRACE", format="{message}", colorize=False)
 
-    def close(self) -> None:
-        """Drop records until the next `open`."""
-        self._log = None
-
     def _write(self, message: Any) -> None:
         record = message.record
         self._is_added = True
-        if self._log is not None and record["level"].no >= logging.DEBUG:
+        output = running_outputs.current()
+        if output is not None and record["level"].no >= logging.DEBUG:
             source = f"{record['name']}:{record['function']}:{record['line']}"
-            self._log.write_record(record["level"].no, record["level"].name, source, str(message).rstrip("\n"))
+            output.log.write_record(record["level"].no, record["level"].name, source, str(message).rstrip("\n"))
 
 
 _loguru_sink = _LoguruSink()
 
 
+@functools.cache
+def _has_loguru() -> bool:
+    return find_spec("loguru") is not None
+
+
 def silence_loguru_console() -> None:
     """Remove all sinks of loguru in a worker's process: a rank's records reach the console through its log."""
-    if find_spec("loguru") is not None:
+    if _has_loguru():
         from loguru import logger as loguru_logger
 
         loguru_logger.remove()
-
-
-class _LogHandler(logging.Handler):
-    """A handler of `logging` that writes to a rank's log."""
-
-    def __init__(self, log: RankLog) -> None:
-        super().__init__()
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            message = self.format(record)
-            source = f"{record.name}:{record.funcName}:{record.lineno}"
-            self._log.write_record(record.levelno, record.levelname, source, message)
-        except Exception:  # noqa: BLE001 - logging must not end a rank
-            self.handleError(record)
-
-
-class _LogStream(io.TextIOBase):
-    """A replacement for stdout or stderr that writes each line to a rank's log."""
-
-    def __init__(self, log: RankLog, console: Any, name: str) -> None:
-        super().__init__()
-        self._log = log
-        self._console = console
-        self._source = f"{name}:print:0"
-        self._unfinished_line = ""
-        self._lock = threading.RLock()
-        self.buffer = _ByteStream(self)
-
-    encoding = "utf-8"
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        # Subprocesses that inherit the stream write to the console.
-        return int(self._console.fileno())
-
-    def write(self, string: str) -> int:
-        with self._lock:
-            *lines, self._unfinished_line = (self._unfinished_line + string).split("\n")
-            for line in lines:
-                self._log.write_record(logging.INFO, "INFO", self._source, line)
-        return len(string)
-
-    def close(self) -> None:
-        if self._unfinished_line:
-            self.write("\n")
-        super().close()
-
-
-class _ByteStream(io.RawIOBase):
-    """The `buffer` of a stream that replaces stdout or stderr."""
-
-    def __init__(self, stream: _LogStream) -> None:
-        super().__init__()
-        self._stream = stream
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        content = bytes(data)
-        self._stream.write(content.decode("utf-8", errors="backslashreplace"))
-        return len(content)

@@ -76,6 +76,11 @@ def log_path(settings: RankSettings, attempt: RankAttempt) -> str:
     return settings.folder.log_path(attempt.rank)
 
 
+def log_parts(settings: RankSettings, attempt: RankAttempt) -> str:
+    """Return the beginning of the paths of an attempt's log in parts, relative to the run folder."""
+    return settings.folder.attempt_log_path(attempt.rank, attempt.attempt, attempt.node_index).removesuffix(".log")
+
+
 def log_url(settings: RankSettings, attempt: RankAttempt) -> str:
     """Return the full path or URL of an attempt's log."""
     return settings.folder.folder.url_of(log_path(settings, attempt))

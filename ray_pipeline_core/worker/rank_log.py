@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 import tempfile
 import threading
 import traceback
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TextIO
 
 from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.worker.log_upload import LogUpload
 
 FLUSH_INTERVAL_S = 30.0
 """Time between two uploads of a running rank's log to remote storage, in seconds."""
@@ -31,6 +30,7 @@ class LogSettings:
     Attributes:
         folder: the run folder.
         path: the log's path, relative to the run folder.
+        parts: the beginning of the paths of its parts while it is uploaded to remote storage, see `LogUpload`.
         node_index: index of the node in the gang, shown before each line; None outside gangs.
         console_level: the lowest level of the records that are also written to the worker's console.
         time_limit_s: time after which the log records that the time limit is over, in seconds; None = never.
@@ -39,6 +39,7 @@ class LogSettings:
 
     folder: DataFolder
     path: str
+    parts: str
     node_index: int | None = None
     console_level: int = logging.ERROR
     time_limit_s: float | None = None
@@ -50,19 +51,21 @@ class RankLog:
 
     In a local run folder, lines are written directly to the log file, so none is lost if the worker is killed. For
     remote storage, they are written to a temporary file that is uploaded at intervals and at the end.
+
+    Args:
+        settings: the destination and format.
+        console: the stream that gets records of `console_level` and above too.
     """
 
-    def __init__(self, settings: LogSettings) -> None:
+    def __init__(self, settings: LogSettings, console: TextIO) -> None:
         self._settings = settings
         self._prefix = "" if settings.node_index is None else f"[NODE {settings.node_index}] "
-        self._console: TextIO = sys.stderr
+        self._console = console
         self._lock = threading.RLock()
-        self._upload_lock = threading.Lock()
-        self._uploaded_bytes = -1
         self._ended = threading.Event()
         local_path = settings.folder.local_path(settings.path)
-        self._is_remote = local_path is None
         self._file: TextIO = _create_file(local_path)
+        self._upload = None if local_path else _make_upload(settings, self._file.name)
         self._thread = self._start_thread()
 
     def write_record(self, level: int, level_name: str, source: str, message: str) -> None:
@@ -79,6 +82,10 @@ class RankLog:
                     self._console.write(lines)
                     self._console.flush()
 
+    def reset_after_fork(self) -> None:
+        """Replace a lock that another thread of the parent process may hold."""
+        self._lock = threading.RLock()
+
     def info(self, message: str) -> None:
         """Write a record of the worker itself."""
         self.write_record(logging.INFO, "INFO", f"{_SOURCE}:info:0", message)
@@ -89,37 +96,31 @@ class RankLog:
         self.write_record(logging.ERROR, "ERROR", f"{_SOURCE}:exception:0", f"{message}\n{trace}")
 
     def flush(self) -> None:
-        """Store everything that was written so far in the run folder."""
+        """Store what was written so far in the run folder."""
         with self._lock:
             if self._file.closed:
                 return
             self._file.flush()
-            path = self._file.name
-        if self._is_remote:
-            self._upload(path)
+        if self._upload is not None:
+            self._upload.store_newest()
 
     def close(self) -> None:
-        """Store the whole log in the run folder, and close it."""
+        """Close the log, and store all of it in the run folder."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        try:
-            self.flush()
-        finally:
-            with self._lock:
-                self._file.close()
-            if self._is_remote:
+        with self._lock:
+            if self._file.closed:
+                return
+            self._file.close()
+        if self._upload is not None:
+            try:
+                self._upload.store_all()
+            finally:
                 os.unlink(self._file.name)
 
-    def _upload(self, path: str) -> None:
-        with self._upload_lock:
-            size_bytes = os.path.getsize(path)
-            if size_bytes != self._uploaded_bytes:
-                self._settings.folder.write_bytes(self._settings.path, Path(path).read_bytes())
-                self._uploaded_bytes = size_bytes
-
     def _start_thread(self) -> threading.Thread | None:
-        if not self._is_remote and self._settings.time_limit_s is None:
+        if self._upload is None and self._settings.time_limit_s is None:
             return None
         thread = threading.Thread(target=self._flush_at_intervals, name="rank-log", daemon=True)
         thread.start()
@@ -143,6 +144,10 @@ class RankLog:
             except Exception:
                 url = self._settings.folder.url_of(self._settings.path)
                 logger.warning("could not upload the log %s; trying again in %.0f s", url, interval_s, exc_info=True)
+
+
+def _make_upload(settings: LogSettings, local_path: str) -> LogUpload:
+    return LogUpload(settings.folder, settings.path, settings.parts, local_path)
 
 
 def _create_file(local_path: str | None) -> TextIO:

@@ -13,8 +13,8 @@ from ray_pipeline_core.pipeline import Step, find_raising_step, run_pipeline, st
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats
 from ray_pipeline_core.worker.environment import rank_environment_set
-from ray_pipeline_core.worker.log_capture import captured_output
-from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_path, log_url
+from ray_pipeline_core.worker.log_capture import captured_output, console_stream
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_parts, log_path, log_url
 from ray_pipeline_core.worker.rank_log import LogSettings, RankLog
 
 LEASE_RECHECK_AFTER_S = 5.0
@@ -167,11 +167,13 @@ def _open_log(settings: RankSettings, attempt: RankAttempt) -> RankLog:
         LogSettings(
             folder=folder.folder,
             path=log_path(settings, attempt),
+            parts=log_parts(settings, attempt),
             node_index=attempt.node_index if settings.nodes > 1 else None,
             console_level=logging.INFO if to_console else logging.ERROR,
             time_limit_s=settings.time_limit_s,
             flush_interval_s=settings.log_flush_interval_s,
-        )
+        ),
+        console_stream(),
     )
 
 
