@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ray_pipeline_core.processes import forks_ended
 from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,8 @@ class ObserverGroup(RunObserver):
                 # An observer may be any object that has some of the methods.
                 method = getattr(observer, event, None)
                 if method is not None:
-                    method(*args)
+                    with forks_ended():
+                        method(*args)
             except (Exception, SystemExit):  # noqa: BLE001 - an observer must not make the run fail
                 self._log_once(observer, event)
 

@@ -1,31 +1,25 @@
-"""Pipelines: the step protocol, and how the steps are loaded, pickled and run for one rank."""
+"""Pipelines: the step protocol, and how the steps are checked, loaded and pickled."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import pickle
 import re
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from time import perf_counter
-from types import TracebackType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ray_pipeline_core.errors import ConfigError, PipelineLoadError
-from ray_pipeline_core.stats.pipeline_stats import Metric, PipelineStats, StepStats, Timing
+from ray_pipeline_core.processes import forks_ended
+from ray_pipeline_core.stats.pipeline_stats import StepStats, Timing
+from ray_pipeline_core.step_checks import check_steps
 from ray_pipeline_core.validation import require
 
 Step: TypeAlias = Callable[..., Any] | Sequence[Any]
 PipelineSpec: TypeAlias = Sequence[Step] | str
 
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-_ITEMS_METRIC = "items"
-# Generators, map, zip and the like: they can be replaced by a generator that counts items, without a difference for
-# the next step.
-_BUILTIN_ITERATOR_MODULES = ("builtins", "itertools")
 
 
 class _LazyStats:
@@ -96,7 +90,7 @@ def check_pipeline(pipeline: object, pipeline_kwargs: object) -> None:
         form = "must have the form 'package.module:factory'"
         require(_IMPORT_PATH.fullmatch(pipeline) is not None, "pipeline", pipeline, form)
     else:
-        _check_steps(pipeline)
+        check_steps(pipeline)
         require(
             pipeline_kwargs is None,
             "pipeline_kwargs",
@@ -109,17 +103,6 @@ def check_pipeline(pipeline: object, pipeline_kwargs: object) -> None:
     require(ok, "pipeline_kwargs", pipeline_kwargs, "must be a dict of the factory's arguments by name")
 
 
-def _check_steps(pipeline: object) -> None:
-    is_list = isinstance(pipeline, Sequence) and not isinstance(pipeline, bytes | bytearray)
-    require(is_list, "pipeline", pipeline, "must be a list of steps or an import path 'package.module:factory'")
-    assert isinstance(pipeline, Sequence)
-    require(len(pipeline) > 0, "pipeline", pipeline, "must have at least one step")
-    for index, step in enumerate(pipeline):
-        is_data = isinstance(step, Sequence) and not isinstance(step, str | bytes | bytearray)
-        allowed = "must be callable as step(data, rank, world_size), or a sequence that becomes the data"
-        require(callable(step) or is_data, f"pipeline[{index}]", step, allowed)
-
-
 def load_pipeline(pipeline: PipelineSpec, pipeline_kwargs: Mapping[str, Any] | None = None) -> list[Step]:
     """Return the steps of a pipeline; for an import path, import the module and call the factory.
 
@@ -130,14 +113,15 @@ def load_pipeline(pipeline: PipelineSpec, pipeline_kwargs: Mapping[str, Any] | N
         return list(pipeline)
     factory = _import_factory(pipeline)
     try:
-        steps = factory(**(pipeline_kwargs or {}))
+        with forks_ended():
+            steps = factory(**(pipeline_kwargs or {}))
     except (Exception, SystemExit) as error:
         raise PipelineLoadError(
             f"pipeline={pipeline!r}: calling the factory with {', '.join(pipeline_kwargs or ()) or 'no arguments'} "
             f"raised {type(error).__name__}: {error}; correct pipeline_kwargs or the factory"
         ) from error
     try:
-        _check_steps(steps)
+        check_steps(steps)
     except ConfigError as error:
         raise PipelineLoadError(f"pipeline={pipeline!r}: the factory returned no list of steps: {error}") from error
     return list(steps)
@@ -146,7 +130,8 @@ def load_pipeline(pipeline: PipelineSpec, pipeline_kwargs: Mapping[str, Any] | N
 def _import_factory(path: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     try:
-        target: Any = importlib.import_module(module_name)
+        with forks_ended():
+            target: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a script may call sys.exit() when it is imported
         raise PipelineLoadError(
             f"pipeline={path!r}: importing module {module_name!r} raised {type(error).__name__}: {error}; "
@@ -203,7 +188,8 @@ def unpack_pipeline(packed: bytes | memoryview) -> list[Step]:
         PipelineLoadError: the pipeline can't be unpickled here, usually because a module is missing.
     """
     try:
-        return pickle.loads(packed)  # type: ignore[no-any-return]
+        with forks_ended():
+            return pickle.loads(packed)  # type: ignore[no-any-return]
     except Exception as error:
         raise PipelineLoadError(
             f"pipeline: a worker can't read it: {type(error).__name__}: {error}; install its modules on "
@@ -216,7 +202,7 @@ def step_name(step: Step) -> str:
     """Return the name of a step in stats, logs and errors."""
     if not callable(step):
         return f"Data: {type(step).__name__} of {len(step)}"
-    if hasattr(step, "stats"):
+    if _has_stats(step):
         return _string_of(step)
     function = step
     while isinstance(function, functools.partial):
@@ -224,115 +210,15 @@ def step_name(step: Step) -> str:
     return f"Function: {getattr(function, '__name__', type(function).__name__)}"
 
 
+def _has_stats(step: Step) -> bool:
+    try:
+        return hasattr(step, "stats")
+    except Exception:  # noqa: BLE001 - a property may raise anything; a rank that needs the stats fails with it
+        return True
+
+
 def _string_of(step: Step) -> str:
     try:
         return str(step)
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return type(step).__name__
-
-
-def run_pipeline(steps: Sequence[Step], rank: int, world_size: int) -> PipelineStats:
-    """Run the steps for one rank, and consume the iterable that the last one returns.
-
-    Args:
-        steps: a new copy of the pipeline; the stats of its steps are updated.
-        rank: the shard, in [0, world_size).
-        world_size: the number of shards.
-
-    Returns:
-        The stats of all callable steps, in the order of the steps.
-    """
-    data: Any = None
-    clock = _StepClock()
-    stats_owners: list[Any] = []
-    for step in steps:
-        if not callable(step):
-            data = step
-            continue
-        if hasattr(getattr(step, "stats", None), "time_stats"):
-            stats_owners.append(step)
-            data = step(data, rank, world_size)
-        else:
-            tracked = _TrackedFunction(step, clock)
-            stats_owners.append(tracked)
-            data = tracked(data, rank, world_size)
-    if isinstance(data, Iterable):
-        deque(data, maxlen=0)
-    return PipelineStats.from_steps(stats_owners)
-
-
-class _StepClock:
-    """Adds the elapsed time to the innermost running function only, so that nested generators count no time twice."""
-
-    def __init__(self) -> None:
-        self._running: list[_TrackedFunction] = []
-        self._switched_s = 0.0
-
-    def enter(self, function: _TrackedFunction) -> None:
-        self._switch()
-        self._running.append(function)
-
-    def leave(self) -> None:
-        self._switch()
-        self._running.pop()
-
-    def _switch(self) -> None:
-        now_s = perf_counter()
-        if self._running:
-            self._running[-1].seconds += now_s - self._switched_s
-        self._switched_s = now_s
-
-
-class _TrackedFunction:
-    """A plain function together with its stats: its running time and the number of items that it yields."""
-
-    def __init__(self, function: Callable[..., Any], clock: _StepClock) -> None:
-        self.function = function
-        self._clock = clock
-        self.seconds = 0.0
-        self.items = 0
-
-    def __call__(self, data: Any, rank: int, world_size: int) -> Any:
-        self._clock.enter(self)
-        try:
-            returned: Any = self.function(data, rank, world_size)
-        finally:
-            self._clock.leave()
-        if isinstance(returned, Iterator) and type(returned).__module__ in _BUILTIN_ITERATOR_MODULES:
-            return self._iterate(returned)
-        if not isinstance(returned, str | bytes):
-            # Values without a length are not counted, and neither are iterators with further methods.
-            with contextlib.suppress(Exception):
-                self.items = len(returned)  # pyright: ignore[reportArgumentType]
-        return returned
-
-    def _iterate(self, iterator: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            self._clock.enter(self)
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                self._clock.leave()
-            self.items += 1
-            yield item
-
-    @property
-    def stats(self) -> StepStats:
-        stats = StepStats(step_name(self.function))
-        stats.time_stats.update(self.seconds)
-        stats.stats[_ITEMS_METRIC] = Metric(total=self.items, n=self.items, mean=1.0, min=1, max=1)
-        return stats
-
-
-def find_raising_step(steps: Sequence[Step], traceback: TracebackType | None) -> str | None:
-    """Return the name of the step that raised: the innermost step in the traceback; None if there is none."""
-    found = None
-    while traceback is not None:
-        owner = traceback.tb_frame.f_locals.get("self")
-        if isinstance(owner, _TrackedFunction):
-            owner = owner.function
-        found = next((step_name(step) for step in steps if step is owner), found)
-        traceback = traceback.tb_next
-    return found

@@ -1,12 +1,14 @@
-"""Processes of this machine: which ones run, and when they started."""
+"""Processes of this machine: which ones run, when they started, and the end of forks that leave a user's code."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import time
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,35 @@ def wait_for_exit(pids: Iterable[int]) -> None:
                 )
                 break
             time.sleep(_EXIT_CHECK_INTERVAL_S)
+
+
+@contextlib.contextmanager
+def forks_ended() -> Iterator[None]:
+    """End processes that a user's code in the block forks and that leave the block, however they leave it.
+
+    Such a process is a copy of this one, and would continue as a second worker or driver.
+    """
+    pid = os.getpid()
+    try:
+        yield
+    except BaseException as error:
+        end_fork_of(pid, error)
+        raise
+    end_fork_of(pid)
+
+
+def end_fork_of(pid: int, error: BaseException | None = None) -> None:
+    """End this process at once, with the exit code that `error` would give it, if it is a fork of process `pid`."""
+    if os.getpid() == pid:
+        return
+    if error is None or isinstance(error, StopIteration):
+        os._exit(0)
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        os._exit((error.code or 0) & 0xFF)
+    # The streams of Python may be locked by a thread that exists in the other process alone.
+    with contextlib.suppress(OSError):
+        os.write(2, "".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
+    os._exit(1)
 
 
 def _read_file(path: str) -> str:

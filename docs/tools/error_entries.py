@@ -143,6 +143,36 @@ _CONFIG: Mapping[str, Entry] = {
         "`pipeline` is a string without a colon, or a part of it is not a valid Python name.",
         "Write the module, a colon and the name of the function in it.",
     ),
+    "pipeline[{last}]={value}: must be a step, not a list of steps, which would be data that nothing reads; put its "
+    "steps into pipeline": Entry(
+        "The last element of `pipeline` is a list that holds steps. A list is data for the next step, and there is none.",
+        "Put its steps into `pipeline` itself: `[reader, *others]` instead of `[reader, others]`.",
+    ),
+    "pipeline[{index}]={value}: must be an instance, not a class, which a call would only create": Entry(
+        "A step is a class, or a `functools.partial` of one. Calling it would create an object and drop it.",
+        "Create the step: `Saver()` instead of `Saver`.",
+    ),
+    "pipeline[{index}]={value}: must not be a coroutine function, which nothing would await; call asyncio.run() in a "
+    "plain function": Entry(
+        "A step, its `__call__` or its `run` is an `async def`. Calling it would do nothing.",
+        "Write a plain function, and call `asyncio.run(...)` in it.",
+    ),
+    "pipeline[{index}]={value}: must not be an asynchronous generator, which nothing would read; yield from a plain "
+    "generator": Entry(
+        "A step, its `__call__` or its `run` is an `async def` with `yield`. No step reads such a generator.",
+        "Write a plain generator, and run what is asynchronous with `asyncio.run(...)`.",
+    ),
+    "pipeline[{index}]: {step} returned a {type} that nothing has run, so the step has done nothing; call "
+    "asyncio.run() in a plain function": Entry(
+        "A step returned a coroutine or an asynchronous generator, and no later step has run it. The rank fails.",
+        "Run it in the step with `asyncio.run(...)`, and return its result.",
+    ),
+    "pipeline[{index}]: {step} returned {unfinished} objects, whose results nothing fetches; let the step wait for "
+    "them, with ray.get() or asyncio.run(), and return the results": Entry(
+        "The last step returned Ray object references or other awaitable objects. Whether their work was done, or failed, "
+        "is unknown. The rank fails.",
+        "Wait for the work in the step: return `ray.get(references)` instead of `references`.",
+    ),
     "pipeline[{index}]={value}: must be callable as step(data, rank, world_size), or a sequence that becomes the data": Entry(
         "An element of `pipeline` is neither callable nor a sequence of data; strings are not accepted as data.",
         "Pass a function, a `PipelineStep`, a datatrove step, or a list of data.",
@@ -629,6 +659,11 @@ _WARNINGS: Mapping[str, Entry] = {
 }
 
 _LOGS: Mapping[str, Entry] = {
+    "the clean-up of a step failed as well: {error}": Entry(
+        "A rank failed, and then the `finally` of a generator that a step had returned raised this error. Of several such "
+        "errors, the first fails the rank and the others are logged.",
+        "Read the rank's failure first; the clean-up may have failed because of it.",
+    ),
     "The lease on {url} is lost, so this run stops: another run has taken it over, or run.lock was removed": Entry(
         "The machine was suspended, or could not write to the storage for a minute; or `run.lock` was deleted.",
         "Wait for the other run, then start this one again if ranks are missing; this one ends with `RunFolderLockedError`.",

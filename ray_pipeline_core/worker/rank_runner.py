@@ -9,9 +9,11 @@ import time
 from dataclasses import dataclass
 
 from ray_pipeline_core.errors import qualified_name
-from ray_pipeline_core.pipeline import Step, find_raising_step, run_pipeline, step_name, unpack_pipeline
+from ray_pipeline_core.pipeline import Step, step_name, unpack_pipeline
+from ray_pipeline_core.processes import forks_ended
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats
+from ray_pipeline_core.step_runner import find_raising_step, run_pipeline
 from ray_pipeline_core.worker.environment import rank_environment_set
 from ray_pipeline_core.worker.log_capture import captured_output, console_stream
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_parts, log_path, log_url
@@ -100,7 +102,7 @@ def run_rank_steps(
     except Exception as error:  # noqa: BLE001 - any error is an outcome
         return _failed_outcome(settings, attempt, error, steps, started_s)
     try:
-        with rank_environment_set(settings, attempt), captured_output(log):
+        with rank_environment_set(settings, attempt), captured_output(log), forks_ended():
             stats = _run_steps(packed_pipeline, settings, attempt, log, steps)
     except BaseException as error:
         _log_failure(log, attempt, error)

@@ -19,13 +19,12 @@ from ray_pipeline_core import ConfigError, PipelineLoadError, PipelineStats, Pip
 from ray_pipeline_core.pipeline import (
     Step,
     check_pipeline,
-    find_raising_step,
     load_pipeline,
     pack_pipeline,
-    run_pipeline,
     step_name,
     unpack_pipeline,
 )
+from ray_pipeline_core.step_runner import find_raising_step, run_pipeline
 
 
 def numbers(data: Any, rank: int, world_size: int) -> Iterator[int]:
@@ -479,7 +478,7 @@ def test_stats_are_in_the_order_of_the_steps_and_data_has_none() -> None:
 
 def test_no_second_is_counted_twice_in_a_lazy_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"now": 0.0}
-    monkeypatch.setattr("ray_pipeline_core.pipeline.perf_counter", lambda: clock["now"])
+    monkeypatch.setattr("ray_pipeline_core.step_runner.perf_counter", lambda: clock["now"])
 
     def takes(seconds: float) -> Callable[..., Any]:
         def step(data: Iterable[int], rank: int, world_size: int) -> Iterator[int]:
