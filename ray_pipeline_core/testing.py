@@ -98,7 +98,11 @@ class _InProcessBackend:
         """Return 1."""
         return 1
 
-    def describe_shortage(self) -> str:
+    def fits(self, memory_factor: float) -> bool:
+        """Return True: the slot takes any group."""
+        return True
+
+    def describe_shortage(self, memory_factor: float = 1) -> str:
         """Return why there is none: the slot is always there."""
         return "runs in this process"
 

@@ -6,7 +6,7 @@ import random
 import resource
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,11 @@ class CountingTracker:
     def rank_failed(self, outcome: RankOutcome, attempt: int, retry: Retry | None) -> None:
         self.failed += retry is None
 
-    def completed_among(self, ranks: tuple[int, ...]) -> set[int]:
-        return self._markers.intersection(ranks)
+    def completed_among(self, attempts: Mapping[int, int], may_run: bool) -> set[int]:
+        return self._markers.intersection(attempts)
+
+    def give_up(self, ranks: Collection[int], failure: AttemptFailure) -> None:
+        raise AssertionError("nothing needs more memory than there is")
 
     def tick(self, running: int, workers: int, starting: int) -> None:
         """Ignore the progress."""

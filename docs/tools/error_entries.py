@@ -357,6 +357,10 @@ _CLUSTER: Mapping[str, Entry] = {
         "The cluster is large enough, but other jobs hold its resources.",
         "Wait until they end, stop them, or raise `startup_timeout`.",
     ),
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy": Entry(
+        "The nodes are large enough for a member of a gang each, but not for all members as `placement_strategy` wants.",
+        "Lower `nodes_per_task`, add nodes, or choose another `placement_strategy`.",
+    ),
     "{message}; asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler": Entry(
         "Ray can't schedule the worker, for the reason at the beginning, and the cluster has no node that is alive.",
         "Start nodes, or check the autoscaler.",
@@ -371,6 +375,27 @@ _CLUSTER: Mapping[str, Entry] = {
         "label in `ray_remote_kwargs`.",
         "Correct the strategy or the label that the beginning of the message names.",
     ),
+    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy": Entry(
+        "Ray can't place a gang as `placement_strategy` wants.",
+        "Lower `nodes_per_task`, add nodes, or choose another `placement_strategy`.",
+    ),
+    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler": Entry(
+        "A rank that ran out of memory needs a larger worker, and the cluster has no node that is alive.",
+        "Start nodes that are large enough, then start the run again: it runs the missing ranks.",
+    ),
+    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes": Entry(
+        "A rank that ran out of memory needs more memory than any node has. The other ranks are not affected.",
+        "Raise `tasks`, so that a rank needs less, lower `oom_memory_factor`, or add larger nodes; then start the run "
+        "again: it runs the missing ranks.",
+    ),
+    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, stop them, or check the scheduling options in ray_remote_kwargs": Entry(
+        "A rank that ran out of memory needs a larger worker, for which other jobs left no room.",
+        "Wait until they end, or stop them; then start the run again: it runs the missing ranks.",
+    ),
+    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy": Entry(
+        "A rank that ran out of memory needs a larger gang than the cluster has room for.",
+        "Add larger nodes, or lower `nodes_per_task`; then start the run again: it runs the missing ranks.",
+    ),
 }
 
 _RUN_FOLDER: Mapping[str, Entry] = {
@@ -382,6 +407,11 @@ _RUN_FOLDER: Mapping[str, Entry] = {
         "Another run took the folder over while the rank was running, usually because the driver of this one died or "
         "was suspended.",
         "Leave it to the other run, which runs the rank again.",
+    ),
+    "Attempt {attempt} of rank {rank} was given up, because its worker could not be reached, so it is not marked as completed in {url}. A later attempt runs the rank again.": Entry(
+        "The node of the worker had lost its connection to the cluster, and the rank was tried again elsewhere. The "
+        "message is in the log of the attempt that was given up.",
+        "Do nothing; check the network of the node if it happens again.",
     ),
     "This run has lost its lease on {url}: another run took it over after {stale_s} s without a heartbeat, or run.lock was removed. Completed ranks are kept. Wait for the other run, then start this one again if ranks are missing.": Entry(
         "The machine was suspended, or could not write to the storage for a minute; or `run.lock` was deleted.",
@@ -629,6 +659,10 @@ _RANKS: Mapping[str, Entry] = {
         "The files of the rank were not stored yet when the next rank on the same worker ran longer than `time`.",
         "Do nothing: the rank is tried again.",
     ),
+    "the worker died while it was idle": Entry(
+        "The files of the rank were not stored yet when its worker died between two calls.",
+        "Do nothing: the rank is tried again.",
+    ),
 }
 
 _WARNINGS: Mapping[str, Entry] = {
@@ -784,6 +818,7 @@ NEVER_SHOWN: Mapping[str, str] = {
     "no number of an attempt": "A warning about the history says it instead.",
     "no ranks": "A warning about the history says it instead.",
     "no worker could start within startup_timeout={startup_timeout} s: runs in this process": "A slot always starts.",
+    "{reason}: runs in this process": "The slot in this process takes a group of any size.",
     "{message}; runs in this process": "Nothing is unschedulable in this process.",
 }
 """Messages that no user can get, each with the reason."""

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Protocol
 
 from ray_pipeline_core.config import RunConfig
+from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
 from ray_pipeline_core.driver.planning import RunSpec, inspect_folder, make_plan, pending_ranks
 from ray_pipeline_core.driver.run_ending import RunEnding, cancelled_failure, run_timeout_failure
@@ -89,6 +90,7 @@ class PipelineRun:
             pending = pending_ranks(self._config.tasks, completed)
             numbers = self._claim_folder(pending)
             self._recorder = AttemptRecorder(self._history, numbers)
+            self._fences = AttemptFences(self._folder, numbers, self._lock.lease_id)
             self._tracker = self._make_tracker(skipped=len(completed))
             self._observers.on_run_started(make_plan(self._spec, completed))
             try:
@@ -134,6 +136,7 @@ class PipelineRun:
             skipped,
             self._stats,
             self._recorder,
+            self._fences,
             self._observers,
             started_s=self._started_s,
         )
@@ -166,6 +169,7 @@ class PipelineRun:
         finally:
             backend.close()
             manager.give_up_running(unfinished)
+            self._fences.remove_late_markers()
 
     def _can_batch(self) -> bool:
         """Return whether a worker may be given several groups at once.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
+from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
 from ray_pipeline_core.driver.failure_texts import FailureTexts
 from ray_pipeline_core.driver.progress_reporter import ProgressReporter
@@ -27,6 +28,7 @@ class RunTracker:
         skipped: ranks that earlier runs have completed.
         stats: merges the stats of completed ranks.
         recorder: records every attempt.
+        fences: tells which attempt has set a rank's marker.
         observers: observers of the run.
         clock: returns the time in seconds.
         started_s: when the run started, in seconds of the clock; None = now.
@@ -46,6 +48,7 @@ class RunTracker:
         skipped: int,
         stats: RunStats,
         recorder: AttemptRecorder,
+        fences: AttemptFences,
         observers: ObserverGroup,
         clock: Callable[[], float] = time.monotonic,
         started_s: float | None = None,
@@ -61,6 +64,7 @@ class RunTracker:
         self._world_size = world_size
         self._stats = stats
         self._recorder = recorder
+        self._fences = fences
         self._observers = observers
         self._reporter = ProgressReporter(folder, observers, recorder, stats, clock)
         self._clock = clock
@@ -87,9 +91,9 @@ class RunTracker:
         self._recorder.record(replace(outcome, failure=received), attempt)
         self._observers.on_rank_failed(failure, retry is not None)
 
-    def completed_among(self, ranks: tuple[int, ...]) -> set[int]:
-        """Return those of `ranks` whose marker exists although their worker died before it could answer."""
-        return {rank for rank in ranks if self._folder.is_completed(rank)}
+    def completed_among(self, attempts: Mapping[int, int], may_run: bool) -> set[int]:
+        """Return those ranks whose attempt had set its marker; see `AttemptFences.completed_among`."""
+        return self._fences.completed_among(attempts, may_run)
 
     def give_up(self, ranks: Collection[int], failure: AttemptFailure) -> None:
         """Count ranks that no worker will run any more; those that failed before keep their attempts and log."""

@@ -16,6 +16,7 @@ class SlotState:
 
     Attributes:
         memory_factor: its memory, as a multiple of the usual.
+        requested_s: when it was requested, in seconds of the loop's clock.
         has_started: whether it has ever been ready.
         assigned: the group of each rank that is assigned and not settled, in the order of assignment.
         batch: the groups of the newest call, until it is answered.
@@ -28,6 +29,7 @@ class SlotState:
     """
 
     memory_factor: float
+    requested_s: float = 0.0
     has_started: bool = False
     assigned: dict[int, TaskGroup] = field(default_factory=dict)
     batch: tuple[TaskGroup, ...] = ()

@@ -7,11 +7,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from ray_pipeline_core.config import RunConfig
+from ray_pipeline_core.driver.slot_starts import FailedStarts, StartingSlots
 from ray_pipeline_core.driver.slot_state import SlotState
-from ray_pipeline_core.errors import ClusterError, ResourcesUnavailableError
+from ray_pipeline_core.errors import ResourcesUnavailableError
 from ray_pipeline_core.scheduling.backend import (
     BackendEvent,
     SlotDraining,
@@ -24,8 +25,9 @@ from ray_pipeline_core.scheduling.batching import MAX_BATCH, batch_size
 from ray_pipeline_core.scheduling.group_queue import GroupQueue
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
-from ray_pipeline_core.scheduling.retry import Retry, backoff_s, decide_retry
+from ray_pipeline_core.scheduling.retry import Retry, decide_retry
 from ray_pipeline_core.scheduling.timeouts import TimeoutManager
+from ray_pipeline_core.scheduling.tracker import Tracker
 
 MAX_POLL_S = 0.5
 """The longest time that the loop waits for events, and so until it sees that it should stop, in seconds."""
@@ -33,23 +35,6 @@ TIMEOUT_GRACE_S = 2.0
 """How long a group over its time limit has to write its logs before its worker is killed, in seconds."""
 MAX_STARTING = 32
 """Slots that may wait for resources at once: enough demand for an autoscaler to see, bounded for the cluster."""
-
-
-class Tracker(Protocol):
-    """What the loop tells what has become of ranks."""
-
-    def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
-        """Count a rank whose marker exists."""
-
-    def rank_failed(self, outcome: RankOutcome, attempt: int, retry: Retry | None) -> None:
-        """Count a failed attempt, which `retry` repeats unless it is None."""
-
-    def completed_among(self, ranks: tuple[int, ...]) -> set[int]:
-        """Return those of `ranks` whose marker exists although their worker died before it could answer."""
-        ...
-
-    def tick(self, running: int, workers: int, starting: int) -> None:
-        """Report the progress, at the end of each round of the loop."""
 
 
 class RunStopped(Exception):
@@ -105,12 +90,12 @@ class RayTaskManager:
         self._slots: dict[int, SlotState] = {}
         self._idle: set[int] = set()
         self._idle_by_memory: Counter[float] = Counter()
-        self._starting: Counter[float] = Counter()
+        self._working_by_memory: Counter[float] = Counter()
+        self._starting = StartingSlots()
+        self._failed_starts = FailedStarts(config.retry, clock)
         self._next_slot = 0
         self._running_ranks = 0
-        self._failed_starts = 0
-        self._no_start_before_s = 0.0
-        self._without_worker_since_s: float | None = None
+        self._without_worker_since_s: dict[tuple[float, bool], float] = {}
 
     def run(self) -> None:
         """Run until every rank has completed or failed.
@@ -132,6 +117,7 @@ class RayTaskManager:
                 raise RunTimedOut
             self._queue.release(self._clock())
             self._feed_idle_slots()
+            self._retire_surplus()
             self._start_slots()
             events = self._backend.poll(self._wait_s())
             self._check_lease()
@@ -152,7 +138,7 @@ class RayTaskManager:
         Some may have set their marker just before; those that were assigned and not started are left out.
         """
         for slot in self._slots.values():
-            for outcome in self._outcomes_when_lost(slot, failure):
+            for outcome in self._outcomes_when_lost(slot, failure, may_run=False):  # the lease is given up as well
                 group = slot.assigned.pop(outcome.rank)
                 if outcome.failure is None:
                     self._tracker.rank_completed(outcome, group.attempt)
@@ -162,7 +148,7 @@ class RayTaskManager:
     # --- slots ---
 
     def _start_slots(self) -> None:
-        if self._clock() < self._no_start_before_s:
+        if self._failed_starts.is_paused():
             return
         free = MAX_STARTING - self._starting.total()
         limits = (self._config.workers if self._config.workers > 0 else None, self._backend.slot_limit())
@@ -171,16 +157,23 @@ class RayTaskManager:
                 free = min(free, limit - len(self._slots))
         for factor, waiting in self._queue.demand():
             # Slots of this size that are idle or start already will take as many of the groups.
-            missing = waiting - self._idle_by_memory[factor] - self._starting[factor]
+            missing = waiting - self._idle_by_memory[factor] - self._starting.count(factor)
             for _ in range(min(free, missing)):
                 self._start_slot(factor)
                 free -= 1
 
     def _start_slot(self, memory_factor: float) -> None:
         slot, self._next_slot = self._next_slot, self._next_slot + 1
-        self._slots[slot] = SlotState(memory_factor)
-        self._starting[memory_factor] += 1
+        self._slots[slot] = SlotState(memory_factor, self._clock())
+        self._starting.add(slot, memory_factor)
         self._backend.start(slot, memory_factor)
+
+    def _retire_surplus(self) -> None:
+        """Retire starting slots for which no group is left, so that no autoscaler adds nodes for them."""
+        for factor in self._starting.memory_factors():
+            left = max(0, self._queue.waiting(factor) - self._idle_by_memory[factor])
+            for slot in self._starting.newest(factor, self._starting.count(factor) - left):
+                self._retire(slot)
 
     def _feed_idle_slots(self) -> None:
         if not self._queue.ready:
@@ -234,13 +227,22 @@ class RayTaskManager:
             (self._idle.add if idle else self._idle.discard)(slot_id)
 
     def _retire(self, slot_id: int) -> None:
-        self._set_idle(slot_id, False)
-        del self._slots[slot_id]
+        self._remove(slot_id)
         self._backend.retire(slot_id)
+
+    def _remove(self, slot_id: int) -> None:
+        self._set_idle(slot_id, False)
+        slot = self._slots.pop(slot_id)
+        if slot.has_started:
+            self._working_by_memory[slot.memory_factor] -= 1
+        else:
+            self._starting.remove(slot_id, slot.memory_factor)
 
     # --- events ---
 
     def _handle(self, event: BackendEvent) -> None:
+        if event.slot not in self._slots:  # retired a moment ago, by an event that came along with this one
+            return
         if isinstance(event, SlotStarted):
             self._on_started(event.slot)
         elif isinstance(event, WorkEnded):
@@ -253,8 +255,9 @@ class RayTaskManager:
     def _on_started(self, slot_id: int) -> None:
         slot = self._slots[slot_id]
         slot.has_started = True
-        self._starting[slot.memory_factor] -= 1
-        self._failed_starts = 0
+        self._starting.remove(slot_id, slot.memory_factor)
+        self._working_by_memory[slot.memory_factor] += 1
+        self._failed_starts.reset()
         if slot.draining:
             self._retire(slot_id)
         else:
@@ -273,56 +276,47 @@ class RayTaskManager:
         else:
             self._feed(event.slot)
 
-    def _unassign(self, slot: SlotState, ranks: Iterable[int]) -> list[TaskGroup]:
+    def _unassign(self, slot: SlotState, ranks: Iterable[int], may_run: bool = False) -> list[TaskGroup]:
         groups = slot.unassign(ranks)
-        self._queue.put_back(groups)
+        self._queue.put_back([group.renumbered() for group in groups] if may_run else groups)
         self._running_ranks -= sum(len(group.ranks) for group in groups)
         return groups
 
     def _on_draining(self, slot_id: int) -> None:
-        slot = self._slots.get(slot_id)
-        if slot is None:  # retired a moment ago, by an event that came along with this one
-            return
-        slot.draining = True
+        self._slots[slot_id].draining = True
         if slot_id in self._idle:
             self._retire(slot_id)
 
     def _on_lost(self, event: SlotLost) -> None:
         slot = self._slots[event.slot]
         failure = slot.kill_reason or event.failure
-        if failure.fatal:
+        is_about_size = failure.rule.run_error is ResourcesUnavailableError and slot.memory_factor != 1
+        if failure.fatal and not is_about_size:
             self._raise_fatal(failure)  # the slot is kept, so that its ranks are settled with the others
-        self._set_idle(event.slot, False)
-        del self._slots[event.slot]
+        self._remove(event.slot)
         if not slot.has_started:
-            self._starting[slot.memory_factor] -= 1
-            self._on_failed_start(failure)
+            self._on_failed_start(slot, failure)
             return
         self._timeouts.remove_task(event.slot)
+        self._unassign(slot, event.not_begun)
         self._settle(slot, event.outcomes)
-        self._settle(slot, self._outcomes_when_lost(slot, event.failure))
-        self._unassign(slot, list(slot.assigned))
+        self._settle(slot, self._outcomes_when_lost(slot, event.failure, event.may_run))
+        self._unassign(slot, list(slot.assigned), event.may_run)
 
-    def _outcomes_when_lost(self, slot: SlotState, failure: AttemptFailure) -> tuple[RankOutcome, ...]:
-        return slot.outcomes_when_lost(self._tracker.completed_among(tuple(slot.assigned)), failure, self._clock())
+    def _outcomes_when_lost(self, slot: SlotState, failure: AttemptFailure, may_run: bool) -> tuple[RankOutcome, ...]:
+        attempts = {rank: group.attempt for rank, group in slot.assigned.items()}
+        return slot.outcomes_when_lost(self._tracker.completed_among(attempts, may_run), failure, self._clock())
 
     def _raise_fatal(self, failure: AttemptFailure) -> NoReturn:
         if failure.rule.run_error is ResourcesUnavailableError:
             raise ResourcesUnavailableError(f"{failure.message}; {self._backend.describe_shortage()}")
         raise failure.rule.run_error(failure.message)
 
-    def _on_failed_start(self, failure: AttemptFailure) -> None:
-        if failure.preempted or not self._queue:  # no group waits for this slot any more
-            return
-        policy = self._config.retry
-        limit = policy.max_retries if failure.retry_limit is None else min(policy.max_retries, failure.retry_limit)
-        self._failed_starts += 1
-        if self._failed_starts > limit:
-            raise ClusterError(
-                f"workers fail to start, {self._failed_starts} in a row; correct the cause of the last failure, then "
-                f"start the run again: {failure.error_type}: {failure.message}"
-            )
-        self._no_start_before_s = self._clock() + backoff_s(policy, self._failed_starts - 1)
+    def _on_failed_start(self, slot: SlotState, failure: AttemptFailure) -> None:
+        if failure.fatal:
+            self._give_up_larger(slot.memory_factor, failure.message)
+        elif not failure.preempted and self._queue:  # else no group waits for this slot any more
+            self._failed_starts.add(failure, slot.requested_s, self._working_by_memory.total() > 0)
 
     # --- groups ---
 
@@ -359,17 +353,39 @@ class RayTaskManager:
             self._backend.kill(key)
 
     def _check_startup(self) -> None:
-        if len(self._slots) > self._starting.total():
-            self._without_worker_since_s = None
-            return
-        now = self._clock()
-        if self._without_worker_since_s is None:
-            self._without_worker_since_s = now
-        elif now - self._without_worker_since_s > self._config.startup_timeout:
-            raise ResourcesUnavailableError(
-                f"no worker could start within startup_timeout={self._config.startup_timeout} s: "
-                f"{self._backend.describe_shortage()}"
-            )
+        """End the run if no slot starts; fail the groups that need more memory than any slot gets."""
+        now, since_s = self._clock(), self._without_worker_since_s
+        self._without_worker_since_s = {state: since_s.get(state, now) for state in self._without_worker()}
+        limit = f"no worker could start within startup_timeout={self._config.startup_timeout} s"
+        for (factor, others_work), since in self._without_worker_since_s.items():
+            is_over = now - since > self._config.startup_timeout
+            if factor == 1 and is_over:
+                raise ResourcesUnavailableError(f"{limit}: {self._backend.describe_shortage()}")
+            if factor != 1 and ((is_over and not others_work) or self._can_never_start(factor, is_over)):
+                self._give_up_larger(factor, limit if is_over else "no node of the cluster has enough memory")
+
+    def _without_worker(self) -> Iterable[tuple[float, bool]]:
+        """Return the memory factors for which groups wait and no slot works, and whether slots of other sizes do.
+
+        Those may hold the resources, so the time without a worker starts again when the last of them has ended.
+        """
+        others_work = self._working_by_memory.total() > 0
+        for factor in self._queue.memory_factors():
+            if not (others_work if factor == 1 else self._working_by_memory[factor]):
+                yield factor, others_work
+
+    def _can_never_start(self, memory_factor: float, is_over: bool) -> bool:
+        is_certain = is_over or self._backend.slot_limit() is not None  # other clusters may grow until then
+        return is_certain and not self._backend.fits(memory_factor)
+
+    def _give_up_larger(self, memory_factor: float, reason: str) -> None:
+        """Fail the groups that need more than the usual memory, which they can't get, and no others."""
+        for slot in self._starting.newest(memory_factor, self._starting.count(memory_factor)):
+            self._retire(slot)
+        message = f"{reason}: {self._backend.describe_shortage(memory_factor)}"
+        failure = AttemptFailure("unschedulable", ResourcesUnavailableError.__name__, message)
+        ranks = [rank for group in self._queue.remove(memory_factor) for rank in group.ranks]
+        self._tracker.give_up(ranks, failure)
 
     def _wait_s(self) -> float:
         now = self._clock()

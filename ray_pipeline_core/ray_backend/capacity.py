@@ -61,11 +61,26 @@ def describe_shortage(nodes: Sequence[Mapping[str, float]], resources: RankResou
             f"{asked}; {has}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, stop "
             "them, or check the scheduling options in ray_remote_kwargs"
         )
+    members = _count_members(nodes, resources)
+    if members:
+        return (
+            f"{asked}; {has}; with placement_strategy={resources.placement_strategy!r} there is room for {members} of "
+            f"the {resources.nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or "
+            "choose another placement_strategy"
+        )
     most = {name: max(node.get(name, 0.0) for node in nodes) for name in resources.bundle()}
     return (
         f"{asked}; {has}; one node has at most {_format_resources(most)}; request less per rank group, or add more or "
         "larger nodes"
     )
+
+
+def _count_members(nodes: Sequence[Mapping[str, float]], resources: RankResources) -> int:
+    """Return how many members of one gang fit at the same time, as its placement strategy demands."""
+    per_node = [_count_on_node(node, resources.bundle()) for node in nodes]
+    if resources.placement_strategy == "STRICT_SPREAD":
+        return sum(fitting > 0 for fitting in per_node)
+    return max(per_node) if resources.placement_strategy == "STRICT_PACK" else sum(per_node)
 
 
 def _format_resources(resources: Mapping[str, float]) -> str:

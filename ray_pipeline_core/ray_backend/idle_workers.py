@@ -10,9 +10,8 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from ray_pipeline_core.config import RankResources
-from ray_pipeline_core.processes import wait_for_exit
 from ray_pipeline_core.ray_backend.placement import release_workers
-from ray_pipeline_core.ray_backend.worker_location import WorkerLocation, local_pids
+from ray_pipeline_core.ray_backend.worker_location import WorkerLocation, end_here
 
 IDLE_WORKER_TTL_S = 30.0
 """How long workers may be idle before they are ended to free their resources, in seconds."""
@@ -47,7 +46,7 @@ class IdleWorkers:
         self._resources: RankResources | None = None
         self._later: Sequence[RankResources] = ()
         self._idle: list[tuple[float, WorkerSet]] = []
-        self._ended_pids: set[int] = set()
+        self._ended: set[WorkerLocation] = set()
 
     def begin_run(self, resources: RankResources | None, later: Sequence[RankResources]) -> None:
         """End the idle workers unless they have the resources that the next run needs.
@@ -90,9 +89,9 @@ class IdleWorkers:
     def release(self) -> None:
         """End all idle workers, and wait until they are gone."""
         self.end_all()
-        wait_for_exit(self._ended_pids)
-        self._ended_pids.clear()
+        end_here(self._ended)
+        self._ended.clear()
 
     def _end(self, workers: WorkerSet) -> None:
         release_workers(workers.placement_group, workers.actors)
-        self._ended_pids.update(local_pids(workers.locations))
+        self._ended.update(workers.locations)

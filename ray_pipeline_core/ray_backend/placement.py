@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import ray
+from ray.core.generated import gcs_pb2
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -88,6 +89,15 @@ def is_removed(group: PlacementGroup) -> bool:
         return bool(placement_group_table(group).get("state") == "REMOVED")
     except Exception:
         logger.debug("can't tell the state of %r", group, exc_info=True)
+        return False
+
+
+def has_died(actors: list[Any]) -> bool:
+    """Return whether one of the workers is known to be dead; False if Ray has no such (private) function any more."""
+    try:
+        return any(actor._get_local_state() == gcs_pb2.ActorTableData.DEAD for actor in actors)  # type: ignore[attr-defined] # pyright: ignore
+    except Exception:
+        logger.debug("can't tell the state of %r", actors, exc_info=True)
         return False
 
 

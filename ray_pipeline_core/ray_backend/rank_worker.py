@@ -6,7 +6,6 @@ import logging
 import os
 import pickle
 import signal
-import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ import ray.util
 
 from ray_pipeline_core.pipeline import unpack_pipeline
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
-from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.worker.attempt_guard import AttemptGuard
 from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
 from ray_pipeline_core.worker.log_capture import silence_loguru_console
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
@@ -71,7 +70,8 @@ class RankWorker:
     """
 
     def __init__(self) -> None:
-        self._folder: RunFolder | None = None
+        self._settings: RankSettings | None = None
+        self._guards: dict[int, AttemptGuard] = {}
         self._runner: GroupRunner | None = None
 
     def prepare(self, packed_pipeline: SharedBytes, settings: RankSettings) -> WorkerLocation | str:
@@ -89,9 +89,8 @@ class RankWorker:
         if self._runner is None:
             start_reaper()
             threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
-        self._folder, self._runner = settings.folder, GroupRunner(packed_pipeline.content, settings)
-        node_id = ray.get_runtime_context().get_node_id()
-        return WorkerLocation(node_id, _node_ip(), socket.gethostname(), os.getpid())
+        self._settings, self._runner = settings, GroupRunner(packed_pipeline.content, settings)
+        return WorkerLocation.of_this_process(ray.get_runtime_context().get_node_id(), _node_ip())
 
     def run_groups(self, groups: Sequence[Sequence[RankAttempt]], commit: Sequence[int] = ()) -> WorkReport:
         """Run groups, one after another.
@@ -101,7 +100,9 @@ class RankWorker:
             commit: ranks that all nodes of the gang have completed; their markers are set first.
         """
         assert self._runner is not None, "prepare() comes first"
+        assert self._settings is not None, "prepare() comes first"
         error = self._mark_completed(commit)
+        self._guards = {attempt.rank: AttemptGuard(self._settings, attempt) for group in groups for attempt in group}
         report = self._runner.run(groups)
         return report if error is None else replace(report, commit_error=error)
 
@@ -119,10 +120,9 @@ class RankWorker:
             ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
     def _mark_completed(self, ranks: Sequence[int]) -> str | None:
-        assert self._folder is not None, "prepare() comes first"
         try:
             for rank in ranks:
-                self._folder.mark_completed(rank)
+                self._guards[rank].mark_completed()
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
             return str(error)
         return None

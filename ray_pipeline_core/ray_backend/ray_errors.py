@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeAlias
 
 from ray import exceptions as ray_errors
@@ -32,6 +33,9 @@ _FAILURE_TABLE: tuple[_Row, ...] = (
 )
 _OTHER_ERROR: _Row = (BaseException, "worker_lost", None, False)
 _MAX_MESSAGE_LENGTH = 1000
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_NODE_DIED_HINT = "its node has died"  # in Ray's message about an actor
+_NODE_ERRORS = (ray_errors.NodeDiedError, ray_errors.LocalRayletDiedError)
 _OUT_OF_MEMORY_HINT = "running low on memory"  # in Ray's message about an actor whose death it noticed later
 
 
@@ -56,10 +60,15 @@ def classify(error: BaseException, node: str | None = None, node_drains: bool = 
         preempted=FAILURE_RULES[kind].preemptible and (node_drains or bool(getattr(error, "preempted", False))),
         retry_limit=retry_limit,
         fatal=fatal,
+        node_died=isinstance(error, _NODE_ERRORS) or _NODE_DIED_HINT in str(error),
         node=node,
     )
 
 
 def _one_line_message(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line)[:_MAX_MESSAGE_LENGTH] or type(error).__name__
+    """Return Ray's message without colours; of one that repeats a worker's traceback, its last line."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
+    lines = [line for line in lines if line]
+    if isinstance(error, ray_errors.RayTaskError) or getattr(error, "actor_init_failed", False):
+        lines = lines[-1:]
+    return " ".join(lines)[:_MAX_MESSAGE_LENGTH] or type(error).__name__

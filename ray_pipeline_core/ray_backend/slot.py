@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from typing import Any, Literal, TypeAlias
 
 from ray.util.placement_group import PlacementGroup
 
@@ -13,6 +14,33 @@ from ray_pipeline_core.ray_backend.idle_workers import WorkerSet
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.worker.group_runner import WorkReport
+
+SlotEvent: TypeAlias = Literal["submitted", "lost", "answered"]
+"""What changes a slot's phase: a call, the loss of a worker, or that no call is unanswered any more."""
+
+
+class Phase(Enum):
+    """The phases of a slot, from the request to the end of its processes."""
+
+    STARTING = "its workers wait for resources, start or load the pipeline"
+    IDLE = "it is ready for groups"
+    BUSY = "it runs groups, or sets markers"
+    FAILED_START = "a worker was lost before all were ready; the calls to the others are not answered yet"
+    LOST = "a worker was lost later; the calls to the others are not answered yet"
+    EXITING = "its workers are dead for Ray; their processes may not have ended yet"
+
+
+TRANSITIONS: Mapping[tuple[Phase, SlotEvent], Phase] = {
+    (Phase.STARTING, "answered"): Phase.IDLE,
+    (Phase.STARTING, "lost"): Phase.FAILED_START,
+    (Phase.IDLE, "submitted"): Phase.BUSY,
+    (Phase.IDLE, "lost"): Phase.LOST,
+    (Phase.BUSY, "answered"): Phase.IDLE,
+    (Phase.BUSY, "lost"): Phase.LOST,
+    (Phase.FAILED_START, "answered"): Phase.EXITING,
+    (Phase.LOST, "answered"): Phase.EXITING,
+}
+"""The next phase, by phase and event; all other combinations are mistakes."""
 
 
 @dataclass
@@ -25,12 +53,15 @@ class Slot:
         actors: its workers, one per node.
         previous_locations: where its workers ran when they became idle; empty for new workers.
         locations: where its started workers run, by index.
+        phase: its phase.
         submitted_s: when the newest groups were submitted to it, in seconds of the monotonic clock; 0 if never.
         reports: the reports of its workers on these groups, by index.
         uncommitted: outcomes of ranks that all nodes of the gang have completed; the next call sets their markers.
         settled: outcomes that no event has reported yet.
         pending_calls: number of calls without an answer.
+        not_begun: ranks of its newest call if it was lost before that.
         lost: why it was lost; None while it is alive.
+        lost_s: when the last answer after the loss came, in seconds of the monotonic clock.
     """
 
     number: int
@@ -38,12 +69,19 @@ class Slot:
     actors: list[Any]
     previous_locations: tuple[WorkerLocation, ...] = ()
     locations: dict[int, WorkerLocation] = field(default_factory=dict)
+    phase: Phase = Phase.STARTING
     submitted_s: float = 0.0
     reports: dict[int, WorkReport] = field(default_factory=dict)
     uncommitted: tuple[RankOutcome, ...] = ()
     settled: tuple[RankOutcome, ...] = ()
     pending_calls: int = 0
+    not_begun: tuple[int, ...] = ()
     lost: AttemptFailure | None = None
+    lost_s: float = 0.0
+
+    def enter(self, event: SlotEvent) -> None:
+        """Change the phase, because of an event that is possible in it."""
+        self.phase = TRANSITIONS[self.phase, event]
 
     @property
     def is_gang(self) -> bool:
@@ -51,14 +89,9 @@ class Slot:
         return len(self.actors) > 1
 
     @property
-    def has_work(self) -> bool:
+    def has_had_work(self) -> bool:
         """Whether groups were ever submitted to it."""
         return self.submitted_s > 0
-
-    @property
-    def is_starting(self) -> bool:
-        """Whether some of its workers have not started."""
-        return len(self.locations) < len(self.actors)
 
     @property
     def node_ips(self) -> tuple[str, ...]:

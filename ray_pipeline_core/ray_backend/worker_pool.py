@@ -10,16 +10,22 @@ from typing import Any, cast
 import ray
 
 from ray_pipeline_core.errors import PipelineLoadError
-from ray_pipeline_core.processes import is_running, wait_for_exit
 from ray_pipeline_core.ray_backend.capacity import alive_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.draining import DrainingNodes
 from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
-from ray_pipeline_core.ray_backend.placement import check_options, is_removed, release_workers, start_workers
+from ray_pipeline_core.ray_backend.placement import check_options, has_died, is_removed, release_workers, start_workers
 from ray_pipeline_core.ray_backend.rank_worker import SharedBytes
 from ray_pipeline_core.ray_backend.ray_errors import classify
-from ray_pipeline_core.ray_backend.slot import Slot
-from ray_pipeline_core.ray_backend.worker_location import WorkerLocation, local_pids
+from ray_pipeline_core.ray_backend.slot import Phase, Slot
+from ray_pipeline_core.ray_backend.worker_location import (
+    EXIT_CHECK_INTERVAL_S,
+    EXIT_GRACE_S,
+    WorkerLocation,
+    end_here,
+    kill_here,
+    running_here,
+)
 from ray_pipeline_core.scheduling.backend import BackendEvent, SlotDraining, SlotLost, SlotStarted, WorkEnded
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
@@ -28,17 +34,14 @@ from ray_pipeline_core.worker.group_runner import WorkReport
 from ray_pipeline_core.worker.rank_attempt import RankAttempt
 from ray_pipeline_core.worker.setup import WorkerSetup
 
-EXIT_TIMEOUT_S = 5.0
+EXIT_TIMEOUT_S = 2 * EXIT_GRACE_S
 """The longest wait for the processes of a lost worker to exit before the loss is reported, in seconds."""
-EXIT_CHECK_INTERVAL_S = 0.02
-"""Time between two checks whether these processes have exited, in seconds."""
 PLACEMENT_GROUP_CHECK_INTERVAL_S = 3.0
 """Time between two checks whether the placement groups of starting gangs still exist, in seconds."""
 GANG_GRACE_S = 30.0
 """How long the other members of a gang may continue after one has failed a rank, in seconds."""
 DEFERRED_COMMIT_MAX_GROUP_S = 2.0
 """How long a group of a gang may take, in seconds, for its markers to be set by the next call; else at once."""
-_NO_MEMBER = -1
 _Answer = tuple[int, int, Any, BaseException | None]
 
 
@@ -63,8 +66,8 @@ class RayWorkerPool:
         self._idle_workers = idle_workers
         self._needs_more_memory = False
         self._slots: dict[int, Slot] = {}
-        self._exiting: dict[int, float] = {}
-        self._released_pids: set[int] = set()
+        self._exiting: set[int] = set()
+        self._released: set[WorkerLocation] = set()
         self._gang_grace = TimeoutManager(GANG_GRACE_S)
         self._placement_groups_checked_s = 0.0
         self._draining = DrainingNodes()
@@ -95,6 +98,12 @@ class RayWorkerPool:
     def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
         """Send groups to every member of the slot."""
         record = self._slots[slot]
+        if has_died(record.actors):
+            record.not_begun = tuple(rank for group in groups for rank in group.ranks)
+            self._mark_lost(record, AttemptFailure("worker_lost", "WorkerDied", "the worker died while it was idle"))
+            self._await_exit(record)
+            return
+        record.enter("submitted")
         record.submitted_s, record.reports = time.monotonic(), {}
         commit = [outcome.rank for outcome in record.uncommitted]
         for index, actor in enumerate(record.actors if groups else record.actors[:1]):
@@ -106,7 +115,7 @@ class RayWorkerPool:
             RankAttempt(
                 rank=rank,
                 attempt=self._attempt_numbers.in_folder(rank, group.attempt),
-                may_be_completed=group.attempt > 1,
+                may_be_marked=group.attempt > 1,
                 is_first=position == 0,
                 node_index=node_index,
                 node_ips=node_ips,
@@ -120,26 +129,29 @@ class RayWorkerPool:
         if record is not None:
             message = "the worker was killed because another rank on it ran over its time limit"
             self._mark_lost(record, AttemptFailure("worker_lost", "Killed", message))
-            if not record.pending_calls:
-                self._answers.put((slot, _NO_MEMBER, None, None))
 
     def retire(self, slot: int) -> None:
         """Keep the workers of an idle slot for the next run, or end them."""
         record = self._slots.pop(slot)
-        if not self._keep_idle(record):
+        self._exiting.discard(slot)
+        if record.lost is None and not self._keep_idle(record):
             self._release(record)
 
     def _keep_idle(self, slot: Slot) -> bool:
-        is_reusable = not self._needs_more_memory and not slot.pending_calls and not slot.runs_on(self._draining)
+        is_reusable = not self._needs_more_memory and slot.phase is Phase.IDLE and not slot.runs_on(self._draining)
         return is_reusable and self._idle_workers.keep(slot.workers)
 
     def slot_limit(self) -> int | None:
         """Return how many slots fit on an embedded cluster; None for other clusters, which may grow."""
         return max(1, self._limit) if self._limit is not None else None
 
-    def describe_shortage(self) -> str:
+    def fits(self, memory_factor: float) -> bool:
+        """Return whether a slot with that much memory would fit on the cluster if nothing else ran there."""
+        return count_fitting(alive_nodes(), self._resources.with_memory_factor(memory_factor)) > 0
+
+    def describe_shortage(self, memory_factor: float = 1) -> str:
         """Return a message with the requested resources, those of the cluster, and what would fit."""
-        return describe_shortage(alive_nodes(), self._resources)
+        return describe_shortage(alive_nodes(), self._resources.with_memory_factor(memory_factor))
 
     # --- answers of workers, and events ---
 
@@ -173,11 +185,11 @@ class RayWorkerPool:
 
     def _on_answer(self, number: int, index: int, value: Any, error: BaseException | None) -> Iterable[BackendEvent]:
         slot = self._slots.get(number)
-        if slot is None:
-            return []  # retired while it was starting
-        if index != _NO_MEMBER:
-            slot.pending_calls -= 1
-            self._record_answer(slot, index, value, error)
+        if slot is None:  # retired while it was starting
+            self._released.update([value] if isinstance(value, WorkerLocation) else ())
+            return []
+        slot.pending_calls -= 1
+        self._record_answer(slot, index, value, error)
         return [] if slot.pending_calls else self._on_all_answered(slot)
 
     def _record_answer(self, slot: Slot, index: int, value: Any, error: BaseException | None) -> None:
@@ -212,33 +224,50 @@ class RayWorkerPool:
 
     def _on_all_answered(self, slot: Slot) -> Iterable[BackendEvent]:
         self._gang_grace.remove_task(slot.number)
-        if slot.lost is not None and slot.previous_locations and not slot.has_work:
+        if slot.phase is Phase.STARTING:
+            return self._on_started(slot)
+        if slot.phase is Phase.BUSY:
+            return self._on_work_ended(slot)
+        if slot.phase is Phase.FAILED_START and slot.previous_locations:
             self._start_new(slot.number)  # the idle worker had died, or can't load another pipeline
             return []
-        if slot.lost is not None:
-            self._exiting[slot.number] = time.monotonic() + EXIT_TIMEOUT_S
-            return self._report_lost_slots()
-        return self._on_work_ended(slot) if slot.has_work else self._on_started(slot)
+        self._await_exit(slot)
+        return self._report_lost_slots()
+
+    def _await_exit(self, slot: Slot) -> None:
+        slot.enter("answered")
+        slot.lost_s = time.monotonic()
+        self._exiting.add(slot.number)
 
     def _report_lost_slots(self) -> list[BackendEvent]:
         """Return the losses of slots whose processes have exited: Ray may report a death shortly before the exit."""
         events: list[BackendEvent] = []
-        for number, deadline_s in list(self._exiting.items()):
+        for number in list(self._exiting):
             slot = self._slots[number]
-            if time.monotonic() < deadline_s and any(map(is_running, local_pids(slot.locations.values()))):
-                continue
-            del self._exiting[number], self._slots[number]
-            assert slot.lost is not None, f"slot {number} is not lost"
-            events.append(SlotLost(number, slot.lost, slot.outcomes_before_loss()))
+            left, waited_s = running_here(slot.locations.values()), time.monotonic() - slot.lost_s
+            if left and waited_s > EXIT_GRACE_S:
+                kill_here(left)  # Ray can't, for instance because the node has lost its connection
+            if not left or waited_s > EXIT_TIMEOUT_S:
+                events.append(self._report_lost(slot, is_dead=not left))
         return events
 
+    def _report_lost(self, slot: Slot, is_dead: bool) -> SlotLost:
+        self._exiting.discard(slot.number)
+        del self._slots[slot.number]
+        assert slot.lost is not None, f"slot {slot.number} is not lost"
+        is_dead = is_dead and all(location.is_here() for location in slot.locations.values())
+        may_run = slot.has_had_work and not is_dead
+        return SlotLost(slot.number, slot.lost, slot.outcomes_before_loss(), slot.not_begun, may_run)
+
     def _on_started(self, slot: Slot) -> Iterable[BackendEvent]:
+        slot.enter("answered")
         if slot.runs_on(self._draining):
             yield SlotDraining(slot.number)  # the node started to drain before the slot's location was known
         yield SlotStarted(slot.number)
 
     def _on_work_ended(self, slot: Slot) -> Iterable[BackendEvent]:
         """Report the end of the groups; the completed ranks of a gang are committed with the next call, or at once."""
+        slot.enter("answered")
         not_started = slot.collect_reports()
         if slot.uncommitted and time.monotonic() - slot.submitted_s > DEFERRED_COMMIT_MAX_GROUP_S:
             self.submit(slot.number, ())
@@ -248,11 +277,12 @@ class RayWorkerPool:
     def _mark_lost(self, slot: Slot, failure: AttemptFailure) -> None:
         if slot.lost is None:
             slot.lost = failure
+            slot.enter("lost")
             self._release(slot)
 
     def _release(self, slot: Slot) -> None:
         release_workers(slot.placement_group, slot.actors)
-        self._released_pids.update(local_pids((*slot.previous_locations, *slot.locations.values())))
+        self._released.update((*slot.previous_locations, *slot.locations.values()))
 
     def _end_overdue_gangs(self) -> None:
         for number in self._gang_grace.check_timeouts():
@@ -268,7 +298,7 @@ class RayWorkerPool:
         self._placement_groups_checked_s = now_s
         for slot in list(self._slots.values()):
             group = slot.placement_group
-            if group is not None and slot.is_starting and slot.lost is None and is_removed(group):
+            if group is not None and slot.phase is Phase.STARTING and is_removed(group):
                 message = "the placement group of the gang was removed before all of its workers had started"
                 self._mark_lost(slot, AttemptFailure("worker_lost", "PlacementGroupRemoved", message))
 
@@ -280,5 +310,5 @@ class RayWorkerPool:
             self._release(slot)
         self._slots.clear()
         self._exiting.clear()
-        wait_for_exit(self._released_pids)
-        self._released_pids.clear()
+        end_here(self._released)
+        self._released.clear()

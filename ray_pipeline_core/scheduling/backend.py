@@ -34,17 +34,21 @@ class WorkEnded:
 
 @dataclass(frozen=True, slots=True)
 class SlotLost:
-    """A worker or gang is gone for certain, whatever it was doing.
+    """A worker or gang is gone, whatever it was doing.
 
     Attributes:
         slot: the slot.
         failure: why it is gone.
         outcomes: ranks of its groups whose outcome had arrived before.
+        not_begun: ranks of its newest call, if it was gone before that.
+        may_run: whether its processes may still run where they can't be reached, so that their attempts must be fenced.
     """
 
     slot: int
     failure: AttemptFailure
     outcomes: tuple[RankOutcome, ...] = ()
+    not_begun: tuple[int, ...] = ()
+    may_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class WorkerBackend(Protocol):
         """End a slot that is starting or busy; `SlotLost` follows once it is gone."""
 
     def retire(self, slot: int) -> None:
-        """End a slot that is idle or starting; no event follows."""
+        """End a slot that is idle or starting; no event of it follows."""
 
     def poll(self, timeout_s: float) -> list[BackendEvent]:
         """Wait up to `timeout_s` seconds for events."""
@@ -87,7 +91,11 @@ class WorkerBackend(Protocol):
         """Return how many slots can ever be granted, if that is certain."""
         ...
 
-    def describe_shortage(self) -> str:
+    def fits(self, memory_factor: float) -> bool:
+        """Return whether a slot with that much memory would fit on the cluster as it is, if nothing else ran there."""
+        ...
+
+    def describe_shortage(self, memory_factor: float = 1) -> str:
         """Return what was asked, what there is and what would fit, for when no slot starts."""
         ...
 

@@ -80,6 +80,20 @@ class GroupQueue:
         """Return how many groups, ready or delayed, need `memory_factor` times the usual memory."""
         return self._by_memory[memory_factor]
 
+    def memory_factors(self) -> list[float]:
+        """Return the memory factors of the groups that wait, ready or delayed."""
+        return [factor for factor, count in self._by_memory.items() if count]
+
+    def remove(self, memory_factor: float) -> list[TaskGroup]:
+        """Remove and return all groups, ready or delayed, that need `memory_factor` times the usual memory."""
+        ready = list(self._ready.pop(memory_factor, ()))
+        delayed = [group for _, _, group in sorted(self._delayed) if group.memory_factor == memory_factor]
+        self._delayed = [entry for entry in self._delayed if entry[2].memory_factor != memory_factor]
+        heapq.heapify(self._delayed)
+        self._ready_count -= len(ready)
+        del self._by_memory[memory_factor]
+        return ready + delayed
+
     def demand(self) -> list[tuple[float, int]]:
         """Return the groups for which slots should start, as pairs of memory factor and number of groups.
 
@@ -88,4 +102,4 @@ class GroupQueue:
         """
         if self._ready_count:
             return [(factor, len(groups)) for factor, groups in self._ready.items()]
-        return [(factor, count) for factor, count in self._by_memory.items() if count]
+        return [(factor, self._by_memory[factor]) for factor in self.memory_factors()]

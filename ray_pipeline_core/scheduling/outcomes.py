@@ -20,6 +20,7 @@ class AttemptFailure:
         preempted: the node was taken away with notice, so none of the ordinary retries is charged.
         retry_limit: the most retries for this failure, where fewer make sense than the policy allows.
         fatal: no rank of this run could do better, so the run should end.
+        node_died: the worker's node died with it.
         node: where it happened, if known.
         log: full path of the attempt's log, if there is one.
     """
@@ -31,6 +32,7 @@ class AttemptFailure:
     preempted: bool = False
     retry_limit: int | None = None
     fatal: bool = False
+    node_died: bool = False
     node: str | None = None
     log: str | None = None
 

@@ -47,6 +47,10 @@ class TaskGroup:
         """Return the next attempt, for those `ranks` that still need one."""
         return TaskGroup(tuple(ranks), self.attempt + 1, retry_counts, memory_factor)
 
+    def renumbered(self) -> TaskGroup:
+        """Return the next attempt of a group that was not run, as far as is known, at no cost."""
+        return replace(self, attempt=self.attempt + 1)
+
 
 def make_groups(ranks: Sequence[int], tasks_per_job: int) -> list[TaskGroup]:
     """Divide `ranks` into groups of up to `tasks_per_job`, in order."""

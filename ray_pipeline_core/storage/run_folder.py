@@ -27,6 +27,7 @@ LOCK_FILE = "run.lock"
 
 _PARTIAL_FILE_MAX_AGE_S = 3600.0
 _LISTING_PAGE_SIZE = 1000
+_MAX_DIGITS = 20
 
 
 class RunFolder:
@@ -70,6 +71,11 @@ class RunFolder:
         """Return the path of the log of an attempt (from 1), on a node of the gang (from 0)."""
         node = f".node{node_index}" if node_index > 0 else ""
         return f"{ATTEMPTS}/{rank:05d}/{attempt}{node}.log"
+
+    @staticmethod
+    def fence_path(rank: int) -> str:
+        """Return the path of a rank's fence, which says which attempts may store files."""
+        return f"{ATTEMPTS}/{rank:05d}/fence.json"
 
     def check_access(self) -> None:
         """Create the folder and check write access with a probe file; also remove old files of killed writers.
@@ -119,9 +125,45 @@ class RunFolder:
         """Return whether a rank has a marker."""
         return self.folder.isfile(self.marker_path(rank))
 
-    def mark_completed(self, rank: int) -> None:
-        """Write a rank's marker; all its other files must be stored before."""
-        self.folder.write_bytes(self.marker_path(rank), b"")
+    def mark_completed(self, rank: int, attempt: int | None = None) -> None:
+        """Write a rank's marker, which names the attempt; all its other files must be stored before."""
+        self.folder.write_bytes(self.marker_path(rank), b"" if attempt is None else b"%d\n" % attempt)
+
+    def marker_attempt(self, rank: int) -> int | None:
+        """Return the attempt that set a rank's marker; 0 if the marker does not say, None if there is none."""
+        try:
+            content = self.folder.read_bytes(self.marker_path(rank)).strip()
+        except FileNotFoundError:
+            return None
+        return int(content) if content.isdigit() and len(content) < _MAX_DIGITS else 0
+
+    def fence_attempts(self, lease_id: str, attempts: Mapping[int, int]) -> None:
+        """Forbid attempts of the run with this lease, and earlier ones, to store files.
+
+        Args:
+            lease_id: the id of the run's lease.
+            attempts: the newest attempt that may not, by rank.
+        """
+        for rank, attempt in attempts.items():
+            fence = {"lease": lease_id, "given_up": attempt}
+            self.folder.write_bytes(self.fence_path(rank), json.dumps(fence).encode())
+
+    def check_fence(self, lease_id: str, rank: int, attempt: int) -> None:
+        """Check that an attempt was not given up by its run, which has this lease.
+
+        Raises:
+            RunFolderLockedError: it was, so that it must not store any file.
+        """
+        try:
+            fence = json.loads(self.folder.read_bytes(self.fence_path(rank)))
+            is_given_up = fence["lease"] == lease_id and attempt <= fence["given_up"]
+        except (FileNotFoundError, ValueError, RecursionError, LookupError, TypeError):
+            return
+        if is_given_up:
+            raise RunFolderLockedError(
+                f"Attempt {attempt} of rank {rank} was given up, because its worker could not be reached, so it is "
+                f"not marked as completed in {self.url}. A later attempt runs the rank again."
+            )
 
     def remove_markers(self, ranks: Iterable[int]) -> None:
         """Remove markers; missing ones are ignored."""

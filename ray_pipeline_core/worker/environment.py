@@ -1,4 +1,4 @@
-"""The environment variables that a running rank sees, with datatrove's names."""
+"""The environment variables that a running rank sees: datatrove's, and those that name the attempt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 
 
 def rank_environment(settings: RankSettings, attempt: RankAttempt) -> Mapping[str, str]:
-    """Return the environment variables of a rank, with datatrove's names."""
+    """Return the environment variables of a rank: datatrove's, and those that name the attempt."""
     node_ips = ",".join(attempt.node_ips)
     return {
         "DATATROVE_NODE_RANK": str(attempt.node_index if settings.nodes > 1 else -1),
@@ -22,6 +22,9 @@ def rank_environment(settings: RankSettings, attempt: RankAttempt) -> Mapping[st
         "DATATROVE_GPUS_ON_NODE": str(settings.gpus_per_task),
         "RAY_NODELIST": node_ips,
         "RAY_NODEID": str(attempt.node_index),
+        "RAY_PIPELINE_RANK": str(attempt.rank),
+        "RAY_PIPELINE_WORLD_SIZE": str(settings.world_size),
+        "RAY_PIPELINE_ATTEMPT": str(attempt.attempt),
     }
 
 

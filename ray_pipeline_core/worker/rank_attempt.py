@@ -46,7 +46,7 @@ class RankAttempt:
     Attributes:
         rank: the rank.
         attempt: the number of the attempt over all runs of the run folder, from 1; names its log.
-        may_be_completed: whether an earlier attempt may have set the marker.
+        may_be_marked: whether an earlier attempt of this run may have set the marker.
         is_first: whether it is the first rank of its group.
         node_index: index of this node in the gang; 0 outside gangs.
         node_ips: addresses of the gang's nodes, the master first.
@@ -54,7 +54,7 @@ class RankAttempt:
 
     rank: int
     attempt: int
-    may_be_completed: bool = False
+    may_be_marked: bool = False
     is_first: bool = False
     node_index: int = 0
     node_ips: tuple[str, ...] = ()

@@ -14,13 +14,12 @@ from ray_pipeline_core.processes import forks_ended
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats
 from ray_pipeline_core.step_runner import find_raising_step, run_pipeline
+from ray_pipeline_core.worker.attempt_guard import AttemptGuard
 from ray_pipeline_core.worker.environment import rank_environment_set
 from ray_pipeline_core.worker.log_capture import captured_output, console_stream
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_parts, log_path, log_url
 from ray_pipeline_core.worker.rank_log import LogSettings, RankLog
 
-LEASE_RECHECK_AFTER_S = 5.0
-"""Age of an attempt, in seconds, above which the worker checks the run's lease before it sets the marker."""
 _MAX_MESSAGE_LENGTH = 2000
 
 
@@ -39,6 +38,7 @@ class FinishedRank:
         stats: the stats of its steps.
         started_s: when the attempt started, in seconds of `perf_counter`.
         elapsed_s: how long the steps took, in seconds.
+        guard: whether the attempt may still store its files.
     """
 
     settings: RankSettings
@@ -47,6 +47,7 @@ class FinishedRank:
     stats: PipelineStats
     started_s: float
     elapsed_s: float
+    guard: AttemptGuard
 
     def store(self) -> RankOutcome:
         """Store stats and log, then set the marker, and return the outcome: a failure if one of these is impossible."""
@@ -93,11 +94,10 @@ def run_rank_steps(
     Raises:
         WorkerTerminated: this process received SIGTERM in the middle of the rank; the log is stored.
     """
-    started_s = time.perf_counter()
+    started_s, guard = time.perf_counter(), AttemptGuard(settings, attempt)
     steps: list[Step] = []
     try:
-        if attempt.may_be_completed and settings.folder.is_completed(attempt.rank):
-            return RankOutcome(attempt.rank, 0.0, node=attempt.node)  # the driver reads its stats from the run folder
+        _remove_earlier_marker(settings, attempt)
         log = _open_log(settings, attempt)
     except Exception as error:  # noqa: BLE001 - any error is an outcome
         return _failed_outcome(settings, attempt, error, steps, started_s)
@@ -110,8 +110,14 @@ def run_rank_steps(
         if isinstance(error, WorkerTerminated):
             raise
         return _failed_outcome(settings, attempt, error, steps, started_s)
-    finished = FinishedRank(settings, attempt, log, stats, started_s, time.perf_counter() - started_s)
+    finished = FinishedRank(settings, attempt, log, stats, started_s, time.perf_counter() - started_s, guard)
     return _check_time_limit(finished) or finished
+
+
+def _remove_earlier_marker(settings: RankSettings, attempt: RankAttempt) -> None:
+    """Remove the marker of an attempt that was given up: it belongs to files that this attempt replaces."""
+    if attempt.may_be_marked and attempt.node_index == 0 and settings.folder.is_completed(attempt.rank):
+        settings.folder.remove_markers([attempt.rank])
 
 
 def _check_time_limit(finished: FinishedRank) -> RankOutcome | None:
@@ -149,14 +155,13 @@ def _log_failure(log: RankLog, attempt: RankAttempt, error: BaseException) -> No
 
 def _store_files(finished: FinishedRank, stats: str) -> None:
     settings, attempt = finished.settings, finished.attempt
-    if settings.lease_id and time.perf_counter() - finished.started_s > LEASE_RECHECK_AFTER_S:
-        settings.folder.check_lease(settings.lease_id)
+    finished.guard.check()
     # The marker comes last: it means that everything else is stored.
     if attempt.node_index == 0:
         settings.folder.write_rank_stats(attempt.rank, stats)
     finished.log.close()
     if settings.nodes == 1:
-        settings.folder.mark_completed(attempt.rank)
+        finished.guard.mark_completed()  # it checks again, since storing may have taken a minute
 
 
 def _open_log(settings: RankSettings, attempt: RankAttempt) -> RankLog:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pickle
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,28 @@ def test_run_leaves_the_documented_folder_and_result(make: Make, tmp_path: Path)
     assert (reader["name"], reader["stats"]["numbers"]["total"]) == ("Reader: numbers", 9)
     assert (function["name"], function["stats"]["items"]["total"]) == ("Function: count", 9)
     assert "hunter2" not in (tmp_path / "run" / "executor.json").read_text()
+
+
+def note_attempt(folder: Path, data: Any, rank: int, world_size: int) -> None:
+    """Write a file of the attempt's own; the first attempt of rank 1 fails."""
+    names = ("RAY_PIPELINE_RANK", "RAY_PIPELINE_WORLD_SIZE", "RAY_PIPELINE_ATTEMPT")
+    (folder / "-".join(os.environ[name] for name in names)).touch()
+    if rank == 1 and os.environ["RAY_PIPELINE_ATTEMPT"] == "1":
+        raise ValueError("the first attempt is bad")
+
+
+def test_steps_can_tell_attempts_apart_over_all_runs_of_the_folder(make: Make, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    executor = make("run", partial(note_attempt, notes), tasks=2)
+    with pytest.raises(RunIncompleteError):
+        run_in_process(executor)
+    run_in_process(executor)
+
+    assert sorted(path.name for path in notes.iterdir()) == ["0-2-1", "1-2-1", "1-2-2"]
+    markers = {path.name: path.read_text() for path in (tmp_path / "run" / "completions").iterdir()}
+    assert markers == {"00000": "1\n", "00001": "2\n"}
+    assert not [name for name in os.environ if name.startswith("RAY_PIPELINE_")]
 
 
 def test_failed_rank_is_named_with_its_step_and_run_alone_by_the_next_run(make: Make, tmp_path: Path) -> None:

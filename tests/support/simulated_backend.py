@@ -116,7 +116,11 @@ class SimulatedBackend:
         """Return the number of slots that there can be."""
         return self._slot_limit
 
-    def describe_shortage(self) -> str:
+    def fits(self, memory_factor: float) -> bool:
+        """Return that any slot fits."""
+        return True
+
+    def describe_shortage(self, memory_factor: float = 1) -> str:
         """Return the reason why no slot has started within the run's `startup_timeout`."""
         return "the slots are simulated"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,6 +51,8 @@ class Work:
         after_s: How long the work takes, in seconds.
         failures: The failure of each rank that fails.
         lost: Why the slot is lost; None if it is not.
+        begun: Whether the call had begun when the slot was lost.
+        may_run: Whether the work may go on although the slot is lost.
         told: The ranks whose outcome is reported although the slot is lost.
         marked: The ranks that have a marker although the slot was lost before it reported them.
         draining_after_s: When the slot's node is reported as draining, in seconds from the start of the group.
@@ -59,6 +61,8 @@ class Work:
     after_s: float = 10.0
     failures: Mapping[int, AttemptFailure] = field(default_factory=dict)
     lost: AttemptFailure | None = None
+    begun: bool = True
+    may_run: bool = False
     told: frozenset[int] = frozenset()
     marked: frozenset[int] = frozenset()
     draining_after_s: float | None = None
@@ -107,6 +111,7 @@ class FakeBackend:
         self.markers: set[int] = set()
         self.handed_over: set[int] = set()
         self.polls = 0
+        self.largest_factor = NEVER
         self._start = start
         self._work = work
         self._max_slots = max_slots
@@ -167,7 +172,8 @@ class FakeBackend:
             outcomes += [RankOutcome(rank, work.after_s, work.failures.get(rank)) for rank in group.ranks]
             if work.lost is not None:
                 told = tuple(outcome for outcome in outcomes[-len(group.ranks) :] if outcome.rank in work.told)
-                self._at(begin_s, SlotLost(slot, work.lost, told))
+                not_begun = () if work.begun else tuple(rank for group in record.groups for rank in group.ranks)
+                self._at(begin_s, SlotLost(slot, work.lost, told, not_begun, work.may_run))
                 return
         self._at(begin_s, WorkEnded(slot, tuple(outcomes), tuple(rank for group in groups for rank in group.ranks)))
 
@@ -205,7 +211,10 @@ class FakeBackend:
     def slot_limit(self) -> int | None:
         return self._slot_limit
 
-    def describe_shortage(self) -> str:
+    def fits(self, memory_factor: float) -> bool:
+        return memory_factor <= self.largest_factor
+
+    def describe_shortage(self, memory_factor: float = 1) -> str:
         return "asked for {CPU: 1}; the cluster has no node"
 
     def close(self) -> None:
@@ -254,8 +263,10 @@ class FakeBackend:
 
     def _set_markers(self, slot: FakeSlot) -> None:
         """Set the markers of groups that ended before the slot was lost, and those that the last group's work names."""
-        for started_s, group, work in slot.schedule:
-            if started_s + work.after_s < self.clock() and not work.failures and work.lost is None:
+        next_begins = [*(started_s for started_s, _, _ in slot.schedule[1:]), NEVER]
+        for (started_s, group, work), next_s in zip(slot.schedule, next_begins, strict=False):
+            is_over = started_s + work.after_s < self.clock() or next_s <= self.clock()
+            if is_over and not work.failures and work.lost is None:
                 self.markers |= set(group.ranks)
             elif started_s <= self.clock() and group in slot.groups[-1:]:  # otherwise the next group would have started
                 self.markers |= work.marked
@@ -321,6 +332,7 @@ class FakeTracker:
         self.failed_attempt: dict[int, int] = {}
         self.retried: list[tuple[int, Retry]] = []
         self.ticks: list[tuple[int, int, int]] = []
+        self.fenced: list[dict[int, int]] = []
         self._backend = backend
 
     def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
@@ -336,8 +348,15 @@ class FakeTracker:
             self.failed[outcome.rank] = outcome.failure
             self.failed_attempt[outcome.rank] = attempt
 
-    def completed_among(self, ranks: Iterable[int]) -> set[int]:
-        return self._backend.markers & set(ranks)
+    def completed_among(self, attempts: Mapping[int, int], may_run: bool) -> set[int]:
+        if may_run:
+            self.fenced.append(dict(attempts))
+        return self._backend.markers & set(attempts)
+
+    def give_up(self, ranks: Collection[int], failure: AttemptFailure) -> None:
+        for rank in ranks:
+            assert rank not in self.settled
+            self.failed[rank] = failure
 
     def tick(self, running: int, workers: int, starting: int) -> None:
         assert min(running, workers, starting) >= 0

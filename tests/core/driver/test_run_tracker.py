@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core import RankFailure, RunObserver
+from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
 from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.driver.run_tracker import RunTracker
@@ -41,8 +42,9 @@ def listener() -> Listener:
 @pytest.fixture
 def tracker(tmp_path: Path, listener: Listener) -> RunTracker:
     folder = RunFolder(get_data_folder(str(tmp_path)))
-    recorder = AttemptRecorder(AttemptHistory(folder.folder), AttemptNumbers({}))
-    return RunTracker("run", folder, 4, 0, RunStats(folder, 4), recorder, ObserverGroup([listener]))
+    numbers = AttemptNumbers({})
+    recorder, fences = AttemptRecorder(AttemptHistory(folder.folder), numbers), AttemptFences(folder, numbers, "lease")
+    return RunTracker("run", folder, 4, 0, RunStats(folder, 4), recorder, fences, ObserverGroup([listener]))
 
 
 def described(failure: RankFailure) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 import pytest
 
@@ -40,8 +40,11 @@ class CountingTracker:
         if retry is None:
             self.failed[outcome.rank] += 1
 
-    def completed_among(self, ranks: tuple[int, ...]) -> set[int]:
-        return self._backend.markers.intersection(ranks)
+    def completed_among(self, attempts: Mapping[int, int], may_run: bool) -> set[int]:
+        return self._backend.markers.intersection(attempts)
+
+    def give_up(self, ranks: Collection[int], failure: AttemptFailure) -> None:
+        raise AssertionError("nothing needs more memory than there is")
 
     def tick(self, running: int, workers: int, starting: int) -> None:
         """Ignore the progress."""

@@ -47,6 +47,7 @@ from tests.core.driver.fake_backend import (
 from tests.support.clocks import ManualClock
 
 NO_JITTER = 0.0
+NODE_DIED = AttemptFailure("worker_lost", "ActorDiedError", "the worker's node died", node_died=True)
 FATAL = AttemptFailure("worker_lost", "AuthenticationError", "the token is wrong", fatal=True)
 
 
@@ -483,6 +484,131 @@ def test_run_ends_at_once_when_no_slot_could_ever_start(
         loop.run()
     assert type(caught.value) is error
     assert loop.clock() == 3
+
+
+def test_slots_that_fail_together_to_start_count_as_one_failed_start() -> None:
+    starts = iter([Start(1, LOST)] * 6)  # as when they were all placed on a node that is about to die
+    loop = make_loop(6, start=lambda factor: next(starts, Start()), retry=RetryPolicy(max_retries=1)).run()
+    assert loop.tracker.completed == dict.fromkeys(range(6), 1)
+
+
+def test_slots_that_die_with_their_node_while_they_start_never_end_the_run() -> None:
+    starts = iter([Start(1, NODE_DIED)] * 6)
+    loop = make_loop(1, start=lambda factor: next(starts, Start()), retry=RetryPolicy(max_retries=1)).run()
+    assert loop.tracker.completed == {0: 1}
+    assert len(loop.backend.started) == 7
+
+
+def test_run_waits_startup_timeout_for_another_node_when_its_only_one_has_died() -> None:
+    starts = iter([Start(1)])
+    work = first_attempt(Work(after_s=5, lost=NODE_DIED))
+    start = lambda factor: next(starts, Start(2, NODE_DIED))  # noqa: E731
+    loop = make_loop(1, start=start, work=work, startup_timeout=60, retry=RetryPolicy(max_retries=1))
+    with pytest.raises(ResourcesUnavailableError, match="startup_timeout=60"):
+        loop.run()
+    assert 66 < loop.clock() < 70
+
+
+def test_slots_that_fail_to_start_do_not_end_a_run_in_which_others_work() -> None:
+    starts = iter([Start(1)])
+    loop = make_loop(12, workers=2, start=lambda factor: next(starts, Start(1, LOST)), retry=RetryPolicy(max_retries=1))
+    loop.run()
+    assert len(loop.tracker.completed) == 12
+    assert len(loop.backend.started) > 4
+
+
+def test_pauses_between_failed_starts_grow_while_others_work() -> None:
+    starts = iter([Start(1)])
+    retry = RetryPolicy(max_retries=1, backoff_s=2, backoff_max_s=8)
+    loop = make_loop(8, workers=2, start=lambda factor: next(starts, Start(0, LOST)), retry=retry).run()
+    times = [at_s for at_s, _ in loop.backend.started]
+    assert [later - before for before, later in itertools.pairwise(times)][2:6] == [2, 4, 8, 8]
+
+
+def test_slots_that_wait_for_resources_are_given_back_when_no_group_is_left_for_them() -> None:
+    delays = iter([1.0])
+    loop = make_loop(40, start=lambda factor: Start(next(delays, NEVER)))
+    tick = loop.tracker.tick
+
+    def check_demand(running: int, workers: int, starting: int) -> None:
+        tick(running, workers, starting)
+        left = 40 - len(loop.tracker.settled) - running
+        assert starting <= left + 1, "one may have been handed out in this round"
+
+    loop.tracker.tick = check_demand  # type: ignore[method-assign]
+    loop.run()
+    assert len(loop.tracker.completed) == 40
+    assert loop.backend.most_starting == MAX_STARTING
+    retired = [slot for _, slot in loop.backend.retired if slot]
+    assert retired == sorted(retired, reverse=True), "the oldest request is kept longest"
+
+
+# --- larger slots that never start ----------------------------------------------------------------------------------
+
+
+def never_larger(factor: float) -> Start:
+    return Start(1 if factor == 1 else NEVER)
+
+
+@pytest.mark.parametrize("slot_limit", [None, 4], ids=["growing", "fixed"])
+def test_rank_that_needs_more_memory_than_any_node_has_fails_alone(slot_limit: int | None) -> None:
+    work = lambda group: Work(after_s=1, lost=OUT_OF_MEMORY if group.ranks == (3,) else None)  # noqa: E731
+    loop = make_loop(10, work=work, start=never_larger, startup_timeout=30, slot_limit=slot_limit)
+    loop.backend.largest_factor = 1
+    loop.run()
+    assert sorted(loop.tracker.completed) == [rank for rank in range(10) if rank != 3]
+    assert loop.tracker.failed[3].kind == "unschedulable"
+    assert loop.backend.slots == 0
+    assert loop.clock() < 10 if slot_limit else 30 < loop.clock() < 40
+
+
+def test_rank_that_needs_more_memory_fails_alone_when_its_slot_is_refused() -> None:
+    refused = AttemptFailure("unschedulable", "ActorUnschedulableError", "no node", fatal=True)
+    work = lambda group: Work(after_s=1, lost=OUT_OF_MEMORY if group.ranks == (0,) else None)  # noqa: E731
+    start = lambda factor: Start(1, refused if factor > 1 else None)  # noqa: E731
+    loop = make_loop(4, workers=2, work=work, start=start).run()
+    assert sorted(loop.tracker.completed) == [1, 2, 3]
+    assert loop.tracker.failed[0].kind == "unschedulable"
+
+
+def test_rank_that_needs_more_memory_is_waited_for_when_others_have_used_it() -> None:
+    def work(group: TaskGroup) -> Work:  # the others work for longer than `startup_timeout`, until 21 s
+        return Work(after_s=1, lost=OUT_OF_MEMORY) if group == TaskGroup((0,)) else Work(after_s=20)
+
+    loop = make_loop(4, work=work, start=lambda factor: Start(1 if factor == 1 else 30), startup_timeout=15).run()
+    assert loop.tracker.completed[0] == 2
+    assert submission_times(loop, 0)[1] > 31
+
+
+# --- workers that may still run -------------------------------------------------------------------------------------
+
+
+def test_attempts_are_fenced_when_their_worker_may_still_run() -> None:
+    loop = make_loop(2, workers=1, work=first_attempt(Work(after_s=2, lost=LOST, may_run=True), of=[1])).run()
+    assert loop.tracker.fenced == [{1: 1}]
+    assert loop.tracker.completed == {0: 1, 1: 2}
+
+
+def test_no_attempt_is_fenced_when_the_lost_worker_is_known_to_be_dead() -> None:
+    loop = make_loop(2, workers=1, work=first_attempt(Work(after_s=2, lost=LOST), of=[1])).run()
+    assert loop.tracker.fenced == []
+
+
+def test_rest_of_a_batch_gets_new_attempts_when_its_worker_may_still_run() -> None:
+    loop = make_batching(short_but(AT_WORK, Work(after_s=0.01, lost=LOST, may_run=True))).run()
+    assert FOURTH_BATCH in loop.backend.batches()
+    assert loop.tracker.fenced == [dict.fromkeys(FOURTH_BATCH, 1)]
+    again = [rank for rank in FOURTH_BATCH if rank >= AT_WORK]
+    assert {rank for rank, attempt in loop.tracker.completed.items() if attempt == 2} == set(again)
+    assert loop.tracker.budgets() == {(AT_WORK, "retries"): 1}
+
+
+def test_group_that_was_sent_to_a_dead_worker_costs_nothing() -> None:
+    calls = iter([Work(after_s=0, lost=LOST, begun=False)])
+    work = lambda group: next(calls, Work()) if group.ranks == (1,) else Work()  # noqa: E731
+    loop = make_loop(3, workers=1, work=work, retry=RetryPolicy(max_retries=0)).run()
+    assert loop.tracker.completed == dict.fromkeys(range(3), 1)
+    assert loop.tracker.retried == []
 
 
 # --- nodes that go away ---------------------------------------------------------------------------------------------

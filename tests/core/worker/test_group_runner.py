@@ -164,12 +164,15 @@ def test_last_group_may_take_as_long_as_it_likes(local: RunFolder, notes: Path) 
     assert (settled(report), report.not_started) == ({0: True}, ())
 
 
-def test_rank_that_has_completed_before_is_not_run_again(unhurried: None, local: RunFolder, notes: Path) -> None:
-    local.mark_completed(1)
-    report = runner(local, Work(notes)).run([[RankAttempt(1, 2, may_be_completed=True)], *batch(2)])
-    assert ranks_run(notes) == [2]
-    assert settled(report) == {1: True, 2: True}
-    assert report.outcomes[0].stats is None
+def test_marker_of_an_attempt_that_was_given_up_counts_for_nothing(
+    unhurried: None, local: RunFolder, notes: Path
+) -> None:
+    local.mark_completed(1, attempt=1)
+    work = Work(notes, bad=[1])
+    report = runner(local, work).run([[RankAttempt(1, 2, may_be_marked=True)]])
+    assert ranks_run(notes) == [1]
+    assert settled(report) == {1: False}
+    assert not local.is_completed(1)
 
 
 def test_nothing_is_owed_on_a_local_folder(unhurried: None, local: RunFolder, notes: Path) -> None:

@@ -1,0 +1,53 @@
+"""Whether an attempt may still store its files, or its run or its rank has gone on without it."""
+
+from __future__ import annotations
+
+import time
+
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
+
+RECHECK_AFTER_S = 5.0
+"""How long an attempt relies on the last check, in seconds. Nobody gives up a worker sooner."""
+
+
+class AttemptGuard:
+    """Checks whether an attempt may still store files; made when the attempt starts.
+
+    Most attempts are so short that nothing is read.
+
+    Args:
+        settings: the settings of the run.
+        attempt: the attempt.
+    """
+
+    def __init__(self, settings: RankSettings, attempt: RankAttempt) -> None:
+        self._settings = settings
+        self._attempt = attempt
+        self._checked_s = _now_s()
+
+    def check(self) -> None:
+        """Look at the lease and at the rank's fence, unless the last check was moments ago.
+
+        Raises:
+            RunFolderLockedError: the run has lost its lease, or the attempt was given up.
+        """
+        now_s = _now_s()
+        if not self._settings.lease_id or now_s - self._checked_s <= RECHECK_AFTER_S:
+            return
+        self._settings.folder.check_lease(self._settings.lease_id)
+        self._settings.folder.check_fence(self._settings.lease_id, self._attempt.rank, self._attempt.attempt)
+        self._checked_s = now_s
+
+    def mark_completed(self) -> None:
+        """Set the rank's marker, after a check; all its other files must be stored before.
+
+        Raises:
+            RunFolderLockedError: the run has lost its lease, or the attempt was given up.
+        """
+        self.check()
+        self._settings.folder.mark_completed(self._attempt.rank, self._attempt.attempt)
+
+
+def _now_s() -> float:
+    """Return the time of a clock that goes on while the machine is suspended, where the system has one, in seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

@@ -1,0 +1,137 @@
+"""Attempts that were given up, whose run has lost its lease, or that were suspended."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_pipeline_core import RunFolderLockedError
+from ray_pipeline_core.pipeline import pack_pipeline
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
+from ray_pipeline_core.storage.run_folder import LOCK_FILE, RunFolder
+from ray_pipeline_core.worker.attempt_guard import RECHECK_AFTER_S
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
+from ray_pipeline_core.worker.rank_runner import FinishedRank, run_rank_steps
+from tests.support.clocks import ManualClock
+
+LEASE = "lease-1"
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> RunFolder:
+    """A run folder whose lease the run has."""
+    folder = RunFolder(get_data_folder(tmp_path / "run"))
+    take_lease(folder, LEASE)
+    return folder
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """The clock that goes on while the machine is suspended; others stand still meanwhile."""
+    clock = ManualClock(100.0)
+    monkeypatch.setattr(time, "clock_gettime", lambda which: {time.CLOCK_BOOTTIME: clock}[which]())
+    return clock
+
+
+def take_lease(folder: RunFolder, lease_id: str) -> None:
+    folder.folder.write_bytes(LOCK_FILE, json.dumps({"id": lease_id}).encode())
+
+
+def do_nothing(data: Any, rank: int, world_size: int) -> None:
+    """Complete the rank."""
+
+
+def finished(folder: RunFolder, attempt: int = 1) -> FinishedRank:
+    """Return rank 3 after its steps, with nothing stored."""
+    settings = RankSettings(folder, world_size=4, lease_id=LEASE)
+    rank = run_rank_steps(pack_pipeline([do_nothing]), settings, RankAttempt(3, attempt))
+    assert isinstance(rank, FinishedRank)
+    return rank
+
+
+def files(folder: RunFolder) -> set[str]:
+    return set(folder.folder.list_names("stats")) | set(folder.folder.list_names("completions"))
+
+
+def test_attempt_that_was_given_up_stores_neither_stats_nor_marker(run_folder: RunFolder, clock: ManualClock) -> None:
+    rank = finished(run_folder)
+    run_folder.fence_attempts(LEASE, {3: 1})
+    clock.now_s += RECHECK_AFTER_S + 1
+    outcome = rank.store()
+    assert outcome.failure is not None
+    assert outcome.failure.error_type == "ray_pipeline_core.errors.RunFolderLockedError"
+    assert "Attempt 1 of rank 3 was given up" in outcome.failure.message
+    assert files(run_folder) == set()
+
+
+def test_attempt_that_is_given_up_while_it_stores_sets_no_marker(
+    run_folder: RunFolder, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = finished(run_folder)
+    write_stats = RunFolder.write_rank_stats
+
+    def write_slowly(folder: RunFolder, number: int, stats: str) -> None:
+        write_stats(folder, number, stats)
+        run_folder.fence_attempts(LEASE, {3: 1})
+        clock.now_s += RECHECK_AFTER_S + 1
+
+    monkeypatch.setattr(RunFolder, "write_rank_stats", write_slowly)
+    assert rank.store().failure is not None
+    assert not run_folder.is_completed(3)
+
+
+def test_attempt_whose_run_loses_its_lease_while_it_stores_sets_no_marker(
+    run_folder: RunFolder, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = finished(run_folder)
+    write_stats = RunFolder.write_rank_stats
+
+    def write_slowly(folder: RunFolder, number: int, stats: str) -> None:
+        write_stats(folder, number, stats)
+        take_lease(run_folder, "another")
+        clock.now_s += RECHECK_AFTER_S + 1
+
+    monkeypatch.setattr(RunFolder, "write_rank_stats", write_slowly)
+    assert rank.store().failure is not None
+    assert not run_folder.is_completed(3)
+
+
+def test_next_attempt_sets_a_marker_that_names_it(run_folder: RunFolder, clock: ManualClock) -> None:
+    run_folder.fence_attempts(LEASE, {3: 1})
+    rank = finished(run_folder, attempt=2)
+    clock.now_s += RECHECK_AFTER_S + 1
+    assert rank.store().failure is None
+    assert run_folder.marker_attempt(3) == 2
+
+
+def test_short_attempt_reads_neither_lease_nor_fence(
+    run_folder: RunFolder, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(DataFolder, "read_bytes", lambda folder, path, **kwargs: read.append(path))
+    clock.now_s += RECHECK_AFTER_S
+    assert finished(run_folder).store().failure is None
+    assert read == []
+
+
+@pytest.mark.parametrize(
+    "fence",
+    [b"", b"[1]", b"{}", b'{"lease": "lease-1"}', b'{"lease": "another run", "given_up": 9}', b"[" * 100_000],
+)
+def test_fence_that_is_damaged_or_of_another_run_holds_nobody_back(run_folder: RunFolder, fence: bytes) -> None:
+    run_folder.folder.write_bytes(run_folder.fence_path(3), fence)
+    run_folder.check_fence(LEASE, 3, 1)
+
+
+def test_fence_is_for_earlier_attempts_as_well(run_folder: RunFolder) -> None:
+    run_folder.fence_attempts(LEASE, {3: 2})
+    for attempt in (1, 2):
+        with pytest.raises(RunFolderLockedError, match="was given up"):
+            run_folder.check_fence(LEASE, 3, attempt)
+    run_folder.check_fence(LEASE, 3, 3)
+    run_folder.check_fence(LEASE, 2, 1)
