@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
+from ray_pipeline_core.function_code import CODE, captured_values, code_digest, is_pickled_by_value
 from ray_pipeline_core.pipeline import Step, step_name
+from ray_pipeline_core.rank_failures import format_ranks, parse_ranks
 from ray_pipeline_core.redaction import MAX_DESCRIBED_LENGTH, is_large, is_secret, redact_values, without_secrets
 from ray_pipeline_core.validation import is_integer
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+|object at |<locals>.<lambda>")
 _MAX_STABLE_LENGTH = 500
 _MAX_SHOWN_LENGTH = 60
+_MAX_SHOWN_RANGES = 20
 _MAIN = "__main__"
 FORMAT_VERSION = 1
 """The version of the format of `executor.json`; it rises only if readers that ignore new fields would be misled."""
@@ -54,15 +58,15 @@ class Fingerprint:
             found.append(f"its steps were {before}, now {now}")
         return found
 
-    def changed_parameters(self, earlier: Mapping[str, Any]) -> list[str]:
-        """Return a sentence for each step whose parameters differ from those in `earlier`."""
+    def changed_parameters(self, earlier: Mapping[str, Any], ranks: Iterable[int]) -> list[str]:
+        """Return a sentence for each step whose parameters differ from those in `earlier`, which `ranks` ran with."""
         sentences = []
         for index, (now, before) in enumerate(zip(self.steps, earlier.get("steps") or (), strict=False)):
             names = _changed(before.get("parameters") or {}, now["parameters"])
             if names and _is_same_step(before.get("step"), now["step"]):
                 sentences.append(
-                    f"step {index} ({now['step']}): parameters changed since the earlier run in this folder: "
-                    f"{', '.join(names)}; its completed ranks keep their old outputs"
+                    f"step {index} ({now['step']}): parameters changed since an earlier run in this folder: "
+                    f"{', '.join(names)}; ranks {format_ranks(ranks, _MAX_SHOWN_RANGES)} keep their old outputs"
                 )
         return sentences
 
@@ -86,6 +90,42 @@ def stored_fingerprint(executor: Mapping[str, Any]) -> dict[str, Any]:
     if not (isinstance(steps, list) and all(map(_is_described_step, steps))):
         raise ValueError("no steps")
     return {"world_size": fingerprint["world_size"], "steps": steps}
+
+
+@dataclass(frozen=True)
+class OlderRanks:
+    """Completed ranks that ran with other parameters than the newest run of their folder.
+
+    Attributes:
+        steps: the steps of that run, as in a fingerprint.
+        ranks: the ranks.
+    """
+
+    steps: Sequence[Mapping[str, Any]]
+    ranks: frozenset[int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {"ranks": format_ranks(sorted(self.ranks)), "steps": [dict(step) for step in self.steps]}
+
+
+def stored_older_ranks(executor: Mapping[str, Any], world_size: int) -> list[OlderRanks]:
+    """Return what `executor.json` says of ranks that ran with other parameters than its fingerprint.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    entries = executor.get("older_ranks", [])
+    if not (isinstance(entries, list) and all(map(_is_older_ranks, entries))):
+        raise ValueError("no older ranks")
+    return [OlderRanks(entry["steps"], frozenset(parse_ranks(entry["ranks"], world_size))) for entry in entries]
+
+
+def _is_older_ranks(entry: object) -> bool:
+    if not (isinstance(entry, dict) and isinstance(entry.get("ranks"), str)):
+        return False
+    steps = entry.get("steps")
+    return isinstance(steps, list) and all(map(_is_described_step, steps))
 
 
 def _is_described_step(step: object) -> bool:
@@ -135,10 +175,16 @@ def _parameters(step: Step) -> dict[str, str]:
     if not callable(step):
         return _stable_strings({"items": len(step)})
     if isinstance(step, functools.partial):
-        return _stable_strings(_arguments(step))
+        return _stable_strings(_function_parameters(step.func) | _arguments(step))
     if hasattr(step, "__qualname__"):
-        return {}
+        return _stable_strings(_function_parameters(step))
     return _stable_strings({key: value for key, value in getattr(step, "__dict__", {}).items() if key != "stats"})
+
+
+def _function_parameters(function: object) -> dict[str, Any]:
+    if not (isinstance(function, FunctionType) and is_pickled_by_value(function)):
+        return {}
+    return {CODE: code_digest(function), **captured_values(function)}
 
 
 def _arguments(step: functools.partial[Any]) -> dict[str, Any]:
@@ -152,7 +198,10 @@ def _arguments(step: functools.partial[Any]) -> dict[str, Any]:
 
 
 def _stable_strings(values: Mapping[str, Any]) -> dict[str, str]:
-    strings = {name: stable_string(value) for name, value in values.items() if not is_secret(name, value)}
+    values = {name: value for name, value in values.items() if not is_secret(name, value)}
+    functions = {name: value for name, value in values.items() if isinstance(value, FunctionType)}
+    strings = {name: stable_string(value) for name, value in values.items() if name not in functions}
+    strings |= {f"{name}, {CODE}": code_digest(each) for name, each in functions.items() if is_pickled_by_value(each)}
     return {name: string for name, string in strings.items() if string is not None}
 
 

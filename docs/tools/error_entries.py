@@ -674,8 +674,8 @@ _WARNINGS: Mapping[str, Entry] = {
         "The stats of these ranks don't fit those of the ranks before; the end of the message says why.",
         "Run all ranks with the same steps if you need complete stats; the ranks' outputs are good.",
     ),
-    "step {index} ({step}): parameters changed since the earlier run in this folder: {names}; its completed ranks keep their old outputs": Entry(
-        "A step has the same name as in the earlier run, but other parameters.",
+    "step {index} ({step}): parameters changed since an earlier run in this folder: {names}; ranks {ranks} keep their old outputs": Entry(
+        "These ranks were completed by an earlier run whose step had the same name, but other parameters; or another body, if its function is a lambda or belongs to a script or a notebook.",
         "Use `skip_completed=False` or another `logging_dir` if all ranks should have the new parameters.",
     ),
     "stats.cache.json is damaged or was altered, so the stats files are read instead: {error}": Entry(
@@ -815,6 +815,7 @@ NEVER_SHOWN: Mapping[str, str] = {
     "a format of another release": "A warning about executor.json says it instead.",
     "no fingerprint": "A warning about executor.json says it instead.",
     "no steps": "A warning about executor.json says it instead.",
+    "no older ranks": "A warning about executor.json says it instead.",
     "no number of an attempt": "A warning about the history says it instead.",
     "no ranks": "A warning about the history says it instead.",
     "no worker could start within startup_timeout={startup_timeout} s: runs in this process": "A slot always starts.",

@@ -18,6 +18,7 @@ from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.driver.run_tracker import RunTracker
 from ray_pipeline_core.driver.task_manager import RayTaskManager, RunStopped, RunTimedOut
 from ray_pipeline_core.events import ObserverGroup
+from ray_pipeline_core.fingerprint import OlderRanks
 from ray_pipeline_core.observers import with_default_observers
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.backend import WorkerBackend
@@ -106,7 +107,7 @@ class PipelineRun:
         state = inspect_folder(self._spec)
         for warning in state.warnings:
             logger.warning(warning)
-        self._warnings = state.warnings
+        self._warnings, self._older = state.warnings, state.older
         damaged = self._stats.load(state.completed)
         self._folder.remove_markers(damaged)
         return set(state.completed).difference(damaged)
@@ -117,15 +118,16 @@ class PipelineRun:
             # Before anything runs, so that no marker ever vouches for an older run.
             self._folder.clear_ranks()
         fingerprint = self._spec.fingerprint.to_dict()
-        self._folder.write_executor({**self._spec.description, "fingerprint": fingerprint})
+        older = [OlderRanks(each.steps, each.ranks.difference(pending)).to_dict() for each in self._older]
+        self._folder.write_executor({**self._spec.description, "fingerprint": fingerprint, "older_ranks": older})
         return AttemptNumbers(self._count_earlier_attempts(pending) if pending else {})
 
     def _count_earlier_attempts(self, pending: Sequence[int]) -> dict[int, int]:
         attempts = self._history.earlier_attempts()
         if self._lock.took_over_stale_lease:
             # The run that was killed could not record what was running then, but the logs are kept.
-            logged = self._folder.logged_ranks(self._config.tasks)
-            attempts.update((rank, attempts.get(rank, 0) + 1) for rank in pending if rank in logged)
+            logged = self._folder.logged_attempts(self._config.tasks)
+            attempts.update((rank, max(attempts.get(rank, 0), logged[rank])) for rank in pending if rank in logged)
         return attempts
 
     def _make_tracker(self, skipped: int) -> RunTracker:

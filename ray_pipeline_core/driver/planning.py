@@ -10,7 +10,7 @@ from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.description import describe_executor
 from ray_pipeline_core.errors import RunFolderMismatchError
 from ray_pipeline_core.events import RunObserver
-from ray_pipeline_core.fingerprint import Fingerprint, stored_fingerprint
+from ray_pipeline_core.fingerprint import Fingerprint, OlderRanks, stored_fingerprint, stored_older_ranks
 from ray_pipeline_core.pipeline import PipelineSpec, Step, load_pipeline, pack_pipeline, step_name
 from ray_pipeline_core.result import RunPlan, RunResult
 from ray_pipeline_core.scheduling.rank_groups import make_groups
@@ -136,10 +136,12 @@ class FolderState:
 
     Attributes:
         completed: the ranks that need not run.
+        older: those of them that ran with other parameters than the steps have now.
         warnings: what a person should know.
     """
 
     completed: frozenset[int] = frozenset()
+    older: tuple[OlderRanks, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -152,16 +154,31 @@ def inspect_folder(spec: RunSpec) -> FolderState:
     if not spec.config.skip_completed:
         return FolderState()
     warnings: list[str] = []
+    earlier: Mapping[str, Any] = {}
+    listed: Sequence[OlderRanks] = ()
     try:
-        earlier = stored_fingerprint(spec.folder.read_executor() or {})
+        stored = spec.folder.read_executor() or {}
+        earlier, listed = stored_fingerprint(stored), stored_older_ranks(stored, spec.config.tasks)
     except ValueError:
-        earlier = {}
         warnings.append(_not_compared(spec.folder))
-    completed = spec.folder.completed_ranks(spec.config.tasks)
+    completed = frozenset(spec.folder.completed_ranks(spec.config.tasks))
     _check_same_pipeline(spec, earlier)
-    if completed:
-        warnings.extend(spec.fingerprint.changed_parameters(earlier))
-    return FolderState(frozenset(completed), tuple(warnings))
+    older = []
+    for each in _by_parameters(earlier, listed, completed):
+        changes = spec.fingerprint.changed_parameters({"steps": each.steps}, sorted(each.ranks))
+        warnings.extend(changes)
+        if changes:
+            older.append(each)
+    return FolderState(completed, tuple(older), tuple(warnings))
+
+
+def _by_parameters(
+    earlier: Mapping[str, Any], listed: Iterable[OlderRanks], completed: frozenset[int]
+) -> list[OlderRanks]:
+    """Return all completed ranks by the parameters that they ran with; those not listed ran with the newest ones."""
+    older = [OlderRanks(each.steps, each.ranks & completed) for each in listed]
+    newest = OlderRanks(earlier.get("steps", ()), completed.difference(*(each.ranks for each in older)))
+    return [each for each in (*older, newest) if each.ranks]
 
 
 def _not_compared(folder: RunFolder) -> str:
@@ -193,7 +210,8 @@ def plan_run(spec: RunSpec, count_slots: Callable[[], int | None]) -> RunPlan:
     try:
         state = inspect_folder(spec)
     except RunFolderMismatchError as error:
-        state = FolderState(frozenset(spec.folder.completed_ranks(spec.config.tasks)), (str(error),))
+        completed = frozenset(spec.folder.completed_ranks(spec.config.tasks))
+        state = FolderState(completed, warnings=(str(error),))
     return make_plan(spec, state.completed, count_slots(), state.warnings)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.json"
 LOCK_FILE = "run.lock"
 
+_MOVED_LOG = re.compile(rf"{ATTEMPTS}/([0-9]+)/([1-9][0-9]{{0,5}})\.log")
 _PARTIAL_FILE_MAX_AGE_S = 3600.0
 _LISTING_PAGE_SIZE = 1000
 _MAX_DIGITS = 20
@@ -120,6 +122,18 @@ class RunFolder:
         names = self.folder.list_names(LOGS, [f"task_{prefix}" for prefix in _name_prefixes(world_size)])
         ranks = (_rank_in(name, "task_", ".log") for name in names)
         return {rank for rank in ranks if rank is not None}
+
+    def logged_attempts(self, world_size: int) -> dict[int, int]:
+        """Return the number of the attempt that wrote each rank's newest log, for the ranks that have one.
+
+        Attempt n + 1 moves the log of attempt n before it opens its own, so the logs that were moved tell the number.
+        """
+        attempts = dict.fromkeys(self.logged_ranks(world_size), 1)
+        for path in self.folder.list_files(ATTEMPTS):
+            match = _MOVED_LOG.fullmatch(path)
+            if match and (rank := parse_rank(match[1])) in attempts:
+                attempts[rank] = max(attempts[rank], int(match[2]) + 1)
+        return attempts
 
     def is_completed(self, rank: int) -> bool:
         """Return whether a rank has a marker."""

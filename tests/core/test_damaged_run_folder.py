@@ -76,6 +76,24 @@ def test_fingerprint_of_another_shape_is_damage(folder: Path, fingerprint: str) 
     assert run_again(folder).warnings == (), "it is written again"
 
 
+OLDER: dict[str, Any] = {
+    "null": None,
+    "a string": "x",
+    "an entry of text": ["x"],
+    "ranks that are a list": [{"ranks": [1], "steps": []}],
+    "ranks of other text": [{"ranks": "one", "steps": []}],
+    "no steps": [{"ranks": "1"}],
+    "a step of text": [{"ranks": "1", "steps": ["x"]}],
+}
+
+
+@pytest.mark.parametrize("older", OLDER)
+def test_older_ranks_of_another_shape_are_damage(folder: Path, older: str) -> None:
+    change(folder / "executor.json", older_ranks=OLDER[older])
+    [warning] = run_again(folder).warnings
+    assert "executor.json is damaged" in warning
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "7", '{"fingerprint":' + "[" * 100_000, '{"world_size": ' + "9" * 5000 + "}"]
 )

@@ -101,7 +101,7 @@ def test_same_pipeline_has_no_difference() -> None:
     steps: list[Step] = [[1, 2], clean, functools.partial(write, "out", SECRET), Filter()]
     fingerprint = Fingerprint.of(steps, 4)
     assert fingerprint.differences(stored(steps)) == []
-    assert fingerprint.changed_parameters(stored(steps)) == []
+    assert fingerprint.changed_parameters(stored(steps), [0, 1]) == []
 
 
 def test_other_world_size_is_a_difference() -> None:
@@ -124,7 +124,7 @@ def test_both_differences_are_told() -> None:
 def test_folder_that_tells_its_world_size_alone_is_compared_by_it() -> None:
     assert Fingerprint.of([clean], 4).differences({"world_size": 4}) == []
     assert len(Fingerprint.of([clean], 5).differences({"world_size": 4})) == 1
-    assert Fingerprint.of([clean], 4).changed_parameters({"world_size": 4}) == []
+    assert Fingerprint.of([clean], 4).changed_parameters({"world_size": 4}, [0, 1]) == []
 
 
 @pytest.mark.parametrize("make", [Counter, Slotted, lambda: lambda d, r, w: d, lambda: functools.partial(Counter())])
@@ -143,7 +143,7 @@ def test_step_of_a_script_is_the_same_when_its_module_is_imported(earlier: str, 
     before, after = describe(earlier, 15), describe(now, 30)
     fingerprint = Fingerprint(after["world_size"], tuple(after["steps"]))
     assert fingerprint.differences(before) == []
-    assert len(fingerprint.changed_parameters(before)) == 2
+    assert len(fingerprint.changed_parameters(before, [0, 1])) == 2
 
 
 @pytest.mark.parametrize("other", ["other.module.clean", "__main__.tidy", "clean"])
@@ -170,9 +170,9 @@ def test_step_of_another_module_or_name_is_another_one(other: str) -> None:
     ],
 )
 def test_changed_parameter_is_named_with_both_values(before: Step, now: Step, parts: list[str]) -> None:
-    [sentence] = Fingerprint.of([clean, now], 4).changed_parameters(stored([clean, before]))
+    [sentence] = Fingerprint.of([clean, now], 4).changed_parameters(stored([clean, before]), [0, 1])
     assert [part for part in parts if part not in sentence] == []
-    assert "keep their old outputs" in sentence
+    assert "; ranks 0-1 keep their old outputs" in sentence
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,6 @@ def test_changed_parameter_is_named_with_both_values(before: Step, now: Step, pa
         (Filter(15), Filter(object())),
         (Filter(object()), Filter(15)),
         (Filter(clean), Filter(print)),
-        (Filter(lambda: 1), Filter(lambda: 2)),
         (Filter([object()]), Filter([object()])),
         (Filter(NoText()), Filter(NoText())),
         (Filter("x" * 501), Filter("y" * 501)),
@@ -194,7 +193,117 @@ def test_changed_parameter_is_named_with_both_values(before: Step, now: Step, pa
     ],
 )
 def test_what_has_no_stable_text_or_is_secret_gives_no_warning(before: Step, now: Step) -> None:
-    assert Fingerprint.of([now], 4).changed_parameters(stored([before])) == []
+    assert Fingerprint.of([now], 4).changed_parameters(stored([before]), [0, 1]) == []
+
+
+# --- functions that are sent by value -------------------------------------------------------------------------------
+
+
+def counting(least: int = 3, word: str = "x", password: str = SECRET) -> Step:
+    """Return a function that no worker could import."""
+
+    def helper(value: Any) -> bool:
+        return value in {"a", "b", word}
+
+    def count(data: Any, rank: int, world_size: int, most: int = least) -> Any:
+        return [value for value in data if helper(value) and len(value) < most and password]
+
+    return count
+
+
+def changes(before: Step, now: Step) -> str:
+    return "; ".join(Fingerprint.of([now], 4).changed_parameters(stored([before]), [0]))
+
+
+def test_function_by_value_is_the_same_when_it_is_defined_again() -> None:
+    assert describe_step(counting()) == describe_step(counting())
+    assert changes(counting(), counting()) == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "change"),
+    [
+        (counting(), counting(least=4), "captured most (3 -> 4)"),
+        (counting(), counting(word="y"), "captured word ('x' -> 'y')"),
+        (lambda d, r, w: d, lambda d, r, w: [d], "code (Python "),
+        (lambda d, r, w: d + 1, lambda d, r, w: d + 2, "code (Python "),
+        (lambda d, r, w: d.a, lambda d, r, w: d.b, "code (Python "),
+        (lambda d, r, w: [x for x in d if x], lambda d, r, w: [x for x in d if not x], "code (Python "),
+        (functools.partial(lambda n, d, r, w: d, 1), functools.partial(lambda n, d, r, w: n, 1), "code (Python "),
+        (functools.partial(lambda n, d, r, w: d, 1), functools.partial(lambda n, d, r, w: d, 2), "n (1 -> 2)"),
+        (Filter(lambda: 1), Filter(lambda: 2), "least, code (Python "),
+    ],
+)
+def test_function_by_value_that_changed_is_a_changed_parameter(before: Step, now: Step, change: str) -> None:
+    assert change in changes(before, now)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (counting(), counting(password="other")),
+        (clean, clean),
+        (lambda d, r, w: d, lambda d, r, w: d),
+        (functools.partial(clean), functools.partial(clean)),
+    ],
+)
+def test_function_whose_code_is_the_same_or_that_is_imported_gives_no_warning(before: Step, now: Step) -> None:
+    assert changes(before, now) == ""
+    assert SECRET not in json.dumps(describe_step(before))
+
+
+def test_code_of_another_python_version_is_not_compared() -> None:
+    described = json.loads(json.dumps(describe_step(lambda d, r, w: d)).replace("(Python 3.", "(Python 2."))
+    assert Fingerprint.of([lambda d, r, w: [d]], 4).changed_parameters({"steps": [described]}, [0]) == []
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+from ray_pipeline_core.fingerprint import describe_step
+
+WORDS = {{'alpha', 'beta', 'gamma'}}
+LEAST = {least}
+
+def helper(value):
+    "{doc}"
+    return value in {{'alpha', 'beta', 'gamma', 'delta'}} {body}
+
+def again(value):
+    return again(value) or helper(value) or sys.path
+
+def step(data, rank, world_size):
+    yield from (value for value in data if again(value) and value in WORDS and len(value) > LEAST)
+
+print(describe_step(step))
+"""
+
+
+def described_in_script(tmp_path: Path, seed: str = "1", doc: str = "", body: str = "", least: int = 1) -> str:
+    script = tmp_path / f"script{len(list(tmp_path.iterdir()))}.py"
+    root = str(Path(__file__).parents[2])
+    script.write_text("#\n" * int(seed) + SCRIPT.format(root=root, doc=doc, body=body, least=least))
+    return subprocess.run(
+        [sys.executable, str(script)],
+        env={"PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_code_of_a_script_is_the_same_in_every_process_and_on_every_line(tmp_path: Path) -> None:
+    first = described_in_script(tmp_path)
+    assert "code (Python" in first
+    assert "'captured LEAST': '1'" in first
+    assert described_in_script(tmp_path, seed="2") == first
+    assert described_in_script(tmp_path, doc="Explain.") == described_in_script(tmp_path, doc="Explain more.")
+
+
+def test_code_of_a_script_tells_what_its_functions_call_and_use(tmp_path: Path) -> None:
+    first = described_in_script(tmp_path)
+    assert described_in_script(tmp_path, body="or not value") != first
+    assert "'captured LEAST': '2'" in described_in_script(tmp_path, least=2)
 
 
 def test_stats_are_no_parameter() -> None:
@@ -210,8 +319,8 @@ def test_folder_of_a_datatrove_step_counts_as_a_parameter(tmp_path: Path) -> Non
         (tmp_path / name).mkdir(exist_ok=True)
         return JsonlReader(str(tmp_path / name))
 
-    assert Fingerprint.of([reader("a")], 4).changed_parameters(stored([reader("a")])) == []
-    [sentence] = Fingerprint.of([reader("b")], 4).changed_parameters(stored([reader("a")]))
+    assert Fingerprint.of([reader("a")], 4).changed_parameters(stored([reader("a")]), [0, 1]) == []
+    [sentence] = Fingerprint.of([reader("b")], 4).changed_parameters(stored([reader("a")]), [0, 1])
     assert "data_folder" in sentence
 
 

@@ -130,6 +130,15 @@ def test_log_with_a_name_that_is_not_exactly_a_ranks_is_no_log(run_folder: RunFo
     assert run_folder.logged_ranks(10) == set()
 
 
+def test_attempt_that_wrote_the_newest_log_is_told_by_the_logs_that_were_moved(run_folder: RunFolder) -> None:
+    logs = [run_folder.log_path(rank) for rank in (0, 1, 2, 3)]
+    moved = [run_folder.attempt_log_path(*each) for each in ((1, 1), (1, 2), (2, 1), (4, 1), (3, 5, 1))]
+    others = ["attempts/00003/x.log", "attempts/00003/0.log", "attempts/3/7.log", "attempts/history/parts/7.log"]
+    for path in (*logs, *moved, *others):
+        run_folder.folder.write_bytes(path, b"")
+    assert run_folder.logged_attempts(10) == {0: 1, 1: 3, 2: 2, 3: 1}
+
+
 # --- the cache of stats ---------------------------------------------------------------------------------------------
 
 
