@@ -20,6 +20,7 @@ from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.worker.attempt_guard import AttemptGuard
 from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
 from ray_pipeline_core.worker.log_capture import silence_loguru_console
+from ray_pipeline_core.worker.output_spool import start_spool
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from ray_pipeline_core.worker.rank_runner import WorkerTerminated
 from ray_pipeline_core.worker.reaper import start_reaper
@@ -87,7 +88,8 @@ class RankWorker:
         silence_loguru_console()
         signal.signal(signal.SIGTERM, _terminate)
         if self._runner is None:
-            start_reaper()
+            spool = start_spool()
+            start_reaper(spool.reader, spool.state)
             threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
         self._settings, self._runner = settings, GroupRunner(packed_pipeline.content, settings)
         return WorkerLocation.of_this_process(ray.get_runtime_context().get_node_id(), _node_ip())

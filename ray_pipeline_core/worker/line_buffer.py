@@ -12,10 +12,14 @@ class LineBuffer:
     """Collects output until a line ends, as a terminal would show it: text after a carriage return replaces the line.
 
     Invalid UTF-8 is escaped. A character may arrive in several pieces.
+
+    Attributes:
+        unfinished_bytes: size of the output that was not passed on yet.
     """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self.unfinished_bytes = 0
         self._start_line()
 
     def _start_line(self) -> None:
@@ -33,6 +37,7 @@ class LineBuffer:
             self._add(text)
             lines += self._take_line()
         self._add(rest)
+        self.unfinished_bytes = len(data) - data.rfind(b"\n") - 1 + (0 if finished else self.unfinished_bytes)
         if self._length > MAX_UNFINISHED_CHARACTERS:
             lines += self._take_pieces()
         return lines
@@ -73,6 +78,7 @@ class LineBuffer:
     def _take_pieces(self) -> list[str]:
         text = "".join(self._parts)
         is_returned = self._is_returned
+        self.unfinished_bytes = 0
         self._start_line()
         self._is_returned, self._is_continued = is_returned, True
         return [text[i : i + MAX_UNFINISHED_CHARACTERS] for i in range(0, len(text), MAX_UNFINISHED_CHARACTERS)]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, TextIO
 
+from ray_pipeline_core.worker.output_spool import own_spool
 from ray_pipeline_core.worker.rank_log import RankLog
 from ray_pipeline_core.worker.rank_output import RankOutput, running_outputs, stderr, stdout
 from ray_pipeline_core.worker.shared_context import SharedContext
@@ -22,9 +23,11 @@ def captured_output(log: RankLog) -> Iterator[None]:
     If several threads are in such a block, each gets what it logs and prints itself. What threads that they have
     started log and print goes where it went before.
     """
-    with _replaced_output, running_outputs.added(RankOutput(log)):
+    output, spool = RankOutput(log), own_spool()
+    with _replaced_output, running_outputs.added(output):
         try:
-            yield
+            with output.captured_descriptors(spool) if spool else contextlib.nullcontext():
+                yield
         finally:
             _flush_streams()
 
@@ -38,7 +41,8 @@ def _flush_streams() -> None:
 
 def console_stream() -> TextIO:
     """Return the stderr of this process that is no rank's log."""
-    return stderr.console
+    spool = own_spool()
+    return spool.console if spool else stderr.console
 
 
 @contextlib.contextmanager

@@ -8,9 +8,10 @@ import os
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.worker.log_upload import LogUpload
@@ -55,12 +56,16 @@ class RankLog:
     Args:
         settings: the destination and format.
         console: the stream that gets records of `console_level` and above too.
+
+    Attributes:
+        before_record: called before each record is written; None = nothing is.
     """
 
     def __init__(self, settings: LogSettings, console: TextIO) -> None:
         self._settings = settings
         self._prefix = "" if settings.node_index is None else f"[NODE {settings.node_index}] "
         self._console = console
+        self.before_record: Callable[[], None] | None = None
         self._lock = threading.RLock()
         self._ended = threading.Event()
         local_path = settings.folder.local_path(settings.path)
@@ -70,6 +75,8 @@ class RankLog:
 
     def write_record(self, level: int, level_name: str, source: str, message: str) -> None:
         """Write one record; `source` is where it was logged, as module:function:line."""
+        if self.before_record is not None:
+            self.before_record()
         stamp = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         self._write_lines(f"{self._prefix}{stamp} | {level_name: <8} | {source} - {message}\n", level)
 
@@ -85,6 +92,12 @@ class RankLog:
     def reset_after_fork(self) -> None:
         """Replace a lock that another thread of the parent process may hold."""
         self._lock = threading.RLock()
+
+    def handover(self) -> dict[str, Any]:
+        """Return what the reaper of a dead worker needs to append to the log: a JSON object."""
+        status = os.fstat(self._file.fileno())
+        moved_to = self._settings.folder.resolve_paths(f"{self._settings.parts}.log")  # by the next attempt
+        return {"paths": [self._file.name, moved_to], "file": [status.st_dev, status.st_ino], "prefix": self._prefix}
 
     def info(self, message: str) -> None:
         """Write a record of the worker itself."""

@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from ray_pipeline_core.worker.line_buffer import LineBuffer
+from ray_pipeline_core.worker.output_spool import OutputSpool
 from ray_pipeline_core.worker.rank_log import RankLog
 
 STALE_LINE_CHECK_INTERVAL_S = 1.0
 """Time between two looks for unfinished lines; a line is written if it is unfinished at two of them, in seconds."""
+
+_DESCRIPTORS = "process"
 
 
 class RankOutput:
@@ -29,12 +32,41 @@ class RankOutput:
 
     def __init__(self, log: RankLog) -> None:
         self.log = log
+        self._spool: OutputSpool | None = None
+        self._is_reading_spool = False
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Forget locks that another thread of the parent process may hold, and the parent's unfinished lines."""
+        """Forget locks that another thread of the parent process may hold, and what the parent writes to the log."""
         self._lock = threading.RLock()
         self._buffers: dict[str, LineBuffer] = {}
+        self._spool = None
+
+    @contextlib.contextmanager
+    def captured_descriptors(self, spool: OutputSpool) -> Iterator[None]:
+        """Write to the log, within the block, what is written to descriptors 1 and 2 of this process."""
+        self._spool = spool
+        self.log.before_record = self.write_spooled  # keeps the order of what is written in the one way and the other
+        try:
+            with spool.redirected(self.log.handover()):
+                yield
+        finally:
+            self.write_spooled()
+            self.log.before_record = None
+            spool.end_rank()
+
+    def write_spooled(self) -> None:
+        """Write what was written to descriptors 1 and 2 since the last call."""
+        with self._lock:
+            if self._spool is None or self._is_reading_spool:  # each record that is written here calls this again
+                return
+            self._is_reading_spool = True
+            try:
+                while data := self._spool.read():
+                    self.write(_DESCRIPTORS, data)
+                    self._spool.commit(len(data), self._buffers[_DESCRIPTORS].unfinished_bytes)
+            finally:
+                self._is_reading_spool = False
 
     def write(self, stream: str, data: bytes) -> None:
         """Write the lines that `data` completes in a stream; the rest follows with its line, or within seconds."""
@@ -46,13 +78,16 @@ class RankOutput:
     def write_stale_lines(self) -> None:
         """Write what has been unfinished since the previous call."""
         with self._lock:
-            for stream, buffer in self._buffers.items():
+            self.write_spooled()
+            for stream, buffer in list(self._buffers.items()):
                 self._write_lines(stream, buffer.take_stale())
+            if self._spool is not None and _DESCRIPTORS in self._buffers:
+                self._spool.commit(0, self._buffers[_DESCRIPTORS].unfinished_bytes)
 
     def close(self) -> None:
         """Write what is unfinished."""
         with self._lock:
-            for stream, buffer in self._buffers.items():
+            for stream, buffer in list(self._buffers.items()):
                 self._write_lines(stream, buffer.close())
 
     def _write_lines(self, stream: str, lines: list[str]) -> None:

@@ -1,4 +1,6 @@
-"""Kills the processes that a worker leaves behind: `python reaper.py <pid of the worker> <tag of the worker>`.
+"""Kills the processes that a worker leaves behind: `python reaper.py <pid> <tag> <reader> <state>`.
+
+The arguments are the worker's process id, its tag, and the two descriptors of its `OutputSpool`.
 
 A rank may start processes, and these survive a worker that crashes or is killed. They would continue to write while
 the rank is retried elsewhere. So every worker process has a reaper, which waits until the worker has exited and then
@@ -6,11 +8,15 @@ kills its process group and all other processes with the worker's tag. Programs 
 and forks inherit it as the name of an open file. A process is missed only if it has left the process group, dropped
 the environment variable and closed the file.
 
+Then it completes the log of the rank that ran: it appends what the worker and its children have written to descriptors
+1 and 2, and the worker could not read any more, such as the last words of a crash.
+
 This file is run as a script and imports nothing from the package, so that the reaper starts fast and needs little
 memory.
 """
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -23,17 +29,38 @@ TAG_VARIABLE = "RAY_PIPELINE_WORKER"
 _POLL_INTERVAL_S = 0.5
 _KILL_INTERVAL_S = 0.02
 _KILL_ROUNDS = 100
+_MAX_STATE_BYTES = 65536
 
 
-def start_reaper() -> None:
-    """Make sure that all processes that this one starts are killed when it exits."""
+def start_reaper(reader: int, state: int) -> None:
+    """Make sure that, when this process exits, all processes that it has started are killed and its log is complete.
+
+    Args:
+        reader: the descriptor `OutputSpool.reader` of this process.
+        state: the descriptor `OutputSpool.state` of this process.
+    """
     with contextlib.suppress(OSError):  # a session leader already has its own process group
         os.setpgid(0, 0)
     own_tag = f"{os.getpid()}-{os.urandom(8).hex()}"
-    command = [sys.executable, "-S", "-E", os.path.abspath(__file__), str(os.getpid()), own_tag]
+    command = [
+        sys.executable,
+        "-S",
+        "-E",
+        os.path.abspath(__file__),
+        str(os.getpid()),
+        own_tag,
+        str(reader),
+        str(state),
+    ]
     # The reaper runs in a separate session, so that it is not in the group that it kills. It also forks, so that it is
     # not a child of the worker: Ray kills a worker's children with the worker.
-    subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).wait()
+    subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(reader, state),
+    ).wait()
     # Set only after the reaper has started, so that the reaper is not one of the tagged processes.
     tags = ",".join(filter(None, (os.environ.get(TAG_VARIABLE), own_tag)))
     os.environ[TAG_VARIABLE] = tags
@@ -91,15 +118,44 @@ def _has_tag(pid: int, tag: str) -> bool:
     return False
 
 
+def _complete_log(reader: int, state: int) -> None:
+    log = json.loads(os.pread(state, _MAX_STATE_BYTES, 0).partition(b"\n")[0] or b"null")
+    if log is None:  # no rank was running
+        return
+    descriptor = _open_log(log["paths"], log["file"])
+    if descriptor is None:
+        return
+    # Each line has the form of a record of `RankLog`.
+    with open(reader, "rb") as output, open(descriptor, "a", encoding="utf-8", errors="backslashreplace") as file:
+        for line in output:
+            now_s = time.time()
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now_s)) + f".{int(now_s * 1000) % 1000:03}"
+            text = line.rstrip(b"\r\n").rpartition(b"\r")[2].decode("utf-8", "backslashreplace")
+            file.write(f"{log['prefix']}{stamp} | INFO     | process:print:0 - {text}\n")
+
+
+def _open_log(paths: list[str], file: list[int]) -> int | None:
+    """Open the log where it is; the next attempt may have moved it, and started another one in its place."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+            status = os.fstat(descriptor)
+            if [status.st_dev, status.st_ino] == file:
+                return descriptor
+            os.close(descriptor)
+    return None
+
+
 def main() -> None:
-    """Detach, wait for the exit of the worker in the first argument, and kill the processes that it left behind."""
-    pid, tag = int(sys.argv[1]), sys.argv[2]
+    """Detach, wait for the exit of the worker, kill the processes that it left behind, and complete its log."""
+    pid, tag, reader, state = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     if os.fork():
         os._exit(0)
     _wait_for_exit(pid)
     with contextlib.suppress(OSError):  # the group has no process left
         os.killpg(pid, signal.SIGKILL)
     _kill_tagged(tag)
+    _complete_log(reader, state)
 
 
 if __name__ == "__main__":
