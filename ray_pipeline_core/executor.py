@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import string
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ray_pipeline_core.config import RetryPolicy, RunConfig
+from ray_pipeline_core.driver.active_runs import active_run, stop_runs_of
 from ray_pipeline_core.driver.driver_thread import DriverThread
 from ray_pipeline_core.driver.graph import OptionsOf, execution_order, plan_graph, run_graph, shared_address
 from ray_pipeline_core.driver.planning import RunOptions
@@ -111,7 +111,6 @@ class RayPipelineExecutor:
         self.observers = _as_observers(observers)
         self.address = address
         self.completed_result: RunResult | None = None
-        self._stop = threading.Event()
         topological_order(self)
 
     # --- running ---
@@ -132,21 +131,22 @@ class RayPipelineExecutor:
             PipelineLoadError: a pipeline can't be imported, called or pickled; nothing was started.
             RunIncompleteError: more ranks failed than `max_failed_ranks` allows.
             DependencyFailedError: an executor that this one depends on failed.
-            RunCancelledError: Ctrl-C, SIGTERM or `stop()`.
+            RunCancelledError: Ctrl-C, SIGTERM or `stop()`, at most 25 seconds later.
             RunFolderError: the run folder is locked, belongs to another pipeline or can't be used.
             ClusterError: no cluster answers, or it lacks the resources.
         """
-        try:
-            run = partial(run_graph, self, RaySession(shared_address(self)), self._stop)
+        with active_run(topological_order(self)) as stop:
+            run = partial(run_graph, self, RaySession(shared_address(self)), stop)
             if options_of is not None:
                 run = partial(run, options_of=cast("OptionsOf", options_of))
-            return DriverThread(run, self._stop).run()
-        finally:
-            self._stop.clear()
+            return DriverThread(run, stop).run()
 
     def stop(self) -> None:
-        """End the run that goes on in another thread, or else the next one: `run()` raises `RunCancelledError`."""
-        self._stop.set()
+        """End the runs that this executor takes part in now, itself or as a dependency, from any thread.
+
+        Their `run()` raises `RunCancelledError` within 25 seconds. Later runs are not affected.
+        """
+        stop_runs_of(self)
 
     # --- inspecting ---
 
@@ -194,12 +194,8 @@ class RayPipelineExecutor:
         """Number of ranks."""
         return self.config.tasks
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Orchestrators pickle what they run; a run that goes on is not part of an executor.
-        return {name: value for name, value in self.__dict__.items() if name != "_stop"}
-
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"completed_result": None} | state, _stop=threading.Event())
+        self.__dict__.update({"completed_result": None} | state)
 
     def __repr__(self) -> str:
         return f"RayPipelineExecutor(name={self.name!r}, tasks={self.world_size}, logging_dir={self.logging_dir.url!r})"

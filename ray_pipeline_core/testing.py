@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ray_pipeline_core.config import RunConfig
+from ray_pipeline_core.driver.active_runs import active_run
 from ray_pipeline_core.driver.graph import run_graph
-from ray_pipeline_core.executor import RayPipelineExecutor
+from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.backend import BackendEvent, SlotStarted, WorkEnded, WorkerBackend
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
@@ -24,7 +25,8 @@ def run_in_process(executor: RayPipelineExecutor) -> RunResult:
     """Run an executor, and all it depends on, in this process: one rank at a time, with the whole run folder.
 
     For tests of steps and pipelines, which then need no cluster and can be debugged step by step. Gangs run as single
-    nodes, and nothing can be killed, so time limits are not enforced.
+    nodes, and nothing can be killed, so time limits are not enforced. `executor.stop()`, from another thread or an
+    observer, takes effect when the rank that runs has ended.
 
     Returns:
         The result of the executor.
@@ -32,8 +34,8 @@ def run_in_process(executor: RayPipelineExecutor) -> RunResult:
     Raises:
         RayPipelineError: as `RayPipelineExecutor.run` does.
     """
-    stop = threading.Event()
-    return run_graph(executor, _InProcessSource(stop), stop)
+    with active_run(topological_order(executor)) as stop:
+        return run_graph(executor, _InProcessSource(stop), stop)
 
 
 class _InProcessSource:

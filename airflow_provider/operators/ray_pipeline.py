@@ -25,6 +25,8 @@ from ray_pipeline_core import (
     RunCancelledError,
     RunIncompleteError,
     RunObserver,
+    RunOptions,
+    RunPlan,
     RunResult,
 )
 
@@ -156,7 +158,7 @@ class RayPipelineOperator(BaseOperator):
             raise RunCancelledError(
                 f"run {self._executor.name!r} was stopped before it started; clear the task to run it"
             )
-        result = self._executor.run()
+        result = self._executor.run(options_of=lambda node: RunOptions((_StopIfKilled(self),)))
         if result.skipped == result.world_size:
             self.log.warning(
                 "Nothing was run: every rank was completed by an earlier run of %s; pass another logging_dir, or "
@@ -175,6 +177,17 @@ class RayPipelineOperator(BaseOperator):
             self.log.exception(
                 "could not push the result of the failed run to XCom; read result.json in %s", result.logging_dir
             )
+
+
+class _StopIfKilled(RunObserver):
+    """Stops a run whose task was killed before the run had begun, when there was nothing to stop yet."""
+
+    def __init__(self, operator: RayPipelineOperator) -> None:
+        self._operator = operator
+
+    def on_run_started(self, plan: RunPlan) -> None:
+        if self._operator._killed:
+            self._operator.on_kill()
 
 
 def _check_unsupported(ray_conn_id: object, on_kill: object) -> None:

@@ -500,6 +500,10 @@ _RUN: Mapping[str, Entry] = {
         "Airflow killed the task before its run had started.",
         "Clear the task in Airflow to run it.",
     ),
+    "the run was stopped, but has not ended within 25.0 s: its thread is busy in {innermost_call}. It ends as soon as that returns, and its run folder stays locked until then; end this process to end it at once": Entry(
+        "After a stop, an observer, the storage or Ray has blocked the driver's thread for longer than 25 s.",
+        "Correct what blocks: an observer should return at once, storage should have time limits. To end it, kill the process.",
+    ),
     "run {name} was stopped with {completed}/{world_size} ranks completed; start the run again in {logging_dir} to run the others": Entry(
         "Ctrl-C, SIGTERM or `executor.stop()` stopped the run.",
         "Start the run again with the same `logging_dir` to run the other ranks.",
@@ -770,9 +774,14 @@ _LOGS: Mapping[str, Entry] = {
         "A worker could not be cleaned up for the next executor of the chain; the traceback says why.",
         "Do nothing: a new worker is started instead.",
     ),
-    "could not write the result of run {name} to {url}": Entry(
-        "The run ended with another error, which follows, and the run folder could not be written either.",
-        "Correct the error that follows. Start the run again: completed ranks are skipped.",
+    "{name}: the end of the run could not be stored in {url}: {type}: {error}": Entry(
+        "Stats or result could not be written, or the lease is lost. The run raises this error, unless it was stopped or "
+        "had ended with another one.",
+        "Correct what the error at the end names. Start the run again: completed ranks are skipped.",
+    ),
+    "the last progress of the run could not be stored in {url}: {error}": Entry(
+        "`progress.json` shows the run as it was some seconds before its end; `result.json` is right.",
+        "Do nothing, or correct what the error at the end names.",
     ),
     "worker process {pid} is still running 10.0 s after it was killed; check whether it waits for a disk": Entry(
         "A worker did not end within 10 s after SIGKILL, usually because it waits for a disk, a network drive or a GPU.",

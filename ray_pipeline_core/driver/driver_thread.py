@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -13,45 +16,45 @@ from ray_pipeline_core.errors import RunCancelledError
 Result = TypeVar("Result")
 
 POLL_INTERVAL_S = 0.2
-"""How soon the caller's thread sees a signal whose handler does not raise, in seconds."""
+"""How soon the caller's thread sees a stop, or a signal whose handler does not raise, in seconds."""
 STOP_TIMEOUT_S = 25.0
-"""How long an interrupted caller waits for the run to end in order, in seconds; orchestrators kill after 30."""
+"""How long the caller waits for a stopped run to end in order, in seconds; orchestrators kill after 30."""
 
 
 class DriverThread(Generic[Result]):
     """One call in a thread that keeps the caller's context.
 
-    All calls of Ray belong there: a signal during a call of Ray on the main thread appears as an ordinary exception,
-    and an embedded cluster dies with the thread that started it.
+    All calls of Ray belong there: a signal during a call of Ray on the main thread appears as an ordinary exception.
 
     Args:
         work: what to call.
-        stop: is set when the caller is interrupted; `work` must end soon then.
+        stop: is set when the caller is interrupted; `work` must end soon then, whoever has set it.
     """
 
     def __init__(self, work: Callable[[], Result], stop: threading.Event) -> None:
         self._work = work
         self._stop = stop
         self._done = threading.Event()
+        self._deadline_s: float | None = None
         self._result: Result | None = None
         self._error: BaseException | None = None
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._call,), name="ray-pipeline-driver", daemon=True)
 
     def run(self) -> Result:
-        """Start the thread and wait for it.
+        """Start the thread and wait for it; at most `STOP_TIMEOUT_S` once the stop event is set.
 
         Returns:
             What `work` returned.
 
         Raises:
+            RunCancelledError: `work` did not end in time after the stop.
             BaseException: what `work` raised, or what interrupted the caller's thread; after Ctrl-C it is
                 `RunCancelledError` if `work` has ended with that.
         """
-        context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(self._call,), name="ray-pipeline-driver", daemon=True)
         with watched_signals() as signalled:
-            thread.start()
+            self._thread.start()
             self._wait(signalled)
-        thread.join(STOP_TIMEOUT_S)
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]
@@ -66,12 +69,28 @@ class DriverThread(Generic[Result]):
 
     def _wait(self, signalled: Callable[[], bool]) -> None:
         try:
-            while not self._done.wait(POLL_INTERVAL_S):
+            while not self._stop.is_set() and not self._done.wait(POLL_INTERVAL_S):
                 if signalled():
                     self._stop.set()
+            self._wait_for_end()
         except BaseException as interruption:
             self._stop.set()
-            self._done.wait(STOP_TIMEOUT_S)
+            self._wait_for_end()
             if isinstance(interruption, KeyboardInterrupt) and isinstance(self._error, RunCancelledError):
                 raise self._error from interruption
             raise
+
+    def _wait_for_end(self) -> None:
+        """Wait for the end of a stopped run; once the time is over, leave it to end in the background."""
+        if self._deadline_s is None:
+            self._deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        if not self._done.wait(max(0.0, self._deadline_s - time.monotonic())):
+            self._error = RunCancelledError(
+                f"the run was stopped, but has not ended within {STOP_TIMEOUT_S:.0f} s: its thread is busy in "
+                f"{self._innermost_call()}. It ends as soon as that returns, and its run folder stays locked until "
+                "then; end this process to end it at once"
+            )
+
+    def _innermost_call(self) -> str:
+        call = traceback.extract_stack(sys._current_frames().get(self._thread.ident or 0))[-1]
+        return f"{call.name} ({call.filename}:{call.lineno})"

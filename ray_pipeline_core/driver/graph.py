@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from ray_pipeline_core.driver.pipeline_run import BackendSource, PipelineRun
 from ray_pipeline_core.driver.planning import ExecutorNode, RunOptions, RunSpec, plan_run, prepare_run
@@ -119,15 +119,14 @@ def run_graph(
         order = [node for node in execution_order(last) if node is last or not _has_completed(node)]
         # All pipelines are loaded first: a mistake in the last one should not cost the hours of the others.
         specs = _prepare_runs(order, options_of)
-        errors: dict[int, RayPipelineError] = {}
+        endings: dict[int, RunResult | RayPipelineError] = {}
         for position, node in enumerate(order):
-            error = _failure_of_parents(node, errors) or _run_node(node, specs[position:], backends, stop)
-            if error is not None:
-                errors[id(node)] = error
-        if id(last) in errors:
-            raise errors[id(last)]
-    assert last.completed_result is not None, "a run without an error has a result"
-    return last.completed_result
+            failure = _failure_of_parents(node, endings)
+            endings[id(node)] = failure or _run_node(node, specs[position:], backends, stop)
+    ending = endings[id(last)]
+    if isinstance(ending, RayPipelineError):
+        raise ending
+    return ending
 
 
 def _has_completed(node: ExecutorNode) -> bool:
@@ -140,25 +139,29 @@ def _prepare_runs(order: Sequence[ExecutorNode], options_of: OptionsOf) -> list[
 
 def _run_node(
     node: ExecutorNode, specs: Sequence[RunSpec], backends: BackendSource, stop: threading.Event
-) -> RayPipelineError | None:
-    """Run one executor, whose spec is the first one of `specs`, and return why it failed."""
+) -> RunResult | RayPipelineError:
+    """Run one executor, whose spec is the first one of `specs`, and return its result, or why it failed."""
     spec, *later = specs
     try:
-        node.completed_result = PipelineRun(spec, stop).execute(backends, [one.config for one in later])
+        result = PipelineRun(spec, stop).execute(backends, [one.config for one in later])
     except RunCancelledError:
         raise
     except RayPipelineError as error:
         if later:
             logger.error("executor %r failed, so the executors that depend on it are not run: %s", node.name, error)
         return error
-    return None
+    node.completed_result = result
+    return result
 
 
-def _failure_of_parents(node: ExecutorNode, errors: dict[int, RayPipelineError]) -> DependencyFailedError | None:
-    parent = next((parent for parent in node.dependencies if id(parent) in errors), None)
+def _failure_of_parents(
+    node: ExecutorNode, endings: Mapping[int, RunResult | RayPipelineError]
+) -> DependencyFailedError | None:
+    failed = (parent for parent in node.dependencies if isinstance(endings.get(id(parent)), RayPipelineError))
+    parent = next(failed, None)
     if parent is None:
         return None
-    cause: BaseException | None = errors[id(parent)]
+    cause = cast("BaseException | None", endings[id(parent)])
     name = parent.name
     if isinstance(cause, DependencyFailedError):  # the parent did not run either, so name the one that failed first
         name, cause = cause.parent_name, cause.__cause__

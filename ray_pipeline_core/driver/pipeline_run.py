@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.attempt_fences import AttemptFences
@@ -24,7 +24,6 @@ from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.rank_groups import make_groups
-from ray_pipeline_core.stats.pipeline_stats import PipelineStats
 from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers
 from ray_pipeline_core.storage.run_lock import RunLock
 from ray_pipeline_core.worker.rank_attempt import RankSettings
@@ -63,7 +62,7 @@ class PipelineRun:
         self._folder = spec.folder
         self._stop = stop
         self._history = AttemptHistory(spec.folder.folder)
-        self._lock = RunLock(spec.folder.folder, on_lost=stop.set)
+        self._lock = RunLock(spec.folder.folder)
         observers = with_default_observers(spec.observers, spec.folder, self._lock.check)
         self._observers = ObserverGroup(observers)
         self._stats = RunStats(spec.folder, spec.config.tasks)
@@ -201,22 +200,22 @@ class PipelineRun:
 
     def _finish(self, ending: RunEnding) -> RunResult:
         """Write stats, history and result, whatever the ending, and return the result or raise what the run raises."""
+        unsaved: Exception | None = None
+        try:
+            self._give_up_rest(ending)
+            result = self._write_result(ending.is_cancelled)
+        except Exception as error:  # noqa: BLE001 - the run and its observers still get their end
+            unsaved = error
+            result = self._make_unsaved_result(error, ending.is_cancelled)
+        self._observers.on_progress(self._tracker.progress())
+        self._observers.on_run_finished(result)
+        ending.raise_error(result, unsaved)
+        return result
+
+    def _give_up_rest(self, ending: RunEnding) -> None:
         if ending.rest is not None:
             marked = self._folder.completed_ranks(self._config.tasks)
             self._tracker.give_up(pending_ranks(self._config.tasks, marked), ending.rest)
-        try:
-            result = self._write_result(ending.is_cancelled)
-        except Exception:
-            if ending.is_expected:
-                raise
-            logger.warning(
-                "could not write the result of run %r to %s", self._spec.name, self._folder.url, exc_info=True
-            )
-        else:
-            ending.raise_error(result)
-            return result
-        assert ending.error is not None, "what was not expected is an error"
-        raise ending.error
 
     def _write_result(self, is_cancelled: bool) -> RunResult:
         self._lock.check()  # if another run has the lease by now, it writes here
@@ -224,15 +223,18 @@ class PipelineRun:
         stats = self._stats.result()
         self._folder.write_stats(stats.to_list())
         self._stats.store_cache()
-        result = self._make_result(stats, is_cancelled)
+        result = self._make_result(stats.to_list(), is_cancelled)
         self._folder.write_result(result.to_dict())
-        progress = self._tracker.progress()
-        self._observers.on_progress(progress)
-        self._observers.on_run_finished(result)
-        self._folder.write_progress(progress.to_dict())
         return result
 
-    def _make_result(self, stats: PipelineStats, is_cancelled: bool) -> RunResult:
+    def _make_unsaved_result(self, error: Exception, is_cancelled: bool) -> RunResult:
+        """Return the result of a run that could not store it, without stats."""
+        warning = f"the end of the run could not be stored in {self._folder.url}: {type(error).__name__}: {error}"
+        logger.warning("%s: %s", self._spec.name, warning)
+        self._warnings = (*self._warnings, warning)
+        return self._make_result([], is_cancelled)
+
+    def _make_result(self, stats: list[dict[str, Any]], is_cancelled: bool) -> RunResult:
         tracker = self._tracker
         return RunResult(
             name=self._spec.name,
@@ -244,7 +246,7 @@ class PipelineRun:
             preemptions=tracker.preemptions,
             started_at=self._started_at,
             duration_s=time.monotonic() - self._started_s,
-            stats=stats.to_list(),
+            stats=stats,
             logging_dir=self._folder.url,
             warnings=(*self._warnings, *self._stats.warnings),
             cancelled=is_cancelled,

@@ -23,33 +23,39 @@ class RunEnding:
         error: what the run should raise once its result is written; None if that depends on the result.
         rest: why the ranks failed that were not run; None if there are none, or they are not failures.
         is_cancelled: the run was stopped.
-        is_expected: the run ended by itself or with an error of this package, so the result must be written.
     """
 
     error: BaseException | None = None
     rest: AttemptFailure | None = None
     is_cancelled: bool = False
-    is_expected: bool = True
 
     @classmethod
     def of(cls, error: BaseException, run_timeout_s: float | None) -> RunEnding:
         """Return the ending of a run whose loop raised `error`."""
-        if isinstance(error, RunStopped):
+        if isinstance(error, (RunStopped, RunCancelledError)):
             return cls(is_cancelled=True)
         if isinstance(error, RunTimedOut):
             return cls(rest=run_timeout_failure(run_timeout_s))
-        is_ours = isinstance(error, RayPipelineError)
         kind = kind_of_run_error(error) if isinstance(error, RayPipelineError) else "error"
-        return cls(error, AttemptFailure(kind, type(error).__name__, str(error)), is_expected=is_ours)
+        return cls(error, AttemptFailure(kind, type(error).__name__, str(error)))
 
-    def raise_error(self, result: RunResult) -> None:
-        """Raise what the run should raise; nothing if it succeeded."""
+    def raise_error(self, result: RunResult, unsaved: Exception | None = None) -> None:
+        """Raise what the run should raise; nothing if it succeeded.
+
+        Args:
+            result: the result of the run.
+            unsaved: why the result could not be stored. It is raised unless the run was stopped, or ended with another
+                error; the errors of ranks are its cause.
+        """
         if self.is_cancelled:
-            raise RunCancelledError(_cancelled_message(result), result) from None
+            raise RunCancelledError(_cancelled_message(result), result) from unsaved
         if self.error is not None:
             raise self.error
-        if not result.ok:
-            raise RunIncompleteError(_incomplete_message(result), result) from None
+        incomplete = None if result.ok else RunIncompleteError(_incomplete_message(result), result)
+        if unsaved is not None:
+            raise unsaved from incomplete
+        if incomplete is not None:
+            raise incomplete from None
 
 
 def run_timeout_failure(limit_s: float | None) -> AttemptFailure:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 
 from ray_pipeline_core.events import Progress, RunObserver
 from ray_pipeline_core.result import RunPlan, RunResult
 from ray_pipeline_core.storage.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 WRITE_INTERVAL_S = 3.0
 """Time between two versions of the file, in seconds."""
@@ -39,15 +42,22 @@ class ProgressFile(RunObserver):
         self._newest = progress
 
     def on_run_finished(self, result: RunResult) -> None:
-        """End the thread; the run writes the last version itself."""
+        """End the thread, and write the last version."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
+        try:
+            self._write_newest()
+        except Exception as error:  # noqa: BLE001 - what the file says is in the result as well
+            logger.warning("the last progress of the run could not be stored in %s: %s", self._folder.url, error)
 
     def _write_at_intervals(self) -> None:
         while not self._ended.wait(WRITE_INTERVAL_S):
-            progress, self._newest = self._newest, None
-            if progress is not None:
-                with contextlib.suppress(Exception):  # the next version is written soon
-                    self._check_lease()
-                    self._folder.write_progress(progress.to_dict())
+            with contextlib.suppress(Exception):  # the next version is written soon
+                self._write_newest()
+
+    def _write_newest(self) -> None:
+        progress, self._newest = self._newest, None
+        if progress is not None:
+            self._check_lease()
+            self._folder.write_progress(progress.to_dict())

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
-from ray_pipeline_core import RunCancelledError
+from ray_pipeline_core import RunCancelledError, executor
+from ray_pipeline_core.driver.active_runs import active_run
+from ray_pipeline_core.testing import _InProcessSource
 from tests.airflow_provider.dag_runs import RunDag
 from tests.support.waiting import wait_for
 
@@ -111,3 +114,17 @@ def test_sigterm_ends_the_run_and_its_cluster(airflow_database: None, tmp_path: 
     assert_run_was_stopped(tmp_path)
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
+
+
+def test_kill_just_before_the_run_begins_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = make(tmp_path, name="killed")
+
+    def kill_then_begin(executors: Any) -> Any:
+        operator.on_kill()
+        return active_run(executors)
+
+    monkeypatch.setattr(executor, "RaySession", lambda address: _InProcessSource(threading.Event()))
+    monkeypatch.setattr(executor, "active_run", kill_then_begin)
+    context: Any = {"ti": None}
+    with pytest.raises(AirflowException, match="was stopped with 0/1 ranks completed"):
+        operator.execute(context)

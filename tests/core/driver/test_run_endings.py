@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import subprocess
@@ -15,17 +16,25 @@ import pytest
 
 from ray_pipeline_core import (
     ClusterError,
+    DependencyFailedError,
     PipelineStep,
     RayPipelineExecutor,
+    RunCancelledError,
     RunFolderAccessError,
+    RunFolderLockedError,
     RunIncompleteError,
+    RunObserver,
+    RunResult,
 )
 from ray_pipeline_core.config import RunConfig
+from ray_pipeline_core.driver import pipeline_run
 from ray_pipeline_core.driver.graph import run_graph
 from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.storage.run_lock import RunLock
 from ray_pipeline_core.testing import run_in_process
 from ray_pipeline_core.worker.setup import WorkerSetup
+from tests.support.waiting import wait_for
 
 
 class Nothing(PipelineStep):
@@ -76,9 +85,9 @@ def test_first_error_is_kept_when_the_folder_cannot_be_listed(tmp_path: Path, mo
     executor = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path), skip_completed=False)
     monkeypatch.setattr(RunFolder, "completed_ranks", refuse)
 
-    with pytest.raises(RunFolderAccessError) as caught:
+    with pytest.raises(ValueError, match="a mistake") as caught:
         run_graph(executor, NoWorkers(error), threading.Event())
-    assert caught.value.__context__ is error
+    assert caught.value is error
 
 
 def test_warning_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -104,13 +113,87 @@ def test_pipelines_are_loaded_before_a_plan_asks_the_cluster(tmp_path: Path) -> 
     assert done.stdout == "False\n", done.stderr
 
 
-def test_stop_before_a_run_that_is_refused_does_not_stop_the_next_one(tmp_path: Path) -> None:
-    first = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path / "first"), address="10.0.0.1:6379")
-    last = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path / "last"), address="10.0.0.2:6379", depends=first)
-    last.stop()
-    with pytest.raises(ValueError, match="must use the same cluster"):
-        last.run()
-    assert not last._stop.is_set()
+class Listener(RunObserver):
+    """Keeps the results that it hears."""
+
+    def __init__(self) -> None:
+        self.results: list[RunResult] = []
+
+    def on_run_finished(self, result: RunResult) -> None:
+        self.results.append(result)
+
+
+def progress_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "progress-file"]
+
+
+def fail_on_rank_1(data: Any, rank: int, world_size: int) -> None:
+    if rank == 1:
+        raise LookupError("no such row")
+
+
+@pytest.mark.parametrize("method", ["write_stats", "write_result"])
+@pytest.mark.parametrize("bad", [False, True], ids=["good", "bad"])
+def test_end_that_cannot_be_stored_is_heard_and_hides_no_error_of_a_rank(
+    method: str, bad: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = Listener()
+    pipeline = [fail_on_rank_1] if bad else [Nothing()]
+    executor = RayPipelineExecutor(pipeline, tasks=3, logging_dir=str(tmp_path), observers=[listener])
+    monkeypatch.setattr(RunFolder, method, refuse)
+
+    with pytest.raises(RunFolderAccessError, match="the disk is full") as caught:
+        run_in_process(executor)
+
+    (result,) = listener.results
+    assert "the disk is full" in result.warnings[-1]
+    assert (result.completed, len(result.failed)) == ((2, 1) if bad else (3, 0))
+    assert not progress_threads()
+    incomplete = caught.value.__cause__
+    assert isinstance(incomplete, RunIncompleteError) == bad
+    if isinstance(incomplete, RunIncompleteError):
+        assert incomplete.result == result
+        assert "rank 1" in str(incomplete)
+        assert "no such row" in str(incomplete)
+
+
+def test_stop_is_not_hidden_by_an_end_that_cannot_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunFolder, "write_stats", refuse)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(RunCancelledError) as caught:
+        run_graph(RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path)), NoWorkers(ValueError()), stop)
+    assert isinstance(caught.value.__cause__, RunFolderAccessError)
+
+
+def test_last_progress_that_cannot_be_stored_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(RunFolder, "write_progress", refuse)
+    assert run_in_process(RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path))).ok
+    assert "the last progress of the run could not be stored" in caplog.text
+
+
+def test_lost_lease_fails_that_executor_and_no_other_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_run, "RunLock", functools.partial(RunLock, heartbeat_s=0.01))
+    listener = Listener()
+
+    def lose_lease(data: Any, rank: int, world_size: int) -> None:
+        (tmp_path / "lost" / "run.lock").unlink()
+        wait_for(lambda: not [each for each in threading.enumerate() if each.name == "run-lock-heartbeat"], "the loss")
+
+    lost = RayPipelineExecutor([lose_lease], logging_dir=str(tmp_path / "lost"), observers=[listener])
+    bystander = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path / "bystander"))
+    last = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path / "last"), depends=[lost, bystander])
+
+    with pytest.raises(DependencyFailedError, match="'lost', which it depends on, failed") as caught:
+        run_in_process(last)
+
+    assert isinstance(caught.value.__cause__, RunFolderLockedError)
+    assert bystander.completed_result is not None
+    assert len(listener.results) == 1
+    assert not progress_threads()
+    assert not (tmp_path / "lost" / "result.json").exists()
 
 
 # --- what the error of failed ranks says -----------------------------------------------------------------------------
