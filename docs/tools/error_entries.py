@@ -783,6 +783,11 @@ _LOGS: Mapping[str, Entry] = {
         "`progress.json` shows the run as it was some seconds before its end; `result.json` is right.",
         "Do nothing, or correct what the error at the end names.",
     ),
+    "tasks or actors that request {requests} wait for resources, while {running} workers of this run hold {bundle} each; if a step submits them to Ray, leave room for them: lower workers or cpus_per_task": Entry(
+        "A step waits for Ray tasks or actors of its own, and the workers of the run hold all resources; or other jobs "
+        "on the cluster wait.",
+        "Lower `workers` or `cpus_per_task`, so that resources are left for what the steps submit.",
+    ),
     "worker process {pid} is still running 10.0 s after it was killed; check whether it waits for a disk": Entry(
         "A worker did not end within 10 s after SIGKILL, usually because it waits for a disk, a network drive or a GPU.",
         "Check the process on the driver's machine, and end it by hand if it stays.",

@@ -35,7 +35,7 @@ class StartingSlots:
 
     def newest(self, memory_factor: float, count: int) -> list[int]:
         """Return the newest slots of one size, `count` at most; the oldest will probably be ready first."""
-        return list(itertools.islice(reversed(self._slots.get(memory_factor, {})), max(0, count)))
+        return list(itertools.islice(reversed(self._slots.get(memory_factor, {})), count)) if count > 0 else []
 
     def memory_factors(self) -> list[float]:
         """Return the sizes of which slots start."""
@@ -78,10 +78,10 @@ class FailedStarts:
         if requested_s < self._failed_s:
             return  # it was requested together with one that has been counted
         self._failed_s = self._clock()
-        self._in_a_row += 1
+        self._in_a_row += not failure.node_died  # another node may be there at once
         self._counted += not failure.node_died and not others_work
         self._check_limit(failure)
-        self._paused_until_s = self._failed_s + backoff_s(self._policy, self._in_a_row - 1)
+        self._paused_until_s = self._failed_s + backoff_s(self._policy, max(0, self._in_a_row - 1))
 
     def _check_limit(self, failure: AttemptFailure) -> None:
         limits = (self._policy.max_retries, failure.retry_limit)

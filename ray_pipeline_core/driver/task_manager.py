@@ -348,31 +348,32 @@ class RayTaskManager:
         for key in self._timeouts.check_timeouts():
             assert isinstance(key, int)
             self._timeouts.remove_task(key)
-            slot = self._slots[key]
-            slot.kill_reason = time_limit_failure(self._config.time)
+            self._slots[key].kill_reason = time_limit_failure(self._config.time)
             self._backend.kill(key)
 
     def _check_startup(self) -> None:
         """End the run if no slot starts; fail the groups that need more memory than any slot gets."""
         now, since_s = self._clock(), self._without_worker_since_s
         self._without_worker_since_s = {state: since_s.get(state, now) for state in self._without_worker()}
-        limit = f"no worker could start within startup_timeout={self._config.startup_timeout} s"
         for (factor, others_work), since in self._without_worker_since_s.items():
             is_over = now - since > self._config.startup_timeout
             if factor == 1 and is_over:
-                raise ResourcesUnavailableError(f"{limit}: {self._backend.describe_shortage()}")
+                raise ResourcesUnavailableError(f"{self._startup_limit()}: {self._backend.describe_shortage()}")
             if factor != 1 and ((is_over and not others_work) or self._can_never_start(factor, is_over)):
-                self._give_up_larger(factor, limit if is_over else "no node of the cluster has enough memory")
+                reason = self._startup_limit() if is_over else "no node of the cluster has enough memory"
+                self._give_up_larger(factor, reason)
 
-    def _without_worker(self) -> Iterable[tuple[float, bool]]:
+    def _startup_limit(self) -> str:
+        return f"no worker could start within startup_timeout={self._config.startup_timeout} s"
+
+    def _without_worker(self) -> list[tuple[float, bool]]:
         """Return the memory factors for which groups wait and no slot works, and whether slots of other sizes do.
 
         Those may hold the resources, so the time without a worker starts again when the last of them has ended.
         """
         others_work = self._working_by_memory.total() > 0
-        for factor in self._queue.memory_factors():
-            if not (others_work if factor == 1 else self._working_by_memory[factor]):
-                yield factor, others_work
+        waiting = self._queue.memory_factors()
+        return [(f, others_work) for f in waiting if not (self._working_by_memory[f] or (f == 1 and others_work))]
 
     def _can_never_start(self, memory_factor: float, is_over: bool) -> bool:
         is_certain = is_over or self._backend.slot_limit() is not None  # other clusters may grow until then
@@ -384,8 +385,8 @@ class RayTaskManager:
             self._retire(slot)
         message = f"{reason}: {self._backend.describe_shortage(memory_factor)}"
         failure = AttemptFailure("unschedulable", ResourcesUnavailableError.__name__, message)
-        ranks = [rank for group in self._queue.remove(memory_factor) for rank in group.ranks]
-        self._tracker.give_up(ranks, failure)
+        groups = self._queue.remove(memory_factor)
+        self._tracker.give_up([rank for group in groups for rank in group.ranks], failure)
 
     def _wait_s(self) -> float:
         now = self._clock()

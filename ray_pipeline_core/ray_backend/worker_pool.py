@@ -18,6 +18,7 @@ from ray_pipeline_core.ray_backend.placement import check_options, has_died, is_
 from ray_pipeline_core.ray_backend.rank_worker import SharedBytes
 from ray_pipeline_core.ray_backend.ray_errors import classify
 from ray_pipeline_core.ray_backend.slot import Phase, Slot
+from ray_pipeline_core.ray_backend.waiting_requests import WaitingRequests
 from ray_pipeline_core.ray_backend.worker_location import (
     EXIT_CHECK_INTERVAL_S,
     EXIT_GRACE_S,
@@ -71,6 +72,7 @@ class RayWorkerPool:
         self._gang_grace = TimeoutManager(GANG_GRACE_S)
         self._placement_groups_checked_s = 0.0
         self._draining = DrainingNodes()
+        self._waiting_requests = WaitingRequests()
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         self._limit = count_fitting(alive_nodes(), self._resources) if cluster.is_embedded else None
 
@@ -170,6 +172,7 @@ class RayWorkerPool:
         self._end_overdue_gangs()
         self._fail_gangs_without_placement_group()
         self._idle_workers.release_overdue()
+        self._check_waiting_requests()
         events: list[BackendEvent] = [*self._check_draining(), *self._report_lost_slots()]
         if self._exiting:
             timeout_s = min(timeout_s, EXIT_CHECK_INTERVAL_S)
@@ -216,6 +219,13 @@ class RayWorkerPool:
         for slot in self._slots.values():
             if slot.lost is None and slot.runs_on(new):
                 yield SlotDraining(slot.number)
+
+    def _check_waiting_requests(self) -> None:
+        if not self._waiting_requests.is_due():
+            return
+        starting = sum(slot.phase is Phase.STARTING for slot in self._slots.values())
+        own = 0 if self._resources.nodes > 1 else starting  # the requests of gangs are placement groups
+        self._waiting_requests.check(self._resources.bundle(), own, len(self._slots) - starting)
 
     def _record_report(self, slot: Slot, index: int, report: WorkReport) -> None:
         slot.reports[index] = report

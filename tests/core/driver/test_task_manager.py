@@ -496,7 +496,8 @@ def test_slots_that_die_with_their_node_while_they_start_never_end_the_run() -> 
     starts = iter([Start(1, NODE_DIED)] * 6)
     loop = make_loop(1, start=lambda factor: next(starts, Start()), retry=RetryPolicy(max_retries=1)).run()
     assert loop.tracker.completed == {0: 1}
-    assert len(loop.backend.started) == 7
+    times = [at_s for at_s, _ in loop.backend.started]
+    assert [later - before for before, later in itertools.pairwise(times)] == [2.0] * 6, "the pause does not grow"
 
 
 def test_run_waits_startup_timeout_for_another_node_when_its_only_one_has_died() -> None:

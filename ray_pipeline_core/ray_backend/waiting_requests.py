@@ -1,0 +1,90 @@
+"""Requests that wait for resources which the run holds, such as those of tasks that its steps submit to Ray."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import ray
+
+logger = logging.getLogger(__name__)
+
+CHECK_INTERVAL_S = 60.0
+"""Time between two checks, and so how long a request waits before there is a warning, in seconds."""
+_Shape: TypeAlias = tuple[tuple[str, float], ...]
+
+
+class WaitingRequests:
+    """Warns once if tasks or actors that are not the run's own wait for a minute; a step waits for them in silence.
+
+    Args:
+        find: returns how many requests wait on the cluster, by their resources.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[], Mapping[_Shape, int]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._find = find or find_waiting
+        self._clock = clock
+        self._checked_s = clock()
+        self._before: set[_Shape] = set()
+        self._has_warned = False
+
+    def is_due(self) -> bool:
+        """Return whether it is time for the next check."""
+        return not self._has_warned and self._clock() - self._checked_s >= CHECK_INTERVAL_S
+
+    def check(self, bundle: Mapping[str, float], starting: int, running: int) -> None:
+        """Look at the cluster, and warn if requests wait that waited at the last check already.
+
+        Args:
+            bundle: the resources of one of the run's workers.
+            starting: how many of them wait for resources themselves.
+            running: how many of them hold resources.
+        """
+        self._checked_s = self._clock()
+        others = Counter(self._find())
+        others[shape_of(bundle)] -= starting
+        waiting = {shape for shape, count in others.items() if count > 0 and running}
+        still, self._before = waiting & self._before, waiting
+        if still:
+            self._has_warned = True
+            logger.warning(
+                "tasks or actors that request %s wait for resources, while %d workers of this run hold %s each; if a "
+                "step submits them to Ray, leave room for them: lower workers or cpus_per_task",
+                " or ".join(sorted(map(_format, still))),
+                running,
+                _format(shape_of(bundle)),
+            )
+
+
+def find_waiting() -> Counter[_Shape]:
+    """Return how many tasks and actors wait for resources, by these resources; none if Ray can't tell.
+
+    Ray has no public function for this that works without its dashboard.
+    """
+    found: Counter[_Shape] = Counter()
+    try:
+        from ray.autoscaler.v2.sdk import get_cluster_resource_state
+
+        worker: Any = ray._private.worker.global_worker  # pyright: ignore
+        for request in get_cluster_resource_state(worker.gcs_client).pending_resource_requests:
+            found[shape_of(request.request.resources_bundle)] += request.count
+    except Exception:
+        logger.debug("can't tell which requests wait", exc_info=True)
+    return found
+
+
+def shape_of(bundle: Mapping[str, float]) -> _Shape:
+    """Return the resources of a request without its memory, which differs between the attempts of a rank."""
+    return tuple(sorted((name, float(amount)) for name, amount in bundle.items() if name != "memory"))
+
+
+def _format(shape: _Shape) -> str:
+    return "{" + ", ".join(f"{name}: {amount:g}" for name, amount in shape) + "}"
