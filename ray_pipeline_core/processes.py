@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from ray_pipeline_core.redaction import get_logger
+
+logger = get_logger(__name__)
 
 _EXIT_TIMEOUT_S = 10.0
 _EXIT_CHECK_INTERVAL_S = 0.01

@@ -8,6 +8,7 @@ from ray import exceptions as ray_errors
 
 from ray_pipeline_core.errors import qualified_name
 from ray_pipeline_core.failure_kinds import FAILURE_RULES, FailureKind
+from ray_pipeline_core.redaction import redact
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 
 _Row: TypeAlias = tuple[type[BaseException], FailureKind, int | None, bool]
@@ -62,4 +63,4 @@ def classify(error: BaseException, node: str | None = None, node_drains: bool = 
 
 def _one_line_message(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line)[:_MAX_MESSAGE_LENGTH] or type(error).__name__
+    return redact(" ".join(line for line in lines if line), _MAX_MESSAGE_LENGTH) or type(error).__name__

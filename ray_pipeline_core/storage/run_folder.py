@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ray_pipeline_core.errors import RunFolderLockedError
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.storage.data_folder import DataFolder
 
 COMPLETIONS = "completions"
@@ -25,7 +25,7 @@ LOCK_FILE = "run.lock"
 
 _PARTIAL_FILE_MAX_AGE_S = 3600.0
 _LISTING_PAGE_SIZE = 1000
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class RunFolder:

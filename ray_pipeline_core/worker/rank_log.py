@@ -8,12 +8,12 @@ import os
 import sys
 import tempfile
 import threading
-import traceback
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+from ray_pipeline_core.redaction import get_logger, redact, trace_of
 from ray_pipeline_core.storage.data_folder import DataFolder
 
 FLUSH_INTERVAL_S = 30.0
@@ -21,7 +21,7 @@ FLUSH_INTERVAL_S = 30.0
 
 _SOURCE = "ray_pipeline"  # the module name in the records that the worker itself writes
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,12 @@ class RankLog:
                     self._console.flush()
 
     def info(self, message: str) -> None:
-        """Write a record of the worker itself."""
-        self.write_record(logging.INFO, "INFO", f"{_SOURCE}:info:0", message)
+        """Write a record of the worker itself, without secrets."""
+        self.write_record(logging.INFO, "INFO", f"{_SOURCE}:info:0", redact(message))
 
     def exception(self, message: str, error: BaseException) -> None:
-        """Write a message of the worker itself, with the traceback of `error`."""
-        trace = "".join(traceback.format_exception(error)).rstrip()
-        self.write_record(logging.ERROR, "ERROR", f"{_SOURCE}:exception:0", f"{message}\n{trace}")
+        """Write a message of the worker itself, with the traceback of `error`, without secrets."""
+        self.write_record(logging.ERROR, "ERROR", f"{_SOURCE}:exception:0", f"{message}\n{trace_of(error)}")
 
     def flush(self) -> None:
         """Store everything that was written so far in the run folder."""
