@@ -28,7 +28,7 @@ _SECRET_KEY = re.compile(
 # Last words of names that are about something secret but are not secret: `password_field`, `auth_method`.
 _HARMLESS_LAST_WORD = re.compile(
     r"columns?|fields?|counts?|length|len|limit|size|types?|ttl|timeout|index|method|mode|provider|algorithm|arn|scope|"
-    r"expiry|budget"
+    r"expiry|budget|source|mechanism|enabled|required|strategy|policy"
 )
 # Words around `token` in the language of models and parsers: `max_tokens`, `pad_token`, `token_ids`.
 _TOKEN = re.compile(r"tokens?")

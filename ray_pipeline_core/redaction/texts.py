@@ -37,6 +37,9 @@ _TOKEN = re.compile(
     r"|r8_[A-Za-z0-9]{16,}|gsk_[A-Za-z0-9]{16,}|xai-[A-Za-z0-9]{16,}|pplx-[A-Za-z0-9]{16,}"  # model providers
     r"|\d{8,10}:AA[\w-]{30,}"  # Telegram
     r"|pat[A-Za-z0-9]{14}\.[0-9a-f]{16,}"  # Airtable
+    r"|1//0[\w-]{20,}"  # Google's refresh tokens
+    r"|/services/T\w{2,}/B\w{2,}/\w{6,}|/api/webhooks/\d+/[\w-]{6,}|/webhookb2/[\w@/-]{6,}"
+    r"|/bot\d+:[\w-]{6,}"  # paths of web hooks
     r"|[\w~.-]{3}[78]Q~[\w~.-]{30,}"  # Entra ID
     r")"
 )
@@ -73,11 +76,13 @@ _VALUE = re.compile(
 _NAME = re.compile(r"""(?<![\w.-])(?P<name>[\w.-]+)(?:\\*['"]|%22)?\]?[ \t]*(?:(?!://)[=:]{1,3}>?|%3[aAdD])[ \t]*""")
 _OPTION = re.compile(r"""(?<![\w.-])(?P<name>--?[A-Za-z][\w.-]*)(?:\\*['"],[ \t]*|[ \t]+)(?!-)""")
 _PAIR = re.compile(r"""\([ \t]*b?(\\*['"])(?P<name>[\w.-]+)\1[ \t]*,[ \t]*""")
+_XML = re.compile(r"<(?P<name>[\w.-]{1,100})>(?=[^<>]{1,4000}</(?P=name)>)")
 # The errors of pydantic have the name of a field in the line before its value.
 _VALIDATION = re.compile(r"^(?P<name>[\w.-]+)\n[^\n]{0,500}?\binput_value=", re.MULTILINE)
 # What is always secret: a password in SQL or of a command's user.
 _PASSWORD = re.compile(
     r"""\b(?:password|identified[ ]+by)[ \t]+(?=['"])|\bsshpass[ \t]+-p[ \t]*"""
+    r"""|\blogin[ \t]+\S{1,100}[ \t]+password[ \t]+"""
     r"""|\bjdbc:oracle:\w{1,10}:[\w.-]{1,100}/(?=\S{1,200}@)"""
     r"""|(?<![\w-])(?:-u|--user|--proxy-user)(?:=|[ \t]+|\\*['"],[ \t]*)\\*['"]?[\w.@-]{1,100}:""",
     re.IGNORECASE,
@@ -180,6 +185,10 @@ def _hide_values_of_pairs(text: str) -> str:
     return _hide_values(text, _PAIR, _has_secret_name)
 
 
+def _hide_values_of_elements(text: str) -> str:
+    return _hide_values(text, _XML, _has_secret_name)
+
+
 def _hide_values_of_fields(text: str) -> str:
     return _hide_values(text, _VALIDATION, _has_secret_name)
 
@@ -226,6 +235,7 @@ _RULES: tuple[Callable[[str], str], ...] = (
     _hide_named_values,
     _hide_values_of_options,
     _hide_values_of_pairs,
+    _hide_values_of_elements,
     _hide_values_of_fields,
     _hide_passwords,
     _hide_passwords_of_users,

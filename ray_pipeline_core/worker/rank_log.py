@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from ray_pipeline_core.redaction import get_logger, redact, trace_of
+from ray_pipeline_core.redaction import get_logger, trace_of
 from ray_pipeline_core.storage.data_folder import DataFolder
 
 FLUSH_INTERVAL_S = 30.0
@@ -80,8 +80,8 @@ class RankLog:
                     self._console.flush()
 
     def info(self, message: str) -> None:
-        """Write a record of the worker itself, without secrets."""
-        self.write_record(logging.INFO, "INFO", f"{_SOURCE}:info:0", redact(message))
+        """Write a record of the worker itself."""
+        self.write_record(logging.INFO, "INFO", f"{_SOURCE}:info:0", message)
 
     def exception(self, message: str, error: BaseException) -> None:
         """Write a message of the worker itself, with the traceback of `error`, without secrets."""

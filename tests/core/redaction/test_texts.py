@@ -41,6 +41,12 @@ SECRET_TEXTS = [
     (f"https://discord.com/api/webhooks/123/{S}", "https://discord.com/api/webhooks/***"),
     (f"https://acme.webhook.office.com/webhookb2/{S}@x/IncomingWebhook", "https://acme.webhook.office.com/***"),
     (f"https://api.telegram.org/bot12:{S}/sendMessage", "https://api.telegram.org/bot***/sendMessage"),
+    (
+        f"HTTPSConnectionPool(host='hooks.slack.com'): url: /services/T00/B00/{S} (Caused by x)",
+        "url: *** (Caused by x)",
+    ),
+    (f"https://h/cb#access_token={S}&state=1", "https://h/cb#access_token=***&state=1"),
+    (f"mongodb://u:{S}@h1:27017,h2:27017/db?authSource=admin", "mongodb://u:***@h1:27017,h2:27017/db?authSource=admin"),
     # connection strings
     (
         f"DefaultEndpointsProtocol=https;AccountKey={S}/a==;EndpointSuffix=y",
@@ -73,10 +79,22 @@ SECRET_TEXTS = [
         f"1 validation error\npassword\n  Too short [type=x, input_value='{S}', input_type=str]",
         "input_value=***",
     ),
+    (
+        f"<Error><AWSAccessKeyId>{S}</AWSAccessKeyId><Code>x</Code></Error>",
+        "<AWSAccessKeyId>***</AWSAccessKeyId><Code>x",
+    ),
+    (f'AIRFLOW_CONN_X=\'{{"conn_type": "pg", "password": "{S}"}}\'', '"conn_type": "pg", "password": ***}'),
+    (f"(x.OperationalError) failed [parameters: {{'token': '{S}', 'n': 3}}]", "[parameters: {'token': ***, 'n': 3}]"),
+    (f"databricks://token:{S}@h?http_path=x", "databricks://token:***"),
     # headers
     (f"curl -H 'X-Api-Key: {S}' https://h", "curl -H 'X-Api-Key: ***' https://h"),
     (f"Authorization: Basic {S}= x", "Authorization: *** x"),
     (f"sent Bearer {S}", "sent Bearer ***"),
+    (
+        f"Authorization: AWS4-HMAC-SHA256 Credential=x, SignedHeaders=host, Signature={S}",
+        "SignedHeaders=host, Signature=***",
+    ),
+    (f"X-Vault-Token: {S}\r\nHost: h", "X-Vault-Token: ***\r\nHost: h"),
     (f"Cookie: a=b; sid={S}\nHost: h", "Cookie: ***\nHost: h"),
     (f"('x-api-key', '{S}')", "('x-api-key', ***)"),
     (f"[(b'authorization', b'Bearer {S}')]", "[(b'authorization', ***)]"),
@@ -89,6 +107,8 @@ SECRET_TEXTS = [
     (f"curl -u anna:{S} https://h", "curl -u anna:*** https://h"),
     (f"sshpass -p {S} ssh h", "sshpass -p *** ssh h"),
     (f"ALTER ROLE anna PASSWORD '{S}' VALID", "ALTER ROLE anna PASSWORD *** VALID"),
+    (f"machine h login anna password {S}", "machine h login anna password ***"),
+    (f"['curl', '-u', 'anna:{S}']", "['curl', '-u', 'anna:***']"),
     # forms
     (f"-----BEGIN RSA PRIVATE KEY-----\n{S}\n-----END RSA PRIVATE KEY----- x", "*** x"),
     (f"x -----BEGIN PRIVATE KEY-----\\n{S}", "x ***"),
@@ -123,6 +143,8 @@ HARMLESS_TEXTS = [
     "['token', 'label']",
     "password=None, token: null, auth=False",
     "The token is invalid",
+    'connection to server at "db", port 5432 failed: FATAL: password authentication failed for user "anna"',
+    "<token>, <session> and <b>bold</b>",
     "Basic authentication failed: bearer authentication required",
     "task-1234567890abcdef",
     "risk-abc123def456",
