@@ -8,10 +8,10 @@ from typing import Any
 
 from ray_pipeline_core.fingerprint import FORMAT_VERSION, stable_string
 from ray_pipeline_core.pipeline import Step, step_name
-from ray_pipeline_core.redaction import HIDDEN, is_secret, without_secrets
+from ray_pipeline_core.redaction import HIDDEN, is_secret, redact, without_secrets
 
 # Parameters that are described in another form, or not at all.
-_NOT_COPIED = ("depends", "logging_dir", "observers", "pipeline", "ray_remote_kwargs")
+_NOT_COPIED = ("depends", "logging_dir", "observers", "pipeline")
 
 
 def describe_executor(parameters: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
@@ -23,7 +23,6 @@ def describe_executor(parameters: Mapping[str, Any], steps: Sequence[Step]) -> d
     """
     plain = {name: _plain(value) for name, value in parameters.items() if name not in _NOT_COPIED}
     plain["logging_dir"] = parameters["logging_dir"].url
-    plain["ray_remote_kwargs"] = _without_environment(parameters.get("ray_remote_kwargs"))
     plain["depends"] = [parent.name for parent in _parents(parameters.get("depends"))]
     plain["world_size"] = parameters["tasks"]
     plain["pipeline_source"] = parameters["pipeline"] if isinstance(parameters["pipeline"], str) else None
@@ -39,20 +38,9 @@ def _parents(depends: Any) -> Sequence[Any]:
 def _describe(step: Step) -> dict[str, Any]:
     attributes = {key: value for key, value in getattr(step, "__dict__", {}).items() if key != "stats"}
     described = {"step": step_name(step)} | {
-        key: HIDDEN if is_secret(key, value) else _plain(value) for key, value in attributes.items()
+        redact(key): HIDDEN if is_secret(key, value) else _plain(value) for key, value in attributes.items()
     }
     return {key: value for key, value in described.items() if value is not None}
-
-
-def _without_environment(options: Mapping[str, Any] | None) -> Any:
-    """Return Ray's options without the values of environment variables, any of which may be a secret."""
-    if options is None:
-        return None
-    runtime_env = options.get("runtime_env")
-    if isinstance(runtime_env, Mapping) and runtime_env.get("env_vars"):
-        hidden = dict.fromkeys(runtime_env["env_vars"], HIDDEN)
-        options = {**options, "runtime_env": {**runtime_env, "env_vars": hidden}}
-    return _plain(without_secrets(options))
 
 
 def _plain(value: Any) -> Any:
@@ -64,7 +52,7 @@ def _plain(value: Any) -> Any:
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _as_json(item) for key, item in value.items()}
+        return {redact(str(key)): _as_json(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_as_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -26,18 +26,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from ray_pipeline_core.redaction import redact
+
 if TYPE_CHECKING:
     from ray_pipeline_core.result import RunResult
+
+_MAX_MESSAGE_LENGTH = 100_000
 
 
 class RayPipelineError(Exception):
     """Base class of all errors of this package.
+
+    Args:
+        message: what is wrong, where, and what to do. Secrets in it are hidden.
 
     Attributes:
         retryable: whether the same call may succeed later without any change.
     """
 
     retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(str(message), _MAX_MESSAGE_LENGTH))
 
 
 class ConfigError(RayPipelineError, ValueError):

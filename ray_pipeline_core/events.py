@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray_pipeline_core.processes import forks_ended
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

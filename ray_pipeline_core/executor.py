@@ -19,6 +19,7 @@ from ray_pipeline_core.driver.planning import RunOptions
 from ray_pipeline_core.events import RunObserver
 from ray_pipeline_core.pipeline import PipelineSpec, check_pipeline
 from ray_pipeline_core.ray_backend.session import RaySession
+from ray_pipeline_core.redaction import redact
 from ray_pipeline_core.result import RunPlan, RunResult
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import DataFolderSpec, get_data_folder
@@ -49,7 +50,7 @@ class RayPipelineExecutor:
         tasks_per_job: ranks that one worker runs side by side, each in a process of its own.
         time: wall-clock limit of a group in seconds, counted from the start of its work.
         pipeline_kwargs: arguments of the pipeline's factory, by name.
-        name: what the run is called in messages; None takes the run folder's name.
+        name: what the run is called in messages; None takes the run folder's name. Secrets in it are hidden.
         retry: how often what is tried again.
         max_failed_ranks: ranks that may fail in a run that still succeeds: a count, or a fraction below 1.
         startup_timeout: seconds within which at least one worker must have started.
@@ -107,7 +108,7 @@ class RayPipelineExecutor:
         self.depends = depends
         self.has_default_folder = logging_dir is None
         self.logging_dir: DataFolder = get_data_folder(_default_folder() if logging_dir is None else logging_dir)
-        self.name = name or Path(self.logging_dir.path).name or "run"
+        self.name = redact(name or Path(self.logging_dir.path).name or "run")
         self.observers = _as_observers(observers)
         self.address = address
         self.completed_result: RunResult | None = None

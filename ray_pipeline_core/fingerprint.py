@@ -13,7 +13,7 @@ from typing import Any
 from ray_pipeline_core.function_code import CODE, captured_values, code_digest, is_pickled_by_value
 from ray_pipeline_core.pipeline import Step, step_name
 from ray_pipeline_core.rank_failures import format_ranks, parse_ranks
-from ray_pipeline_core.redaction import MAX_DESCRIBED_LENGTH, is_large, is_secret, redact_values, without_secrets
+from ray_pipeline_core.redaction import HIDDEN, MAX_DESCRIBED_LENGTH, is_large, is_secret, redact, without_secrets
 from ray_pipeline_core.validation import is_integer
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+|object at |<locals>.<lambda>")
@@ -52,7 +52,7 @@ class Fingerprint:
         found = []
         if earlier.get("world_size") != self.world_size:
             found.append(f"it was cut into {earlier.get('world_size')} ranks, now into {self.world_size}")
-        before = [step.get("step") for step in earlier.get("steps") or ()]
+        before = [redact(str(step.get("step"))) for step in earlier.get("steps") or ()]
         now = [step["step"] for step in self.steps]
         if "steps" in earlier and not (len(before) == len(now) and all(map(_is_same_step, before, now))):
             found.append(f"its steps were {before}, now {now}")
@@ -137,17 +137,36 @@ def _is_described_step(step: object) -> bool:
 
 def _is_same_step(before: object, now: object) -> bool:
     """Return whether two names mean the same step: a script is `__main__` to itself and has a name to importers."""
-    one, other = sorted((str(before), str(now)), key=lambda name: not name.startswith(f"{_MAIN}."))
-    return one == other or (one.startswith(f"{_MAIN}.") and other.endswith(one.removeprefix(_MAIN)))
+    one, other = sorted((redact(str(before)), redact(str(now))), key=lambda name: not name.startswith(f"{_MAIN}."))
+    is_script = one.startswith(f"{_MAIN}.") and other.endswith(one.removeprefix(_MAIN))
+    return _is_same_string(one, other) or is_script
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     # A parameter that only one side has may have lost or gained a stable string: a false alarm is worse than a miss.
     return [
-        f"{name} ({_shorten(before[name])} -> {_shorten(now[name])})"
+        f"{name} ({_shorten(redact(before[name]))} -> {_shorten(now[name])})"
         for name in now
-        if name in before and before[name] != now[name]
+        if name in before and not _is_same_string(redact(before[name]), now[name])
     ]
+
+
+def _is_same_string(before: str, now: str) -> bool:
+    """Return whether two strings are the same as far as they are not hidden: releases may hide different parts."""
+    return before == now or _fits(before, now) or _fits(now, before)
+
+
+def _fits(pattern: str, string: str) -> bool:
+    """Return whether `string` is `pattern` with anything in the places of `HIDDEN`."""
+    first, *others = pattern.split(HIDDEN)
+    if not others or not string.startswith(first):
+        return False
+    position = len(first)
+    for part in others[:-1]:
+        position = string.find(part, position) + len(part)
+        if position < len(part):
+            return False
+    return string[position:].endswith(others[-1])
 
 
 def _shorten(string: str) -> str:
@@ -200,7 +219,7 @@ def _arguments(step: functools.partial[Any]) -> dict[str, Any]:
 def _stable_strings(values: Mapping[str, Any]) -> dict[str, str]:
     values = {name: value for name, value in values.items() if not is_secret(name, value)}
     functions = {name: value for name, value in values.items() if isinstance(value, FunctionType)}
-    strings = {name: stable_string(value) for name, value in values.items() if name not in functions}
+    strings = {redact(name): stable_string(value) for name, value in values.items() if name not in functions}
     strings |= {f"{name}, {CODE}": code_digest(each) for name, each in functions.items() if is_pickled_by_value(each)}
     return {name: string for name, string in strings.items() if string is not None}
 
@@ -211,7 +230,7 @@ def stable_string(value: object) -> str | None:
         return None
     try:
         string = repr(without_secrets(_path_of_folder(value)))
-        string = "" if len(string) > MAX_DESCRIBED_LENGTH else redact_values(string)
+        string = "" if len(string) > MAX_DESCRIBED_LENGTH else redact(string)
     except Exception:  # noqa: BLE001 - a repr may raise anything, and then there is no string
         return None
     return None if not string or _ADDRESS.search(string) or len(string) > _MAX_STABLE_LENGTH else string

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from ray_pipeline_core.errors import ConfigError, PipelineLoadError
 from ray_pipeline_core.processes import forks_ended
+from ray_pipeline_core.redaction import cause_to_show, redact
 from ray_pipeline_core.stats.pipeline_stats import StepStats, Timing
 from ray_pipeline_core.step_checks import check_steps
 from ray_pipeline_core.validation import require
@@ -115,11 +116,11 @@ def load_pipeline(pipeline: PipelineSpec, pipeline_kwargs: Mapping[str, Any] | N
     try:
         with forks_ended():
             steps = factory(**(pipeline_kwargs or {}))
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the cause of another error
         raise PipelineLoadError(
             f"pipeline={pipeline!r}: calling the factory with {', '.join(pipeline_kwargs or ()) or 'no arguments'} "
             f"raised {type(error).__name__}: {error}; correct pipeline_kwargs or the factory"
-        ) from error
+        ) from cause_to_show(error)
     try:
         check_steps(steps)
     except ConfigError as error:
@@ -132,11 +133,11 @@ def _import_factory(path: str) -> Callable[..., Any]:
     try:
         with forks_ended():
             target: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a script may call sys.exit() when it is imported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a cause; a script may call sys.exit() when it is imported
         raise PipelineLoadError(
             f"pipeline={path!r}: importing module {module_name!r} raised {type(error).__name__}: {error}; "
             "correct the path, or install the module where run() is called"
-        ) from error
+        ) from cause_to_show(error)
     try:
         for part in attribute.split("."):
             target = getattr(target, part)
@@ -162,12 +163,12 @@ def pack_pipeline(steps: Sequence[Step]) -> bytes:
 
     try:
         return cloudpickle.dumps(list(steps))  # type: ignore[no-any-return]
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it is the cause of another error
         index, cause = _first_unpicklable(steps) or (0, error)
         raise PipelineLoadError(
             f"pipeline[{index}]: {step_name(steps[index])!r} can't be pickled, so it can't be sent to a worker: "
             f"{type(cause).__name__}: {cause}; create files, locks and clients when the step is called instead"
-        ) from error
+        ) from cause_to_show(error)
 
 
 def _first_unpicklable(steps: Sequence[Step]) -> tuple[int, Exception] | None:
@@ -190,12 +191,12 @@ def unpack_pipeline(packed: bytes | memoryview) -> list[Step]:
     try:
         with forks_ended():
             return pickle.loads(packed)  # type: ignore[no-any-return]
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it is the cause of another error
         raise PipelineLoadError(
             f"pipeline: a worker can't read it: {type(error).__name__}: {error}; install its modules on "
             "every node, call ray.init(runtime_env={'working_dir': '.'}) before run(), or pass a working_dir that is a "
             "URI in ray_remote_kwargs['runtime_env']"
-        ) from error
+        ) from cause_to_show(error)
 
 
 def step_name(step: Step) -> str:
@@ -219,6 +220,6 @@ def _has_stats(step: Step) -> bool:
 
 def _string_of(step: Step) -> str:
     try:
-        return str(step)
+        return redact(str(step))
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return type(step).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import time
@@ -11,7 +10,9 @@ import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from ray_pipeline_core.redaction import get_logger
+
+logger = get_logger(__name__)
 
 _EXIT_TIMEOUT_S = 10.0
 _EXIT_CHECK_INTERVAL_S = 0.01

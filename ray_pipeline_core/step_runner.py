@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 import os
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
@@ -15,9 +14,10 @@ from typing import Any
 from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.pipeline import Step, step_name
 from ray_pipeline_core.processes import end_fork_of, forks_ended
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.stats.pipeline_stats import Metric, PipelineStats, StepStats
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ITEMS_METRIC = "items"
 # Generators, map, zip and the like: they can be replaced by a generator that counts items, without a difference for

@@ -6,12 +6,13 @@ import math
 from typing import Any, TypeGuard
 
 from ray_pipeline_core.errors import ConfigError
+from ray_pipeline_core.redaction import shown
 
 
 def require(ok: bool, parameter: str, value: object, allowed: str) -> None:
     """Raise a `ConfigError` that names the parameter, its value and what is allowed, unless `ok`."""
     if not ok:
-        raise ConfigError(f"{parameter}={value!r}: {allowed}")
+        raise ConfigError(f"{parameter}={shown(value)}: {allowed}")
 
 
 def is_integer(value: Any) -> TypeGuard[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
@@ -12,10 +11,11 @@ from typing import TypeVar, cast
 from ray_pipeline_core.driver.pipeline_run import BackendSource, PipelineRun
 from ray_pipeline_core.driver.planning import ExecutorNode, RunOptions, RunSpec, plan_run, prepare_run
 from ray_pipeline_core.errors import ConfigError, DependencyFailedError, RayPipelineError, RunCancelledError, RunError
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.result import RunPlan, RunResult
 from ray_pipeline_core.validation import require
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Node = TypeVar("Node")
 OptionsOf = Callable[[ExecutorNode], RunOptions]

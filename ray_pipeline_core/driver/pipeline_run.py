@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from ray_pipeline_core.driver.task_manager import RayTaskManager, RunStopped, Ru
 from ray_pipeline_core.events import ObserverGroup
 from ray_pipeline_core.fingerprint import OlderRanks
 from ray_pipeline_core.observers import with_default_observers
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
@@ -29,7 +29,7 @@ from ray_pipeline_core.storage.run_lock import RunLock
 from ray_pipeline_core.worker.rank_attempt import RankSettings
 from ray_pipeline_core.worker.setup import WorkerSetup
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class BackendSource(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
 from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.events import ObserverGroup, Progress
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.storage.run_folder import RunFolder
 
 PROGRESS_INTERVAL_S = 0.25
@@ -17,7 +17,7 @@ PROGRESS_INTERVAL_S = 0.25
 STORE_INTERVAL_S = 30.0
 """Time between two uploads of the history and of the merged stats, in seconds."""
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class ProgressReporter:

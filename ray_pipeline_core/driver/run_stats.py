@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ray_pipeline_core.errors import StatsMergeError
+from ray_pipeline_core.redaction import redact
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.stats.cache import StatsCache, ranks_in_cache
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats, parse_stats
@@ -110,9 +111,8 @@ class RunStats:
         damaged = []
         for rank, content in self._folder.read_rank_stats(sorted(ranks)).items():
             if isinstance(content, Exception):
-                self.warnings.append(
-                    f"{self._folder.stats_path(rank)} could not be read, so stats.json lacks this rank: {content}"
-                )
+                path = self._folder.stats_path(rank)
+                self.warnings.append(f"{path} could not be read, so stats.json lacks this rank: {redact(str(content))}")
                 continue
             try:
                 stats = parse_stats(content, self._folder.stats_path(rank))

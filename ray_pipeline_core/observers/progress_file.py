@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable
 
 from ray_pipeline_core.events import Progress, RunObserver
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.result import RunPlan, RunResult
 from ray_pipeline_core.storage.run_folder import RunFolder
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 WRITE_INTERVAL_S = 3.0
 """Time between two versions of the file, in seconds."""

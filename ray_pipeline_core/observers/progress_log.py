@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ray_pipeline_core.events import Progress, RunObserver
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 
 LINE_INTERVAL_S = 10.0
 """The shortest time between two progress lines, in seconds."""
 
-module_logger = logging.getLogger(__name__)
+module_logger = get_logger(__name__)
 
 
 class ProgressLog(RunObserver):

@@ -16,8 +16,9 @@ import ray
 import ray.util
 
 from ray_pipeline_core.errors import ClusterError, ClusterUnreachableError
+from ray_pipeline_core.redaction import cause_to_show, get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SIGACTION_BYTES = 1024  # larger than `struct sigaction` on any platform
 
@@ -48,8 +49,8 @@ class Cluster:
         try:
             with _sigterm_handler_kept():
                 ray.init(address=where, **options)
-        except Exception as error:
-            raise ClusterUnreachableError(_unreachable_message(where, address, error)) from error
+        except Exception as error:  # noqa: BLE001 - it is the cause of another error
+            raise ClusterUnreachableError(_unreachable_message(where, address, error)) from cause_to_show(error)
         self._owns_connection = True
 
     def close(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 
 import ray
 
-logger = logging.getLogger(__name__)
+from ray_pipeline_core.redaction import get_logger
+
+logger = get_logger(__name__)
 
 DRAIN_CHECK_INTERVAL_S = 1.0
 """Time between two requests to Ray for the draining nodes, in seconds."""

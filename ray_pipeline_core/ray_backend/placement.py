@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import ray
@@ -18,8 +17,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.ray_backend.rank_worker import RankWorker
+from ray_pipeline_core.redaction import cause_to_show, get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # The resource that represents a node's accelerator type, and the amount of it that Ray reserves per request.
 _ACCELERATOR_RESOURCE = "accelerator_type:{}"
@@ -57,7 +57,7 @@ def check_options(resources: RankResources) -> None:
         raise ConfigError(
             f"ray_remote_kwargs with {', '.join(resources.ray_options)}: Ray refuses these actor options; "
             f"correct or remove the one that it names: {error}"
-        ) from error
+        ) from cause_to_show(error)
 
 
 def _actor_options(resources: RankResources) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import signal
@@ -17,6 +16,7 @@ import ray.util
 
 from ray_pipeline_core.pipeline import unpack_pipeline
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.worker.attempt_guard import AttemptGuard
 from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
 from ray_pipeline_core.worker.log_capture import silence_loguru_console
@@ -26,7 +26,7 @@ from ray_pipeline_core.worker.rank_runner import WorkerTerminated
 from ray_pipeline_core.worker.reaper import start_reaper
 from ray_pipeline_core.worker.reuse_checks import clear_listing_caches, has_processes_left, has_threads_left
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class SharedBytes:

@@ -9,6 +9,7 @@ from ray import exceptions as ray_errors
 
 from ray_pipeline_core.errors import qualified_name
 from ray_pipeline_core.failure_kinds import FAILURE_RULES, FailureKind
+from ray_pipeline_core.redaction import redact
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 
 _Row: TypeAlias = tuple[type[BaseException], FailureKind, int | None, bool]
@@ -71,4 +72,4 @@ def _one_line_message(error: BaseException) -> str:
     lines = [line for line in lines if line]
     if isinstance(error, ray_errors.RayTaskError) or getattr(error, "actor_init_failed", False):
         lines = lines[-1:]
-    return " ".join(lines)[:_MAX_MESSAGE_LENGTH] or type(error).__name__
+    return redact(" ".join(lines), _MAX_MESSAGE_LENGTH) or type(error).__name__

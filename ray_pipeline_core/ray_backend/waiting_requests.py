@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,7 +9,9 @@ from typing import Any, TypeAlias
 
 import ray
 
-logger = logging.getLogger(__name__)
+from ray_pipeline_core.redaction import get_logger
+
+logger = get_logger(__name__)
 
 CHECK_INTERVAL_S = 60.0
 """Time between two checks, and so how long a request waits before there is a warning, in seconds."""

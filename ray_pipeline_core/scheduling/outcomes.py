@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_pipeline_core.failure_kinds import FAILURE_RULES, FailureKind, FailureRule
+from ray_pipeline_core.redaction import redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class AttemptFailure:
     Attributes:
         kind: what the retry policy and the user see.
         error_type: qualified name of the exception, or of Ray's error.
-        message: one sentence.
+        message: one sentence; secrets in it are hidden.
         error_names: the names, bare and qualified, of the exception's type and its bases.
         preempted: the node was taken away with notice, so none of the ordinary retries is charged.
         retry_limit: the most retries for this failure, where fewer make sense than the policy allows.
@@ -35,6 +36,9 @@ class AttemptFailure:
     node_died: bool = False
     node: str | None = None
     log: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", redact(self.message))
 
     @property
     def rule(self) -> FailureRule:

@@ -14,6 +14,7 @@ from copy import deepcopy
 from typing import Any
 
 from ray_pipeline_core.errors import StatsMergeError
+from ray_pipeline_core.redaction import redact
 from ray_pipeline_core.stats.metrics import Metric, Timing, plain_number
 
 __all__ = ["Metric", "PipelineStats", "StatsAccumulator", "StepStats", "Timing", "parse_stats"]
@@ -23,7 +24,7 @@ class StepStats:
     """The stats of one step for one rank.
 
     Args:
-        name: "<type>: <name>" of the step.
+        name: "<type>: <name>" of the step; secrets in it are hidden.
         time_stats: the time spent in it; None = no time yet.
         stats: its metrics by name, where a missing one is created on access; None = no metrics yet.
     """
@@ -31,7 +32,7 @@ class StepStats:
     def __init__(
         self, name: str, time_stats: Timing | None = None, stats: defaultdict[str, Metric] | None = None
     ) -> None:
-        self.name = name
+        self.name = redact(name)
         self.time_stats = Timing() if time_stats is None else time_stats
         self.stats: defaultdict[str, Metric] = defaultdict(Metric) if stats is None else stats
 
@@ -126,7 +127,8 @@ def _from_step_stats(steps: list[StepStats]) -> PipelineStats:
 
 def _to_plain_json(stats: Any) -> Any:
     try:
-        return json.loads(json.dumps(stats.to_dict(), default=plain_number))
+        plain = json.loads(json.dumps(stats.to_dict(), default=plain_number))
+        return plain | {"name": redact(plain["name"])}
     except (TypeError, ValueError) as error:
         raise StatsMergeError(
             f"the stats of {stats.name!r} are not plain numbers; add only numbers to them: {error}"

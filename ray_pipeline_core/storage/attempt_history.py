@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import threading
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY, ATTEMPT_HISTORY_PARTS
 from ray_pipeline_core.strict_json import json_value, parse_object
@@ -21,7 +21,7 @@ _MAX_ATTEMPT = 1_000_000
 """No rank is ever tried as often; a larger number in the file is damage."""
 _ALWAYS_JOINED_BYTES = 8 * 2**20
 """Up to this size, the history is written again as a whole at the end of a run; beyond it, once a run adds a half."""
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)

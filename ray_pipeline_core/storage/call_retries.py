@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from tenacity import (
     wait_random,
 )
 
-from ray_pipeline_core.redaction import redact_urls
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.storage.transient_errors import is_transient
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 T = TypeVar("T")
 
 
@@ -46,7 +45,7 @@ class RetryLimits:
 
 def _log_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    _log.info("Storage call failed, trying again (attempt %d): %s", state.attempt_number + 1, redact_urls(str(error)))
+    _log.info("Storage call failed, trying again (attempt %d): %s", state.attempt_number + 1, error)
 
 
 def call_with_retries(call: Callable[[], T], bound: RetryLimits) -> T:

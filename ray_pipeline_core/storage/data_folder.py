@@ -12,7 +12,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from ray_pipeline_core.redaction import redact_urls
+from ray_pipeline_core.redaction import redact_url
 from ray_pipeline_core.storage.call_retries import RetryLimits
 from ray_pipeline_core.storage.local_files import LocalFiles
 from ray_pipeline_core.storage.remote_files import RemoteFiles, has_directories, with_connections
@@ -79,7 +79,7 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
 
     def url_of(self, path: str) -> str:
         """Return a file's full path or URL, for messages: without credentials and storage options."""
-        return redact_urls(self.resolve_paths(path))
+        return redact_url(self.resolve_paths(path))
 
     def is_local(self) -> bool:
         """Return whether the folder is on the local filesystem."""

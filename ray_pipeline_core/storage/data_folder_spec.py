@@ -10,7 +10,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.dirfs import DirFileSystem
 
 from ray_pipeline_core.errors import ConfigError
-from ray_pipeline_core.redaction import redact_urls
+from ray_pipeline_core.redaction import cause_to_show, shown
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.error_translation import access_error
 from ray_pipeline_core.storage.remote_files import protocols
@@ -44,17 +44,15 @@ def get_data_folder(spec: DataFolderSpec, parameter: str = "logging_dir") -> Dat
     try:
         folder = DataFolder(path, fs, **options)
     except OSError as error:
-        raise access_error("open", path, error) from error
-    except Exception as error:
-        cause = redact_urls(f"{type(error).__name__}: {error}")
+        raise access_error("open", path, error) from cause_to_show(error)
+    except Exception as error:  # noqa: BLE001 - it is the cause of another error
+        cause = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"{parameter}={_redacted_repr(path)}: can't create the filesystem ({cause}); install the package of this "
+            f"{parameter}={shown(path)}: can't create the filesystem ({cause}); install the package of this "
             "protocol, such as s3fs for s3://, or correct the URL or the storage options"
-        ) from error
+        ) from cause_to_show(error)
     if not folder.path and "memory" not in protocols(folder.fs):
-        raise ConfigError(
-            f"{parameter}={_redacted_repr(path)}: must name a bucket or folder, such as 's3://bucket/folder'"
-        )
+        raise ConfigError(f"{parameter}={shown(path)}: must name a bucket or folder, such as 's3://bucket/folder'")
     return folder
 
 
@@ -92,5 +90,5 @@ def _redacted_repr(spec: object) -> str:
     if isinstance(spec, Mapping):
         return f"<options {', '.join(sorted(str(key) for key in spec))}>"
     if isinstance(spec, (str, int, float)) or spec is None:
-        return redact_urls(repr(spec))
+        return shown(spec)
     return f"<{type(spec).__name__}>"

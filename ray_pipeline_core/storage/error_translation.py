@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from ray_pipeline_core.errors import RunFolderAccessError
-from ray_pipeline_core.redaction import redact_urls
+from ray_pipeline_core.redaction import cause_to_show, redact, redact_url
 from ray_pipeline_core.storage.transient_errors import (
     CREDENTIAL_CODES,
     CREDENTIAL_NAMES,
@@ -88,9 +88,9 @@ def access_error(action: str, where: str, error: BaseException) -> RunFolderAcce
         error: the storage error.
     """
     diagnosis = _diagnose(error)
-    cause = redact_urls(f"{type(error).__name__}: {error}")[:_MAX_CAUSE_CHARACTERS]
+    cause = redact(f"{type(error).__name__}: {error}", _MAX_CAUSE_CHARACTERS)
     return RunFolderAccessError(
-        f"Can't {action} {redact_urls(where)}: {diagnosis.problem} ({cause}). {diagnosis.advice}"
+        f"Can't {action} {redact_url(where)}: {diagnosis.problem} ({cause}). {diagnosis.advice}"
     )
 
 
@@ -126,4 +126,4 @@ class StorageErrors:
         if error is None or not isinstance(error, Exception) or isinstance(error, RunFolderAccessError):
             return
         if not is_expected_answer(self._action, error):
-            raise access_error(self._action, self._where, error) from error
+            raise access_error(self._action, self._where, error) from cause_to_show(error)

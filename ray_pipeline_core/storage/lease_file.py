@@ -14,16 +14,16 @@ the time after which a lease is stale.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable
 
 from ray_pipeline_core.errors import RunFolderAccessError, RunFolderLockedError
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.lease import Holder, Lease
 from ray_pipeline_core.storage.run_folder import LOCK_FILE
 
 _MAX_ACQUIRE_TRIES = 10
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 def _claim_path(lease_id: str) -> str:

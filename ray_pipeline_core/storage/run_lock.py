@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -10,13 +9,14 @@ from collections.abc import Callable
 from types import TracebackType
 
 from ray_pipeline_core.errors import RunFolderAccessError, RunFolderLockedError
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.storage.call_retries import RetryLimits
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.lease import Holder, Lease
 from ray_pipeline_core.storage.lease_file import LeaseFile
 
 _STORAGE_TIMEOUT_S = 4.0
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class RunLock:

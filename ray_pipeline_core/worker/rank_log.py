@@ -7,12 +7,12 @@ import logging
 import os
 import tempfile
 import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TextIO
 
+from ray_pipeline_core.redaction import get_logger, trace_of
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.worker.log_upload import LogUpload
 
@@ -21,7 +21,7 @@ FLUSH_INTERVAL_S = 30.0
 
 _SOURCE = "ray_pipeline"  # the module name in the records that the worker itself writes
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,8 @@ class RankLog:
         self.write_record(logging.INFO, "INFO", f"{_SOURCE}:info:0", message)
 
     def exception(self, message: str, error: BaseException) -> None:
-        """Write a message of the worker itself, with the traceback of `error`."""
-        trace = "".join(traceback.format_exception(error)).rstrip()
-        self.write_record(logging.ERROR, "ERROR", f"{_SOURCE}:exception:0", f"{message}\n{trace}")
+        """Write a message of the worker itself, with the traceback of `error`, without secrets."""
+        self.write_record(logging.ERROR, "ERROR", f"{_SOURCE}:exception:0", f"{message}\n{trace_of(error)}")
 
     def flush(self) -> None:
         """Store what was written so far in the run folder."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ray_pipeline_core.errors import qualified_name
 from ray_pipeline_core.pipeline import Step, step_name, unpack_pipeline
 from ray_pipeline_core.processes import forks_ended
+from ray_pipeline_core.redaction import redact
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats
 from ray_pipeline_core.step_runner import find_raising_step, run_pipeline
@@ -202,7 +203,7 @@ def _failed_outcome(
 
 def _error_message(error: BaseException) -> str:
     try:
-        message = str(error)[:_MAX_MESSAGE_LENGTH]
+        message = redact(str(error), _MAX_MESSAGE_LENGTH)
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return "(its message can't be shown)"
     # File names may contain lone surrogates, which can't be encoded.

@@ -306,6 +306,45 @@ def test_code_of_a_script_tells_what_its_functions_call_and_use(tmp_path: Path) 
     assert "'captured LEAST': '2'" in described_in_script(tmp_path, least=2)
 
 
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        # What an earlier release has stored, and the parameter that a newer one hides, hides less of, or leaves out.
+        ("'https://h/x?key=hunter2&page=1'", "https://h/x?key=hunter2&page=1"),
+        ("'https://h/x?key=hunter2&page=1'", "https://h/x?key=other&page=1"),
+        ("'https://hooks.slack.com/services/T/B/hunter2'", "https://hooks.slack.com/services/T/B/hunter2"),
+        ("['x-api-key', 'hunter2']", ("x-api-key", "hunter2")),
+        ("Client(*** n=3)", Named("Client(password=hunter2, n=3)")),
+        ("b'password=hunter2'", b"password=hunter2"),
+        ("[\"'postgres://anna:hunter2@db'\"]", {"postgres://anna:hunter2@db"}),
+        ("'Server=db;***'", "Server=db;Pwd=hunter2;Timeout=3"),
+    ],
+)
+def test_other_way_to_hide_a_secret_is_no_change(before: str, now: Any) -> None:
+    earlier = stored([Filter(now)])
+    earlier["steps"][0]["parameters"]["least"] = before
+    assert Fingerprint.of([Filter(now)], 4).changed_parameters(earlier) == []
+
+
+def test_change_beside_a_secret_is_named_without_it() -> None:
+    earlier = stored([Filter()])
+    earlier["steps"][0]["parameters"]["least"] = "'https://h/x?key=hunter2&page=1'"
+    [sentence] = Fingerprint.of([Filter("https://h/x?key=hunter2&page=2")], 4).changed_parameters(earlier)
+    assert "least ('https://h/x?key=***&page=1' -> 'https://h/x?key=***&page=2')" in sentence
+
+
+def test_name_of_a_step_with_a_secret_is_no_other_step() -> None:
+    step = Filter()
+    step.name = f"postgres://anna:{SECRET}@db"
+    earlier = stored([step])
+    earlier["steps"][0]["step"] = f"{__name__}.Filter (Filter: postgres://anna:{SECRET}@db)"
+    assert SECRET not in json.dumps(stored([step]))
+    assert Fingerprint.of([step], 4).differences(earlier) == []
+    earlier["steps"][0]["step"] = f"{__name__}.Filter (Filter: postgres://anna:{SECRET}@other)"
+    [difference] = Fingerprint.of([step], 4).differences(earlier)
+    assert SECRET not in difference
+
+
 def test_stats_are_no_parameter() -> None:
     counted = Filter()
     counted.stat_update("flights", value=100)

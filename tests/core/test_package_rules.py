@@ -144,6 +144,11 @@ def test_import_loads_no_orchestrator_when_entry_point_package_is_imported(modul
     assert _loaded_top_level_packages(module) & {"airflow", "prefect"} == set()
 
 
+def test_core_logs_only_through_loggers_that_hide_secrets() -> None:
+    sources = {_relative(path): path.read_text() for path in _source_files("ray_pipeline_core")}
+    assert [path for path, source in sources.items() if "logging.getLogger(__name__)" in source] == []
+
+
 @pytest.mark.parametrize("module_name", _modules_with_all())
 def test_all_is_sorted_and_importable(module_name: str) -> None:
     module = importlib.import_module(module_name)

@@ -19,7 +19,7 @@ from fsspec.exceptions import FSTimeoutError
 from s3fs.errors import translate_boto_error
 
 from ray_pipeline_core.errors import RunFolderAccessError
-from ray_pipeline_core.redaction import redact_urls
+from ray_pipeline_core.redaction import redact_url
 from ray_pipeline_core.storage.call_retries import RetryLimits, call_with_retries
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
@@ -157,14 +157,14 @@ def test_message_says_what_where_why_and_what_to_do(error: Exception, words: str
         ("ftp://user:hush@host:21/run", "ftp://host:21/run"),
         ("sftp://user@host/run", "sftp://user@host/run"),
         ("https://token@host/run?sig=hush#x", "https://host/run"),
-        ("cannot reach 'http://u:hush@host/a?b=c' now", "cannot reach 'http://host/a' now"),
+        ("http://u:hush@host/a?b=c", "http://host/a"),
         ("http://host:8080/run@home", "http://host:8080/run@home"),
         ("s3://bucket/user@home/what?", "s3://bucket/user@home/what?"),
         ("/data/a:b@c", "/data/a:b@c"),
     ],
 )
-def test_redact_removes_credentials_and_nothing_else(text: str, redacted: str) -> None:
-    assert redact_urls(text) == redacted
+def test_url_of_a_file_is_shown_without_credentials_and_with_everything_else(text: str, redacted: str) -> None:
+    assert redact_url(text) == redacted
 
 
 CALLS: dict[str, Callable[[DataFolder], Any]] = {
