@@ -622,6 +622,10 @@ _WARNINGS: Mapping[str, Entry] = {
         "The description of the earlier run can't be read, so its pipeline can't be compared with this one.",
         "Make sure that the pipeline is the same as in the earlier run, or use another `logging_dir`.",
     ),
+    "stats/{rank}.json is damaged, so its rank has to run again: it has no steps": Entry(
+        "The stats file of a completed rank is an empty list, although those of other ranks have steps.",
+        "Do nothing: the rank runs again, which replaces the file.",
+    ),
     "stats/{rank}.json could not be read, so stats.json lacks this rank: {content}": Entry(
         "The stats file of a completed rank is missing or can't be read.",
         "Remove the rank's marker if you need its stats, so that the next run runs it again.",
