@@ -611,7 +611,7 @@ _WARNINGS: Mapping[str, Entry] = {
         "Run all ranks with the same steps if you need complete stats; the ranks' outputs are good.",
     ),
     "step {index} ({step}): parameters changed since an earlier run in this folder: {names}; ranks {ranks} keep their old outputs": Entry(
-        "These ranks were completed by an earlier run whose step had the same name, but other parameters; or another body, if its function is a lambda or belongs to a script or a notebook.",
+        "These ranks were completed by an earlier run whose step had the same name, but other parameters; or another body, if it is a lambda, or a function or class of a script or a notebook.",
         "Use `skip_completed=False` or another `logging_dir` if all ranks should have the new parameters.",
     ),
     "stats.cache.json is damaged or was altered, so the stats files are read instead: {error}": Entry(
