@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from ray_pipeline_core.function_code import CODE, captured_values, code_digest, is_pickled_by_value
+from ray_pipeline_core.function_code import CODE, captured_values, code_digest, functions_by_value, is_pickled_by_value
 from ray_pipeline_core.pipeline import Step, step_name
 from ray_pipeline_core.rank_failures import format_ranks, parse_ranks
 from ray_pipeline_core.redaction import HIDDEN, MAX_DESCRIBED_LENGTH, is_large, is_secret, redact, without_secrets
@@ -197,13 +197,13 @@ def _parameters(step: Step) -> dict[str, str]:
         return _stable_strings(_function_parameters(step.func) | _arguments(step))
     if hasattr(step, "__qualname__"):
         return _stable_strings(_function_parameters(step))
-    return _stable_strings({key: value for key, value in getattr(step, "__dict__", {}).items() if key != "stats"})
+    attributes = {key: value for key, value in getattr(step, "__dict__", {}).items() if key != "stats"}
+    return _stable_strings(_function_parameters(step) | attributes)
 
 
-def _function_parameters(function: object) -> dict[str, Any]:
-    if not (isinstance(function, FunctionType) and is_pickled_by_value(function)):
-        return {}
-    return {CODE: code_digest(function), **captured_values(function)}
+def _function_parameters(step: object) -> dict[str, Any]:
+    functions = functions_by_value(step)
+    return {CODE: code_digest(functions), **captured_values(functions)} if functions else {}
 
 
 def _arguments(step: functools.partial[Any]) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def _stable_strings(values: Mapping[str, Any]) -> dict[str, str]:
     values = {name: value for name, value in values.items() if not is_secret(name, value)}
     functions = {name: value for name, value in values.items() if isinstance(value, FunctionType)}
     strings = {redact(name): stable_string(value) for name, value in values.items() if name not in functions}
-    strings |= {f"{name}, {CODE}": code_digest(each) for name, each in functions.items() if is_pickled_by_value(each)}
+    strings |= {f"{name}, {CODE}": code_digest([each]) for name, each in functions.items() if is_pickled_by_value(each)}
     return {name: string for name, string in strings.items() if string is not None}
 
 

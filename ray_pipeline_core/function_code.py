@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -14,50 +14,59 @@ CODE = f"code (Python {sys.version_info.major}.{sys.version_info.minor})"
 _DIGEST_LENGTH = 12
 
 
-def is_pickled_by_value(function: object) -> bool:
-    """Return whether a function is sent as code instead of by name: a lambda, or one of a script or a notebook."""
-    if not isinstance(function, FunctionType):
+def is_pickled_by_value(value: object) -> bool:
+    """Return whether a function or class is sent as code instead of by name, as those of scripts and notebooks are."""
+    if not isinstance(value, FunctionType | type):
         return False
     import cloudpickle
 
-    module = f"{function.__module__}."
+    module = f"{value.__module__}."
     if any(module.startswith(f"{name}.") for name in ("__main__", *cloudpickle.list_registry_pickle_by_value())):
         return True
     try:
-        pickle.dumps(function)
-    except Exception:  # noqa: BLE001 - nothing has its name, or what has its name is another function
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - nothing has its name, or what has its name is another one
         return True
     return False
 
 
-def code_digest(function: FunctionType) -> str:
-    """Return a digest of a function's code and of the functions by value that it calls, the same in every process."""
-    found: dict[FunctionType, None] = {}
-    _add_functions(function, found)
+def functions_by_value(step: object) -> list[FunctionType]:
+    """Return a step itself if it is a function by value, or the methods of its class if that is one by value."""
+    if isinstance(step, FunctionType):
+        return [step] if is_pickled_by_value(step) else []
+    if not is_pickled_by_value(type(step)):
+        return []
+    return [method for _, method in sorted(vars(type(step)).items()) if isinstance(method, FunctionType)]
+
+
+def code_digest(functions: Iterable[FunctionType]) -> str:
+    """Return a digest of the code of functions and of those by value that they call, the same in every process."""
+    found = _with_called(functions)
     described = repr([_describe_code(each.__code__, each.__doc__) for each in found])
     return hashlib.sha256(described.encode(errors="backslashreplace")).hexdigest()[:_DIGEST_LENGTH]
 
 
-def captured_values(function: FunctionType) -> dict[str, Any]:
-    """Return the values that are sent along with a function, by name: defaults, closure, and globals that it uses.
+def captured_values(functions: Iterable[FunctionType]) -> dict[str, Any]:
+    """Return the values that are sent along with functions, by name: defaults, closures, and globals that they use.
 
     Modules are left out, and so are functions by value, which belong to the digest.
     """
-    found: dict[FunctionType, None] = {}
-    _add_functions(function, found)
     values: dict[str, Any] = {}
-    for each in found:
+    for each in _with_called(functions):
         values |= {f"captured {name}": value for name, value in _captured(each) if not isinstance(value, ModuleType)}
     return {name: value for name, value in values.items() if not is_pickled_by_value(value)}
 
 
-def _add_functions(function: FunctionType, found: dict[FunctionType, None]) -> None:
-    if function in found:
-        return
-    found[function] = None
-    for _, value in _captured(function):
-        if isinstance(value, FunctionType) and is_pickled_by_value(value):
-            _add_functions(value, found)
+def _with_called(functions: Iterable[FunctionType]) -> list[FunctionType]:
+    found: dict[FunctionType, None] = {}
+    waiting = list(functions)
+    while waiting:
+        function = waiting.pop(0)
+        if function not in found:
+            found[function] = None
+            called = (value for _, value in _captured(function) if isinstance(value, FunctionType))
+            waiting += filter(is_pickled_by_value, called)
+    return list(found)
 
 
 def _captured(function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -82,28 +83,34 @@ def group_failures(failures: Iterable[RankFailure]) -> list[FailureGroup]:
     Messages that differ in the rank alone are of one group. If that leaves more than `MAX_GROUPS`, all numbers in them
     may differ, and what is left after the first groups has one message per type of error.
     """
-    failures = list(failures)
-    ranks_by_cause = _by_cause(failures, _without_rank)
-    if len(ranks_by_cause) > MAX_GROUPS:
-        ranks_by_cause = _by_cause(failures, _without_numbers)
-    causes = sorted(ranks_by_cause, key=lambda cause: (-len(ranks_by_cause[cause]), ranks_by_cause[cause][0]))
-    for kind, error_type, message in causes[MAX_GROUPS:]:
+    ranks_by_message: defaultdict[Cause, list[int]] = defaultdict(list)
+    for failure in failures:
+        ranks_by_message[failure.kind, failure.error_type, failure.message].append(failure.rank)
+    ranks_by_cause = _generalized(ranks_by_message, _without_rank, MAX_GROUPS)
+    if ranks_by_cause is None:
+        ranks_by_cause = _generalized(ranks_by_message, _without_numbers) or ranks_by_message
+    for (kind, error_type, message), _ in _largest_first(ranks_by_cause)[MAX_GROUPS:]:
         ranks_by_cause[kind, error_type, _OTHERS] += ranks_by_cause.pop((kind, error_type, message))
     return [FailureGroup(*cause, tuple(sorted(ranks))) for cause, ranks in _largest_first(ranks_by_cause)]
 
 
-def _by_cause(
-    failures: Sequence[RankFailure], generalize: Callable[[RankFailure], str]
-) -> defaultdict[Cause, list[int]]:
-    """Return the ranks by cause; where all messages of a cause are the same, that message is kept as it is."""
-    causes: list[Cause] = [(failure.kind, failure.error_type, generalize(failure)) for failure in failures]
-    messages: dict[Cause, str] = {}
-    for cause, failure in zip(causes, failures, strict=True):
-        if messages.setdefault(cause, failure.message) != failure.message:
-            messages[cause] = cause[2]
+def _generalized(
+    ranks_by_message: Mapping[Cause, list[int]], generalize: Callable[[str, list[int]], str], limit: float = math.inf
+) -> defaultdict[Cause, list[int]] | None:
+    """Return the ranks by generalized message, or None once there are more than `limit`.
+
+    A message that stays the only one of its kind is kept as it is.
+    """
+    messages: dict[Cause, list[str]] = {}
+    for (kind, error_type, message), ranks in ranks_by_message.items():
+        messages.setdefault((kind, error_type, generalize(message, ranks)), []).append(message)
+        if len(messages) > limit:
+            return None
     found: defaultdict[Cause, list[int]] = defaultdict(list)
-    for (kind, error_type, message), failure in zip(causes, failures, strict=True):
-        found[kind, error_type, messages[kind, error_type, message]].append(failure.rank)
+    for (kind, error_type, general), originals in messages.items():
+        shown = originals[0] if len(originals) == 1 else general
+        for message in originals:
+            found[kind, error_type, shown] += ranks_by_message[kind, error_type, message]
     return found
 
 
@@ -111,19 +118,20 @@ def _largest_first(ranks_by_cause: dict[Cause, list[int]]) -> list[tuple[Cause, 
     return sorted(ranks_by_cause.items(), key=lambda item: (-len(item[1]), min(item[1])))
 
 
-def _without_rank(failure: RankFailure) -> str:
-    rank = str(failure.rank)
+def _without_rank(message: str, ranks: list[int]) -> str:
+    """Return a message without addresses and, if a single rank has it, without the number of this rank."""
+    rank = str(ranks[0]) if len(ranks) == 1 else None
 
     def replaced(match: re.Match[str]) -> str:
         if match[0].startswith("0x"):
             return "0x<n>"
         return "<rank>" if (match[0].lstrip("0") or "0") == rank else match[0]
 
-    return _ADDRESS_OR_NUMBER.sub(replaced, failure.message)
+    return _ADDRESS_OR_NUMBER.sub(replaced, message)
 
 
-def _without_numbers(failure: RankFailure) -> str:
-    return _ANY_NUMBER.sub("<n>", failure.message)
+def _without_numbers(message: str, ranks: list[int]) -> str:
+    return _ANY_NUMBER.sub("<n>", message)
 
 
 def format_ranks(ranks: Iterable[int], max_ranges: int | None = None) -> str:

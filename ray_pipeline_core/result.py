@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
-from ray_pipeline_core.rank_failures import RankFailure, group_failures, parse_ranks
+from ray_pipeline_core.rank_failures import FailureGroup, RankFailure, group_failures, parse_ranks
 from ray_pipeline_core.strict_json import json_value
 
 __all__ = ["MAX_LISTED_FAILURES", "RankFailure", "RunPlan", "RunResult"]
@@ -60,6 +61,11 @@ class RunResult:
         """Whether all ranks completed, except for those that were allowed to fail."""
         return not self.cancelled and self.world_size - self.completed <= self.max_failed_ranks
 
+    @cached_property
+    def failure_groups(self) -> tuple[FailureGroup, ...]:
+        """All failed ranks in groups that failed for the same reason, the largest first."""
+        return tuple(group_failures(self.failed))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON.
 
@@ -73,7 +79,7 @@ class RunResult:
             "ok": self.ok,
             "failed": [asdict(failure) for failure in self.failed[:MAX_LISTED_FAILURES]],
             "failed_count": len(self.failed),
-            "failure_groups": [group.to_dict() for group in group_failures(self.failed)],
+            "failure_groups": [group.to_dict() for group in self.failure_groups],
             "started_at": self.started_at.isoformat(),
             "stats": json_value(self.stats),
             "warnings": list(self.warnings),

@@ -679,7 +679,7 @@ _WARNINGS: Mapping[str, Entry] = {
         "Run all ranks with the same steps if you need complete stats; the ranks' outputs are good.",
     ),
     "step {index} ({step}): parameters changed since an earlier run in this folder: {names}; ranks {ranks} keep their old outputs": Entry(
-        "These ranks were completed by an earlier run whose step had the same name, but other parameters; or another body, if its function is a lambda or belongs to a script or a notebook.",
+        "These ranks were completed by an earlier run whose step had the same name, but other parameters; or another body, if it is a lambda, or a function or class of a script or a notebook.",
         "Use `skip_completed=False` or another `logging_dir` if all ranks should have the new parameters.",
     ),
     "stats.cache.json is damaged or was altered, so the stats files are read instead: {error}": Entry(
@@ -689,6 +689,10 @@ _WARNINGS: Mapping[str, Entry] = {
     "{url}/executor.json is damaged or of a newer release, so this run can't be compared with the earlier one; check that the pipeline is the same": Entry(
         "The description of the earlier run can't be read, so its pipeline can't be compared with this one.",
         "Make sure that the pipeline is the same as in the earlier run, or use another `logging_dir`.",
+    ),
+    "stats/{rank}.json is damaged, so its rank has to run again: it has no steps": Entry(
+        "The stats file of a completed rank is an empty list, although those of other ranks have steps.",
+        "Do nothing: the rank runs again, which replaces the file.",
     ),
     "stats/{rank}.json could not be read, so stats.json lacks this rank: {content}": Entry(
         "The stats file of a completed rank is missing or can't be read.",

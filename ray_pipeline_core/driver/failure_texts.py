@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 
-MAX_MESSAGE_LENGTH = 2000
+MAX_MESSAGE_LENGTH = 1000
 """The most characters of a message that are kept; what is in the middle of a longer one is left out."""
-_TAIL_LENGTH = 500
+_TAIL_LENGTH = 300
 
 
 class FailureTexts:

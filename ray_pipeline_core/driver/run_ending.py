@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ray_pipeline_core.driver.task_manager import RunStopped, RunTimedOut
 from ray_pipeline_core.errors import RayPipelineError, RunCancelledError, RunIncompleteError
 from ray_pipeline_core.failure_kinds import kind_of_run_error
-from ray_pipeline_core.rank_failures import FailureGroup, format_ranks, group_failures
+from ray_pipeline_core.rank_failures import FailureGroup, format_ranks
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 
@@ -77,7 +77,7 @@ def _cancelled_message(result: RunResult) -> str:
 
 
 def _incomplete_message(result: RunResult) -> str:
-    groups = group_failures(result.failed)
+    groups = result.failure_groups
     named = "; ".join(_described(group, result) for group in groups[:_MAX_NAMED_GROUPS])
     more = sum(len(group.ranks) for group in groups[_MAX_NAMED_GROUPS:])
     return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ray_pipeline_core.errors import StatsMergeError
@@ -108,20 +108,36 @@ class RunStats:
         Returns:
             The ranks whose file is damaged. A missing file is only a warning, since somebody may have cleaned up.
         """
-        damaged = []
+        damaged: list[int] = []
+        without_steps: list[int] = []
         for rank, content in self._folder.read_rank_stats(sorted(ranks)).items():
             if isinstance(content, Exception):
                 path = self._folder.stats_path(rank)
                 self.warnings.append(f"{path} could not be read, so stats.json lacks this rank: {redact(str(content))}")
                 continue
             try:
-                stats = parse_stats(content, self._folder.stats_path(rank))
+                stats = parse_stats(content, self._folder.stats_path(rank)).to_list()
             except StatsMergeError as error:
                 self.warnings.append(str(error))
                 damaged.append(rank)
+                continue
+            if stats:
+                self._merge(rank, stats, len(content))
             else:
-                self._merge(rank, stats.to_list(), len(content))
-        return damaged
+                without_steps.append(rank)
+        return damaged + self._merge_without_steps(without_steps)
+
+    def _merge_without_steps(self, ranks: Sequence[int]) -> list[int]:
+        """Merge files without steps, and return their ranks if others have steps: then these files are damaged."""
+        if ranks and self._merged.result().to_list():
+            self.warnings.extend(
+                f"{self._folder.stats_path(rank)} is damaged, so its rank has to run again: it has no steps"
+                for rank in ranks
+            )
+            return list(ranks)
+        for rank in ranks:
+            self._merge(rank, [], len("[]"))
+        return []
 
     def _merge(self, rank: int, stats: list[dict[str, Any]], size_bytes: int) -> None:
         try:

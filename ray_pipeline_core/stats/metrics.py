@@ -34,8 +34,14 @@ def plain_number(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Return a number of a stats file, where null is one that JSON does not have, such as NaN."""
-    return math.nan if value is None else plain_number(value)
+    """Return a number of a stats file, where null is one that JSON does not have, such as NaN.
+
+    Raises:
+        OverflowError: it is an int beyond all floats, which nothing could be added to.
+    """
+    number = math.nan if value is None else plain_number(value)
+    float(number)
+    return number
 
 
 @dataclass

@@ -134,18 +134,35 @@ def test_attempt_number_that_no_run_has_written_names_no_log(folder: Path, attem
         {"total": 1, "n": 2, "mean": 0.5, "variance": 10**400, "std_dev": 1, "min": 0, "max": 1},
         {"total": 1, "n": 2, "mean": 10**400},
         {"total": 1, "n": 10**400, "mean": 0.5, "variance": 1},
+        10**400,
         {"total": "1"},
         {"total": [1]},
     ],
 )
 def test_stats_file_with_numbers_that_cannot_be_merged_makes_its_rank_run_again(folder: Path, metric: Any) -> None:
-    path = folder / "stats/00002.json"
+    path = folder / "stats/00000.json"
     steps = json.loads(path.read_text())
     steps[0]["stats"]["value"] = metric
     path.write_text(json.dumps(steps))
+    assert_rank_0_alone_runs_again(folder)
+
+
+def assert_rank_0_alone_runs_again(folder: Path) -> None:
+    merged = json.loads((folder / "stats.json").read_text())
     result = run_in_process(executor(folder))
-    assert (result.completed, len(result.warnings)) == (RANKS, 1)
-    assert "stats/00002.json" in result.warnings[0] or "rank 2" in result.warnings[0]
+    assert (result.completed, result.skipped) == (RANKS, RANKS - 1)
+    [warning] = result.warnings
+    assert "stats/00000.json is damaged, so its rank has to run again" in warning
+    assert result.stats[0]["stats"] == merged[0]["stats"]
+    assert run_in_process(executor(folder)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "null", "[[]]", "[{}]", '[{"name": 1, "time_stats": 0, "stats": {}}]', "[" * 100_000]
+)
+def test_stats_file_of_another_shape_makes_its_rank_run_again(folder: Path, content: str) -> None:
+    (folder / "stats/00000.json").write_text(content)
+    assert_rank_0_alone_runs_again(folder)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -238,6 +238,30 @@ def test_function_by_value_that_changed_is_a_changed_parameter(before: Step, now
     assert change in changes(before, now)
 
 
+def counter_class(start: int) -> Step:
+    """Return a step of a class that no worker could import."""
+
+    class LocalFilter(Filter):
+        def run(self, data: Any, rank: int, world_size: int) -> Any:
+            return self.count(data) + start
+
+        def count(self, data: Any) -> int:
+            return len(data)
+
+    class OtherFilter(LocalFilter):
+        def count(self, data: Any) -> int:
+            return len(data) + 1
+
+    OtherFilter.__qualname__ = LocalFilter.__qualname__
+    return OtherFilter() if start < 0 else LocalFilter()
+
+
+def test_methods_of_a_class_by_value_count_as_functions_do() -> None:
+    assert changes(counter_class(1), counter_class(1)) == ""
+    assert "captured start (1 -> 2)" in changes(counter_class(1), counter_class(2))
+    assert "code (Python " in changes(counter_class(1), counter_class(-1))
+
+
 @pytest.mark.parametrize(
     ("before", "now"),
     [

@@ -64,6 +64,11 @@ def test_number_of_groups_is_bounded_and_every_rank_is_in_one_of_them() -> None:
     assert "attempts/history.jsonl" in next(group for group in found if len(group.ranks) == 901).message
 
 
+def test_message_that_several_ranks_share_keeps_its_numbers() -> None:
+    failed = failures(10, lambda rank: f"worker {rank // 5} of 2 at 0x{rank // 5 + 10} died")
+    assert groups(failed) == [("worker 0 of 2 at 0x10 died", "0-4"), ("worker 1 of 2 at 0x11 died", "5-9")]
+
+
 def test_nothing_failed_gives_no_group() -> None:
     assert group_failures([]) == []
 

@@ -376,13 +376,23 @@ def test_damaged_cache_leaves_nothing_behind(damage: str) -> None:
     assert stats.result().to_list() == []
 
 
-def test_numbers_too_large_to_be_added_leave_out_a_chunk_and_say_so() -> None:
-    def one_step(total: int) -> Steps:
-        return [{"name": "a", "time_stats": 0, "stats": {"n": total}}]
+def one_step(seconds: float, number: int = 1) -> Steps:
+    return [{"name": "a", "time_stats": seconds, "stats": {"n": number}}]
 
-    stats = cache_of({0: one_step(10**400), CHUNK_RANKS: one_step(5), CHUNK_RANKS * 2: one_step(0)})
-    assert stats.result().to_list()[0]["stats"] == {"n": 10**400}
+
+def test_numbers_too_large_to_be_added_leave_out_a_chunk_and_say_so() -> None:
+    stats = cache_of({0: one_step(1e300), CHUNK_RANKS: one_step(5), CHUNK_RANKS * 2: one_step(0)})
+    [step] = stats.result().to_list()
+    assert (step["time_stats"]["total"], step["stats"]) == (1e300, {"n": 1})
     assert [problem.partition(" are not in")[0] for problem in stats.problems] == [
         "stats of ranks 1000 to 1999",
         "stats of ranks 2000 to 2999",
     ]
+
+
+def test_number_beyond_all_floats_is_refused_before_others_are_added_to_it() -> None:
+    stats = StatsCache()
+    with pytest.raises(StatsMergeError, match="int too large"):
+        stats.add(0, one_step(1, 10**400), 1)
+    stats.add(1, one_step(1, 5), 1)
+    assert stats.result().to_list()[0]["stats"] == {"n": 5}
