@@ -47,7 +47,7 @@ class OutputSpool:
         Args:
             log: what the reaper needs to append to the log, as `RankLog.handover` returns it.
         """
-        os.pwrite(self.state, json.dumps(log).encode() + b"\n", 0)
+        self._write_state(json.dumps(log))
         self._point_to(self._writer, self._writer)
         try:
             yield
@@ -68,11 +68,15 @@ class OutputSpool:
 
     def end_rank(self) -> None:
         """Forget the log of the rank that has ended, and empty a large file."""
-        os.pwrite(self.state, b"\n", 0)
+        self._write_state("")
         if self._offset > _MAX_KEPT_BYTES:
             os.ftruncate(self.reader, 0)
             self._offset = 0
             self.commit(0, 0)
+
+    def _write_state(self, log: str) -> None:
+        with contextlib.suppress(OSError):  # the disk is full; the rank can still run
+            os.pwrite(self.state, f"{log}\n".encode(), 0)
 
     def _point_to(self, stdout: int, stderr: int) -> None:
         os.dup2(stdout, 1)

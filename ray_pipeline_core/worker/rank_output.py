@@ -165,11 +165,14 @@ class StandInStream(io.TextIOWrapper):
         name: "stdout" or "stderr".
     """
 
-    mode = "w"
-
     def __init__(self, name: str) -> None:
         self._raw = _RawStream(name)
         super().__init__(_Buffer(self._raw), write_through=True, **_TEXT_OPTIONS)
+
+    @property
+    def mode(self) -> str:
+        """The mode of a text stream that is written."""
+        return "w"
 
     @property
     def console(self) -> TextIO:

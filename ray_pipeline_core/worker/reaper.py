@@ -60,8 +60,9 @@ def start_reaper(reader: int, state: int) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(reader, state),
+        # The reaper has no tag, not even that of a parent worker, whose reaper would kill it before it is done.
+        env={name: value for name, value in os.environ.items() if name != TAG_VARIABLE},
     ).wait()
-    # Set only after the reaper has started, so that the reaper is not one of the tagged processes.
     tags = ",".join(filter(None, (os.environ.get(TAG_VARIABLE), own_tag)))
     os.environ[TAG_VARIABLE] = tags
     if hasattr(os, "memfd_create"):
@@ -126,7 +127,10 @@ def _complete_log(reader: int, state: int) -> None:
     if descriptor is None:
         return
     # Each line has the form of a record of `RankLog`.
-    with open(reader, "rb") as output, open(descriptor, "a", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        open(reader, "rb", closefd=False) as output,
+        open(descriptor, "a", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         for line in output:
             now_s = time.time()
             stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now_s)) + f".{int(now_s * 1000) % 1000:03}"
@@ -154,6 +158,7 @@ def main() -> None:
     _wait_for_exit(pid)
     with contextlib.suppress(OSError):  # the group has no process left
         os.killpg(pid, signal.SIGKILL)
+    _complete_log(reader, state)  # at once, since somebody may wait for the last words
     _kill_tagged(tag)
     _complete_log(reader, state)
 
