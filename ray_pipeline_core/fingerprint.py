@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_pipeline_core.pipeline import Step, step_name
+from ray_pipeline_core.pipeline import Step, has_stats, step_name
 from ray_pipeline_core.redaction import MAX_DESCRIBED_LENGTH, is_large, is_secret, redact_values, without_secrets
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+|object at |<locals>.<lambda>")
@@ -96,7 +96,7 @@ def _identity(step: Step) -> str:
     if hasattr(step, "__qualname__"):
         return f"{step.__module__}.{step.__qualname__}"
     kind = f"{type(step).__module__}.{type(step).__qualname__}"
-    name = step_name(step) if hasattr(step, "stats") else ""
+    name = step_name(step) if has_stats(step) else ""
     return f"{kind} ({name})" if name and _ADDRESS.search(name) is None else kind
 
 

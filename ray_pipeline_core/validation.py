@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from typing import Any
+import operator
+import sys
+from numbers import Real
+from typing import Any, SupportsIndex
 
 from ray_pipeline_core.errors import ConfigError
 
@@ -11,17 +15,39 @@ from ray_pipeline_core.errors import ConfigError
 def require(ok: bool, parameter: str, value: object, allowed: str) -> None:
     """Raise a `ConfigError` that names the parameter, its value and what is allowed, unless `ok`."""
     if not ok:
-        raise ConfigError(f"{parameter}={value!r}: {allowed}")
+        raise ConfigError(f"{parameter}={_shown(value)}: {allowed}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - Python refuses to print integers of thousands of digits
+        return f"<{type(value).__name__}>"
+
+
+def plain(value: Any) -> Any:
+    """Return an integer or real number of another library, such as NumPy, as one of Python; anything else as it is."""
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, SupportsIndex):
+        with contextlib.suppress(TypeError):  # NumPy's booleans
+            return operator.index(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def is_integer(value: Any) -> bool:
-    """Return whether `value` is an integer; booleans are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Return whether `value` is an integer that counts something; booleans are not."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.maxsize
 
 
 def is_number(value: Any) -> bool:
-    """Return whether `value` is a number other than NaN; booleans are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    """Return whether `value` is a number that a float can hold, other than NaN; booleans are not."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return not math.isnan(value)
+    except OverflowError:
+        return False
 
 
 def require_integer(parameter: str, value: Any, at_least: int) -> None:

@@ -98,6 +98,7 @@ def run_rank_steps(
     try:
         if attempt.may_be_completed and settings.folder.is_completed(attempt.rank):
             return RankOutcome(attempt.rank, 0.0, node=attempt.node)  # the driver reads its stats from the run folder
+        started_s = _wait_for_start(settings)
         log = _open_log(settings, attempt)
     except Exception as error:  # noqa: BLE001 - any error is an outcome
         return _failed_outcome(settings, attempt, error, steps, started_s)
@@ -112,6 +113,13 @@ def run_rank_steps(
         return _failed_outcome(settings, attempt, error, steps, started_s)
     finished = FinishedRank(settings, attempt, log, stats, started_s, time.perf_counter() - started_s)
     return _check_time_limit(finished) or finished
+
+
+def _wait_for_start(settings: RankSettings) -> float:
+    """Wait as long as chance wants it, and return the time, from which on the rank's time limit counts."""
+    if settings.randomize_start_duration:
+        time.sleep(random.uniform(0, settings.randomize_start_duration))
+    return time.perf_counter()
 
 
 def _check_time_limit(finished: FinishedRank) -> RankOutcome | None:
@@ -133,8 +141,6 @@ def _run_steps(
     packed_pipeline: bytes | memoryview, settings: RankSettings, attempt: RankAttempt, log: RankLog, steps: list[Step]
 ) -> PipelineStats:
     log.info(f"Launching pipeline for rank={attempt.rank} (attempt {attempt.attempt})")
-    if settings.randomize_start_duration:
-        time.sleep(random.uniform(0, settings.randomize_start_duration))
     steps.extend(unpack_pipeline(packed_pipeline))
     log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
     stats = run_pipeline(steps, attempt.rank, settings.world_size)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ray_pipeline_core import ClusterError, PipelineStep, RayPipelineExecutor, RunFolderAccessError
+from ray_pipeline_core import ClusterError, PipelineStep, RayPipelineExecutor, RunFolderAccessError, RunIncompleteError
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.graph import run_graph
 from ray_pipeline_core.scheduling.backend import WorkerBackend
@@ -104,3 +104,18 @@ def test_stop_before_a_run_that_is_refused_does_not_stop_the_next_one(tmp_path: 
     with pytest.raises(ValueError, match="must use the same cluster"):
         last.run()
     assert not last._stop.is_set()
+
+
+class WaitsForItsTime:
+    """An observer that blocks until the run's time limit is over."""
+
+    def on_run_started(self, plan: Any) -> None:
+        threading.Event().wait(0.2)
+
+
+def test_time_that_passes_before_workers_are_asked_for_counts_for_the_run(tmp_path: Path) -> None:
+    observers: Any = [WaitsForItsTime()]
+    executor = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path), run_timeout=0.1, observers=observers)
+    with pytest.raises(RunIncompleteError, match=r"run's time limit of 0\.1 s") as caught:
+        run_graph(executor, NoWorkers(AssertionError("asked for workers")), threading.Event())
+    assert [failure.kind for failure in caught.value.result.failed] == ["timeout"]
