@@ -118,4 +118,5 @@ def test_time_that_passes_before_workers_are_asked_for_counts_for_the_run(tmp_pa
     executor = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path), run_timeout=0.1, observers=observers)
     with pytest.raises(RunIncompleteError, match=r"run's time limit of 0\.1 s") as caught:
         run_graph(executor, NoWorkers(AssertionError("asked for workers")), threading.Event())
+    assert caught.value.result is not None
     assert [failure.kind for failure in caught.value.result.failed] == ["timeout"]
