@@ -56,7 +56,7 @@ def wait_for_exit(pids: Iterable[int]) -> None:
 
 
 class _Forks:
-    """How often this process and its ancestors were forked by Python: compared faster than process ids.
+    """How often this process and its ancestors were forked by Python: faster to compare than process ids.
 
     Attributes:
         count: the number, which differs from the parent's in every process that `os.fork` makes.
@@ -79,14 +79,14 @@ def forks_ended() -> Iterator[None]:
 
     Such a process is a copy of this one, and would continue as a second worker or driver.
     """
-    before = forks.count
+    pid = os.getpid()
     try:
         yield
     except BaseException as error:
-        if forks.count != before:
+        if os.getpid() != pid:
             end_fork(error)
         raise
-    if forks.count != before:
+    if os.getpid() != pid:
         end_fork()
 
 
