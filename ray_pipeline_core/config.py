@@ -9,7 +9,15 @@ from typing import Any
 
 from ray_pipeline_core.errors import ConfigError, qualified_name
 from ray_pipeline_core.failure_kinds import Budget
-from ray_pipeline_core.validation import is_integer, is_number, require, require_integer, require_limit, require_number
+from ray_pipeline_core.validation import (
+    is_integer,
+    is_number,
+    plain,
+    require,
+    require_integer,
+    require_limit,
+    require_number,
+)
 
 GIB = 1024**3
 PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
@@ -59,6 +67,7 @@ class RetryPolicy:
     oom_memory_factor: float = 2.0
 
     def __post_init__(self) -> None:
+        _take_plain_numbers(self)
         for name in ("max_retries", "max_preemptions", "max_timeouts", "max_errors"):
             require_integer(f"RetryPolicy.{name}", getattr(self, name), at_least=0)
         require_number("RetryPolicy.backoff_s", self.backoff_s)
@@ -91,6 +100,12 @@ class RetryPolicy:
 
 def _names_exception(entry: object) -> bool:
     return isinstance(entry, str) or (isinstance(entry, type) and issubclass(entry, BaseException))
+
+
+def _take_plain_numbers(parameters: RetryPolicy | RunConfig) -> None:
+    """Replace numbers of other libraries, which JSON and Ray don't know, by those of Python."""
+    for name, value in vars(parameters).items():
+        object.__setattr__(parameters, name, plain(value))
 
 
 @dataclass(frozen=True)
@@ -155,6 +170,7 @@ class RunConfig:
     run_timeout: float | None = None
 
     def __post_init__(self) -> None:
+        _take_plain_numbers(self)
         self._check_counts()
         self._check_limits()
         self._check_ray_options()

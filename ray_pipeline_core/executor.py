@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from ray_pipeline_core.config import RetryPolicy, RunConfig
 from ray_pipeline_core.driver.active_runs import active_run, stop_runs_of
@@ -26,11 +28,34 @@ from ray_pipeline_core.storage.data_folder_spec import DataFolderSpec, get_data_
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.validation import require, require_optional_string
 
+Value = TypeVar("Value")
+
+
+class _ConfigField(Generic[Value]):
+    """A field of the executor's configuration, as an attribute of the executor."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, executor: None, owner: type) -> _ConfigField[Value]: ...
+
+    @overload
+    def __get__(self, executor: RayPipelineExecutor, owner: type) -> Value: ...
+
+    def __get__(self, executor: RayPipelineExecutor | None, owner: type) -> _ConfigField[Value] | Value:
+        return self if executor is None else getattr(executor.config, self._name)
+
+    def __set__(self, executor: RayPipelineExecutor, value: Value) -> None:
+        """Let type checkers know that it can be set, which `RayPipelineExecutor.__setattr__` does."""
+        raise NotImplementedError
+
 
 class RayPipelineExecutor:
     """Runs a pipeline, cut into ranks, on Ray.
 
-    The first fifteen parameters are those of datatrove's executor of this name, in its order and with its defaults.
+    The first fifteen parameters are those of datatrove's executor of this name, in its order and with its defaults. All
+    parameters are attributes as well. Setting one counts from the next `run` on, and is checked as in the constructor.
 
     Args:
         pipeline: the steps, or "package.module:factory", a function that returns them.
@@ -67,6 +92,25 @@ class RayPipelineExecutor:
     Raises:
         ConfigError: an argument is wrong; the message names parameter, value and what is allowed.
     """
+
+    tasks = _ConfigField[int]()
+    workers = _ConfigField[int]()
+    skip_completed = _ConfigField[bool]()
+    randomize_start_duration = _ConfigField[int]()
+    cpus_per_task = _ConfigField[float]()
+    mem_per_cpu_gb = _ConfigField[float]()
+    gpus_per_task = _ConfigField[float]()
+    nodes_per_task = _ConfigField[int]()
+    ray_remote_kwargs = _ConfigField[Mapping[str, Any] | None]()
+    log_first = _ConfigField[bool]()
+    tasks_per_job = _ConfigField[int]()
+    time = _ConfigField[float | None]()
+    retry = _ConfigField[RetryPolicy]()
+    max_failed_ranks = _ConfigField[float]()
+    startup_timeout = _ConfigField[float]()
+    placement_strategy = _ConfigField[str]()
+    max_ranks_per_worker = _ConfigField[int | None]()
+    run_timeout = _ConfigField[float | None]()
 
     def __init__(
         self,
@@ -113,6 +157,34 @@ class RayPipelineExecutor:
         self.address = address
         self.completed_result: RunResult | None = None
         topological_order(self)
+        self._is_checked = True
+
+    if not TYPE_CHECKING:  # type checkers know which attributes there are
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute; a parameter is checked as in the constructor.
+
+            Raises:
+                ConfigError: the value is not allowed, or does not go with the other parameters.
+                AttributeError: there is no such parameter, but one with a similar name.
+            """
+            if name in _PARAMETERS and vars(self).get("_is_checked"):
+                self._set_parameter(name, value)
+                return
+            if name not in vars(self):
+                _refuse_misspelled(name)
+            object.__setattr__(self, name, value)
+
+    def _set_parameter(self, name: str, value: Any) -> None:
+        parameters = self.parameters() | {name: value}
+        _as_executors(parameters["depends"])
+        # Whether executors depend on one another in a circle is known when all are connected: the next run checks it.
+        alone: dict[str, Any] = parameters | {"depends": None}
+        changed = vars(RayPipelineExecutor(**alone)) | {"depends": parameters["depends"]}
+        vars(self).update((key, changed[key]) for key in ("config", *_PARAMETERS) if key in changed)
+        self.completed_result = None  # it was the result with other parameters
+        if name == "logging_dir":
+            self.has_default_folder = value is None
 
     # --- running ---
 
@@ -201,104 +273,23 @@ class RayPipelineExecutor:
     def __repr__(self) -> str:
         return f"RayPipelineExecutor(name={self.name!r}, tasks={self.world_size}, logging_dir={self.logging_dir.url!r})"
 
-    # --- the parameters that control a run ---
 
-    @property
-    def tasks(self) -> int:
-        """Number of ranks."""
-        return self.config.tasks
+_PARAMETERS = tuple(inspect.signature(RayPipelineExecutor).parameters)
 
-    @property
-    def workers(self) -> int:
-        """Rank groups that run at the same time; -1 = as many as the cluster grants."""
-        return self.config.workers
 
-    @property
-    def skip_completed(self) -> bool:
-        """Whether ranks whose marker exists are skipped."""
-        return self.config.skip_completed
-
-    @property
-    def randomize_start_duration(self) -> int:
-        """The longest time that a rank sleeps before it starts, in seconds."""
-        return self.config.randomize_start_duration
-
-    @property
-    def cpus_per_task(self) -> float:
-        """CPUs reserved for a group, on each of its nodes."""
-        return self.config.cpus_per_task
-
-    @property
-    def mem_per_cpu_gb(self) -> float:
-        """GiB reserved per CPU."""
-        return self.config.mem_per_cpu_gb
-
-    @property
-    def gpus_per_task(self) -> float:
-        """GPUs reserved for a group, on each of its nodes."""
-        return self.config.gpus_per_task
-
-    @property
-    def nodes_per_task(self) -> int:
-        """Nodes in a gang."""
-        return self.config.nodes_per_task
-
-    @property
-    def ray_remote_kwargs(self) -> Mapping[str, Any] | None:
-        """Further Ray actor options."""
-        return self.config.ray_remote_kwargs
-
-    @property
-    def log_first(self) -> bool:
-        """Whether the first rank of each group also logs to the worker's console."""
-        return self.config.log_first
-
-    @property
-    def tasks_per_job(self) -> int:
-        """Ranks that one worker runs side by side."""
-        return self.config.tasks_per_job
-
-    @property
-    def time(self) -> float | None:
-        """Time limit of a group, in seconds."""
-        return self.config.time
-
-    @property
-    def retry(self) -> RetryPolicy:
-        """Which failures are retried, and how often."""
-        return self.config.retry
-
-    @property
-    def max_failed_ranks(self) -> float:
-        """Ranks that may fail in a run that still succeeds."""
-        return self.config.max_failed_ranks
-
-    @property
-    def startup_timeout(self) -> float:
-        """Time within which at least one worker must have started, in seconds."""
-        return self.config.startup_timeout
-
-    @property
-    def placement_strategy(self) -> str:
-        """Ray's strategy for the nodes of a gang."""
-        return self.config.placement_strategy
-
-    @property
-    def max_ranks_per_worker(self) -> int | None:
-        """Ranks after which the worker process is replaced; None = never."""
-        return self.config.max_ranks_per_worker
-
-    @property
-    def run_timeout(self) -> float | None:
-        """Time limit of the whole run, in seconds."""
-        return self.config.run_timeout
+def _refuse_misspelled(name: str) -> None:
+    """Raise `AttributeError` if `name` is probably a parameter with a mistake in it."""
+    is_known = name in _PARAMETERS or name.startswith("_") or hasattr(RayPipelineExecutor, name)
+    similar = [] if is_known else get_close_matches(name, _PARAMETERS, n=1, cutoff=0.8)
+    if similar:
+        raise AttributeError(f"RayPipelineExecutor has no parameter {name!r}; did you mean {similar[0]!r}?")
 
 
 def topological_order(executor: RayPipelineExecutor) -> list[RayPipelineExecutor]:
     """Return all executors that `executor` depends on, parents first, each once, and `executor` at the end.
 
     Raises:
-        ConfigError: they depend on one another in a circle.
+        ConfigError: they depend on one another in a circle, or their run folders are not separate.
     """
     return cast("list[RayPipelineExecutor]", execution_order(executor))
 

@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any
 
 from ray_pipeline_core.function_code import CODE, captured_values, code_digest, functions_by_value, is_pickled_by_value
-from ray_pipeline_core.pipeline import Step, step_name
+from ray_pipeline_core.pipeline import Step, has_stats, step_name
 from ray_pipeline_core.rank_failures import format_ranks, parse_ranks
 from ray_pipeline_core.redaction import HIDDEN, MAX_DESCRIBED_LENGTH, is_large, is_secret, redact, without_secrets
 from ray_pipeline_core.validation import is_integer
@@ -186,7 +186,7 @@ def _identity(step: Step) -> str:
     if hasattr(step, "__qualname__"):
         return f"{step.__module__}.{step.__qualname__}"
     kind = f"{type(step).__module__}.{type(step).__qualname__}"
-    name = step_name(step) if hasattr(step, "stats") else ""
+    name = step_name(step) if has_stats(step) else ""
     return f"{kind} ({name})" if name and _ADDRESS.search(name) is None else kind
 
 

@@ -203,7 +203,7 @@ def step_name(step: Step) -> str:
     """Return the name of a step in stats, logs and errors."""
     if not callable(step):
         return f"Data: {type(step).__name__} of {len(step)}"
-    if _has_stats(step):
+    if has_stats(step):
         return _string_of(step)
     function = step
     while isinstance(function, functools.partial):
@@ -211,7 +211,8 @@ def step_name(step: Step) -> str:
     return f"Function: {getattr(function, '__name__', type(function).__name__)}"
 
 
-def _has_stats(step: Step) -> bool:
+def has_stats(step: Step) -> bool:
+    """Return whether a step keeps stats of its own, even if they can't be read here."""
     try:
         return hasattr(step, "stats")
     except Exception:  # noqa: BLE001 - a property may raise anything; a rank that needs the stats fails with it

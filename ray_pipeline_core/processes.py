@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from ray_pipeline_core.redaction import get_logger
 
@@ -55,6 +56,24 @@ def wait_for_exit(pids: Iterable[int]) -> None:
             time.sleep(_EXIT_CHECK_INTERVAL_S)
 
 
+class _Forks:
+    """How often this process and its ancestors were forked by Python: faster to compare than process ids.
+
+    Attributes:
+        count: the number, which differs from the parent's in every process that `os.fork` makes.
+    """
+
+    count = 0
+
+    def increment(self) -> None:
+        self.count += 1
+
+
+forks = _Forks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forks.increment)
+
+
 @contextlib.contextmanager
 def forks_ended() -> Iterator[None]:
     """End processes that a user's code in the block forks and that leave the block, however they leave it.
@@ -65,16 +84,16 @@ def forks_ended() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        end_fork_of(pid, error)
+        if os.getpid() != pid:
+            end_fork(error)
         raise
-    end_fork_of(pid)
+    if os.getpid() != pid:
+        end_fork()
 
 
-def end_fork_of(pid: int, error: BaseException | None = None) -> None:
-    """End this process at once, with the exit code that `error` would give it, if it is a fork of process `pid`."""
-    if os.getpid() == pid:
-        return
-    if error is None or isinstance(error, StopIteration):
+def end_fork(error: BaseException | None = None) -> NoReturn:
+    """End this process at once, with the exit code that Python would give it after `error`."""
+    if error is None:
         os._exit(0)
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         os._exit((error.code or 0) & 0xFF)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from time import perf_counter
@@ -13,7 +12,7 @@ from typing import Any
 
 from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.pipeline import Step, step_name
-from ray_pipeline_core.processes import end_fork_of, forks_ended
+from ray_pipeline_core.processes import end_fork, forks, forks_ended
 from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.stats.pipeline_stats import Metric, PipelineStats, StepStats
 
@@ -114,23 +113,26 @@ class _StepRun:
         return self.step(data, rank, world_size)
 
     def _pass_on(self, iterator: Iterator[Any]) -> Generator[Any]:
-        while True:
-            pid = os.getpid()
-            try:
-                item = self._next(iterator)
-            except BaseException as error:
-                end_fork_of(pid, error)
-                if isinstance(error, StopIteration):
-                    return
-                raise
-            try:
+        # A later step may fork a process that goes on reading, so only forks while an item is computed are ended.
+        before = forks.count
+        try:
+            for item in self._items(iterator):
+                if forks.count != before:
+                    end_fork()
                 yield item
-            except GeneratorExit:
-                self._close_early(iterator)
-                raise
+                before = forks.count
+        except GeneratorExit:
+            self._close_early(iterator)
+            raise
+        except BaseException as error:
+            if forks.count != before:
+                end_fork(error)
+            raise
+        if forks.count != before:
+            end_fork()
 
-    def _next(self, iterator: Iterator[Any]) -> Any:
-        return next(iterator)
+    def _items(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        return iterator
 
     def _close_early(self, iterator: Iterator[Any]) -> None:
         if isinstance(iterator, Generator):
@@ -232,14 +234,17 @@ class _TrackedFunction(_StepRun):
         finally:
             self._clock.leave()
 
-    def _next(self, iterator: Iterator[Any]) -> Any:
-        self._clock.enter(self)
-        try:
-            item = next(iterator)
-        finally:
-            self._clock.leave()
-        self.items += 1
-        return item
+    def _items(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            self._clock.enter(self)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._clock.leave()
+            self.items += 1
+            yield item
 
     @property
     def stats(self) -> StepStats:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from typing import Any, TypeGuard
+import operator
+import sys
+from numbers import Real
+from typing import Any, SupportsIndex, TypeGuard
 
 from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.redaction import shown
@@ -15,14 +19,29 @@ def require(ok: bool, parameter: str, value: object, allowed: str) -> None:
         raise ConfigError(f"{parameter}={shown(value)}: {allowed}")
 
 
+def plain(value: Any) -> Any:
+    """Return an integer or real number of another library, such as NumPy, as one of Python; anything else as it is."""
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, SupportsIndex):
+        with contextlib.suppress(TypeError):  # NumPy's booleans
+            return operator.index(value)
+    return float(value) if isinstance(value, Real) else value
+
+
 def is_integer(value: Any) -> TypeGuard[int]:
-    """Return whether `value` is an integer; booleans are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Return whether `value` is an integer that counts something; booleans are not."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.maxsize
 
 
 def is_number(value: Any) -> bool:
-    """Return whether `value` is a number other than NaN; booleans are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    """Return whether `value` is a number that a float can hold, other than NaN; booleans are not."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return not math.isnan(value)
+    except OverflowError:
+        return False
 
 
 def require_integer(parameter: str, value: Any, at_least: int) -> None:

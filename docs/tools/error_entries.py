@@ -90,8 +90,24 @@ _CONFIG: Mapping[str, Entry] = {
         "`log_first` is not a bool.",
         "Pass True to see the log of each group's first rank on the console of its worker, else False.",
     ),
-    "logging_dir={path}: must name a bucket or folder, such as 's3://bucket/folder'": Entry(
-        "The URL has a protocol only, such as `s3://`.",
+    "logging_dir={url}: executors {other} and {name} of a chain have the same run folder, so each would skip the ranks "
+    "of the other; give each executor a folder of its own": Entry(
+        "Two executors of a chain have the same `logging_dir`, perhaps in two spellings.",
+        "Give each executor a `logging_dir` of its own, such as `runs/clean` and `runs/count`.",
+    ),
+    "logging_dir={url}: is in {part}/ of the run folder {outer}, where every file counts as that of a rank; choose a "
+    "folder outside of it": Entry(
+        "The folder is in `completions/`, `stats/` or `logs/` of another executor of the chain, or of any run folder on the "
+        "local disk.",
+        "Choose a folder outside of these three.",
+    ),
+    "{parameter}={path}: must have no query after it, since file names are added at the end; remove the '?' and what "
+    "follows": Entry(
+        "The URL of the run folder has a `?` with something after it, such as `?versionId=…`.",
+        "Remove the `?` and what follows. Options of the filesystem belong into `(url, storage_options)`.",
+    ),
+    "{parameter}={path}: must name a bucket or folder, such as 's3://bucket/folder'": Entry(
+        "The URL has a protocol only, such as `s3://`, or the path is `/`.",
         "Add the bucket and the folder, such as `s3://bucket/runs/clean`.",
     ),
     "logging_dir={path}: can't create the filesystem ({cause}); install the package of this protocol, such as s3fs for s3://, or correct the URL or the storage options": Entry(
@@ -594,6 +610,10 @@ _STATS: Mapping[str, Entry] = {
 }
 
 _OTHER: Mapping[str, Entry] = {
+    "RayPipelineExecutor has no parameter {name}; did you mean {similar}?": Entry(
+        "An attribute of an executor was set whose name resembles that of a parameter.",
+        "Correct the name.",
+    ),
     "module {module} has no attribute {name}": Entry(
         "The package has no public name like this.",
         "Correct the name; README.md and docs/architecture.md list those that exist.",
@@ -637,6 +657,16 @@ _RANKS: Mapping[str, Entry] = {
     "ran over its time limit of {limit_s} s": Entry(
         "The rank group ran longer than `time`.",
         "Raise `time`, cut the work into more ranks, or allow retries with `RetryPolicy(max_timeouts=...)`.",
+    ),
+    "its worker had not stored its files 600.0 s after its steps, and was killed": Entry(
+        "On remote storage, the files of short ranks are stored while the next ones run. A call of the storage did not "
+        "return, so the worker was replaced. The rank is tried again as after the loss of a worker.",
+        "Look at the storage, and at the network between it and the node.",
+    ),
+    "the rank's process could not be started: {error}": Entry(
+        "With `tasks_per_job` above 1, the worker's machine had too few processes, open files or memory left to start the "
+        "rank's process. Only this rank failed; it is tried again as after the loss of a worker.",
+        "Lower `tasks_per_job`, or raise the limits of processes and open files on the nodes.",
     ),
     "the rank's process died: exit code {code}": Entry(
         "With `tasks_per_job` above 1, the process of one rank ended by itself, for example with `os._exit`.",

@@ -13,6 +13,7 @@ from ray_pipeline_core.driver.planning import ExecutorNode, RunOptions, RunSpec,
 from ray_pipeline_core.errors import ConfigError, DependencyFailedError, RayPipelineError, RunCancelledError, RunError
 from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.result import RunPlan, RunResult
+from ray_pipeline_core.storage.folder_owners import check_folders
 from ray_pipeline_core.validation import require
 
 logger = get_logger(__name__)
@@ -60,9 +61,11 @@ def execution_order(last: ExecutorNode) -> list[ExecutorNode]:
     """Return all executors that `last` depends on, parents first, each once, and `last` at the end.
 
     Raises:
-        ConfigError: they depend on one another in a circle.
+        ConfigError: they depend on one another in a circle, or their run folders are not separate.
     """
-    return order_by_dependency(last, lambda node: node.dependencies, lambda node: repr(node.name))
+    order = order_by_dependency(last, lambda node: node.dependencies, lambda node: repr(node.name))
+    check_folders((node.name, node.logging_dir) for node in order)
+    return order
 
 
 def shared_address(last: ExecutorNode) -> str | None:
@@ -150,6 +153,8 @@ def _run_node(
         if later:
             logger.error("executor %r failed, so the executors that depend on it are not run: %s", node.name, error)
         return error
+    finally:
+        spec.folder.folder.remove_partial_directory()
     node.completed_result = result
     return result
 

@@ -151,6 +151,8 @@ class PipelineRun:
             raise RunStopped
         if not pending:
             return
+        if self._config.run_timeout is not None and time.monotonic() - self._started_s > self._config.run_timeout:
+            raise RunTimedOut
         backend = backends.backend_for(self._worker_setup(numbers), later)
         manager = RayTaskManager(
             backend,
@@ -160,6 +162,7 @@ class PipelineRun:
             self._stop,
             max_batch=MAX_BATCH if self._can_batch() else 1,
             check_lease=self._lock.check,
+            started_s=self._started_s,
         )
         unfinished = cancelled_failure()
         try:

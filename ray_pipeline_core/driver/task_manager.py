@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import NoReturn
 
 from ray_pipeline_core.config import RunConfig
@@ -33,6 +33,8 @@ MAX_POLL_S = 0.5
 """The longest time that the loop waits for events, and so until it sees that it should stop, in seconds."""
 TIMEOUT_GRACE_S = 2.0
 """How long a group over its time limit has to write its logs before its worker is killed, in seconds."""
+STORE_TIMEOUT_S = 600.0
+"""How long a slot may take to store the files of ranks that it has run before, in seconds."""
 MAX_STARTING = 32
 """Slots that may wait for resources at once: enough demand for an autoscaler to see, bounded for the cluster."""
 
@@ -62,6 +64,7 @@ class RayTaskManager:
         max_batch: the most groups that a slot gets with one call, if they are short.
         check_lease: raises when the run folder belongs to another run by now. The loop calls it whenever it may have
             been suspended meanwhile, before it acts on events.
+        started_s: when the run started, by `clock`; None = when `run` is called.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class RayTaskManager:
         jitter: Callable[[], float] = random.random,
         max_batch: int = MAX_BATCH,
         check_lease: Callable[[], None] = lambda: None,
+        started_s: float | None = None,
     ) -> None:
         self._backend = backend
         self._config = config
@@ -85,8 +89,10 @@ class RayTaskManager:
         self._jitter = jitter
         self._max_batch = max_batch
         self._check_lease = check_lease
-        limit_s = None if config.time is None else config.time + TIMEOUT_GRACE_S
+        self._started_s = started_s
+        limit_s = None if config.time is None else config.time + config.randomize_start_duration + TIMEOUT_GRACE_S
         self._timeouts = TimeoutManager(limit_s, clock)
+        self._store_timeouts = TimeoutManager(STORE_TIMEOUT_S, clock)
         self._slots: dict[int, SlotState] = {}
         self._idle: set[int] = set()
         self._idle_by_memory: Counter[float] = Counter()
@@ -109,7 +115,8 @@ class RayTaskManager:
             PipelineLoadError: the workers can't read the pipeline.
         """
         limit_s = self._config.run_timeout
-        deadline_s = float("inf") if limit_s is None else self._clock() + limit_s
+        started_s = self._clock() if self._started_s is None else self._started_s
+        deadline_s = float("inf") if limit_s is None else started_s + limit_s
         while self._queue or self._running_ranks:
             if self._stop.is_set():
                 raise RunStopped
@@ -212,8 +219,7 @@ class RayTaskManager:
         """Assign `groups`; without any, ask for the deferred outcomes of the slot."""
         slot.assign(groups, self._clock())
         self._running_ranks += sum(len(group.ranks) for group in groups)
-        if groups:
-            self._timeouts.add_task(slot_id)
+        (self._timeouts if groups else self._store_timeouts).add_task(slot_id)
         self._backend.submit(slot_id, groups)
 
     def _is_needed(self, slot_id: int, memory_factor: float) -> bool:
@@ -265,7 +271,7 @@ class RayTaskManager:
 
     def _on_work_ended(self, event: WorkEnded) -> None:
         slot = self._slots[event.slot]
-        self._timeouts.remove_task(event.slot)
+        self._stop_timing(event.slot)
         handed_back = self._unassign(slot, event.not_started)
         slot.record_answer(self._clock(), len(handed_back))
         self._settle(slot, event.outcomes)
@@ -297,10 +303,12 @@ class RayTaskManager:
         if not slot.has_started:
             self._on_failed_start(slot, failure)
             return
-        self._timeouts.remove_task(event.slot)
+        self._stop_timing(event.slot)
         self._unassign(slot, event.not_begun)
         self._settle(slot, event.outcomes)
-        self._settle(slot, self._outcomes_when_lost(slot, event.failure, event.may_run))
+        # The reason for a kill is about what the slot was asked for: its newest groups, or, without any, what it owes.
+        loss = event.failure if slot.batch else failure
+        self._settle(slot, self._outcomes_when_lost(slot, loss, event.may_run))
         self._unassign(slot, list(slot.assigned), event.may_run)
 
     def _outcomes_when_lost(self, slot: SlotState, failure: AttemptFailure, may_run: bool) -> tuple[RankOutcome, ...]:
@@ -345,11 +353,20 @@ class RayTaskManager:
     # --- limits ---
 
     def _kill_overdue(self) -> None:
-        for key in self._timeouts.check_timeouts():
+        self._kill(self._timeouts.check_timeouts(), time_limit_failure(self._config.time))
+        message = f"its worker had not stored its files {STORE_TIMEOUT_S:.0f} s after its steps, and was killed"
+        self._kill(self._store_timeouts.check_timeouts(), AttemptFailure("worker_lost", "StoreTimeout", message))
+
+    def _kill(self, slots: Iterable[Hashable], reason: AttemptFailure) -> None:
+        for key in slots:
             assert isinstance(key, int)
-            self._timeouts.remove_task(key)
-            self._slots[key].kill_reason = time_limit_failure(self._config.time)
+            self._stop_timing(key)
+            self._slots[key].kill_reason = reason
             self._backend.kill(key)
+
+    def _stop_timing(self, slot_id: int) -> None:
+        self._timeouts.remove_task(slot_id)
+        self._store_timeouts.remove_task(slot_id)
 
     def _check_startup(self) -> None:
         """End the run if no slot starts; fail the groups that need more memory than any slot gets."""
@@ -394,7 +411,7 @@ class RayTaskManager:
         release_s = self._queue.next_release_s()
         if release_s is not None:
             waits.append(release_s - now)
-        deadline_s = self._timeouts.next_deadline_s()
+        deadline_s = self._timeouts.next_deadline_s()  # that of storing is long, and need not be met to the second
         if deadline_s is not None:
             waits.append(deadline_s + 0.001)
         return max(0.0, min(waits))

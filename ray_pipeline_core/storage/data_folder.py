@@ -228,6 +228,11 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         if self._local is not None:
             self._local.remove_partial_files(older_than_s)
 
+    def remove_partial_directory(self) -> None:
+        """Remove the directory of temporary local files, if it is empty."""
+        if self._local is not None:
+            self._local.remove_partial_directory()
+
     def invalidate(self) -> None:
         """Drop cached listings, so that files written by other processes are seen."""
         self.fs.invalidate_cache(self.path)

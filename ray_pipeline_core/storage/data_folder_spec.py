@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.error_translation import access_error
 from ray_pipeline_core.storage.remote_files import protocols
 
+_WEB_PROTOCOLS = frozenset({"http", "https"})
 _ALLOWED_SPECS = "a path, a URL, (url, storage_options), (path, fsspec filesystem) or a DataFolder"
 
 DataFolderSpec: TypeAlias = (
@@ -36,7 +38,7 @@ def get_data_folder(spec: DataFolderSpec, parameter: str = "logging_dir") -> Dat
         RunFolderAccessError: the filesystem can't be reached.
     """
     if isinstance(spec, DataFolder):
-        return spec
+        return _usable(spec, spec.path, parameter)
     parsed = _parse_spec(spec)
     if parsed is None:
         raise ConfigError(f"{parameter}={_redacted_repr(spec)}: must be {_ALLOWED_SPECS}")
@@ -51,9 +53,27 @@ def get_data_folder(spec: DataFolderSpec, parameter: str = "logging_dir") -> Dat
             f"{parameter}={shown(path)}: can't create the filesystem ({cause}); install the package of this "
             "protocol, such as s3fs for s3://, or correct the URL or the storage options"
         ) from cause_to_show(error)
-    if not folder.path and "memory" not in protocols(folder.fs):
+    return _usable(folder, path, parameter)
+
+
+def _usable(folder: DataFolder, path: str, parameter: str) -> DataFolder:
+    """Return the folder, with a path that its listings show in the same form."""
+    if folder.is_local():
+        is_root = os.path.realpath(folder.path) == "/"
+    else:
+        is_root = not folder.path.strip("/") and "memory" not in protocols(folder.fs)
+    if is_root:
         raise ConfigError(f"{parameter}={shown(path)}: must name a bucket or folder, such as 's3://bucket/folder'")
-    return folder
+    if folder.is_local() or _WEB_PROTOCOLS.intersection(protocols(folder.fs)):
+        return folder
+    if "?" in folder.path:
+        raise ConfigError(
+            f"{parameter}={shown(path.partition('?')[0])}: must have no query after it, since file names are "
+            "added at the end; remove the '?' and what follows"
+        )
+    # Object stores take `a//b` for another folder than `a/b`, and their listings show its files without the empty part.
+    tidy = re.sub("/{2,}", "/", folder.path)
+    return folder if tidy == folder.path else DataFolder(tidy, folder.fs, folder.auto_mkdir)
 
 
 def _parse_spec(spec: object) -> _ParsedSpec | None:

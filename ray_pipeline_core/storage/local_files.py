@@ -19,6 +19,9 @@ _NO_HARD_LINK_ERRNOS = frozenset(
 )
 
 
+_PARENT_TRIES = 3  # another process may remove a parent while it is empty
+
+
 def _make_parents(path: str) -> None:
     parent = os.path.dirname(path)
     try:
@@ -28,11 +31,12 @@ def _make_parents(path: str) -> None:
 
 
 def _with_parents(path: str, call: Callable[[], None]) -> None:
-    try:
-        call()
-    except FileNotFoundError:
-        _make_parents(path)
-        call()
+    for _ in range(_PARENT_TRIES):
+        try:
+            return call()
+        except FileNotFoundError:
+            _make_parents(path)
+    return call()
 
 
 def _write_file(path: str, data: bytes, flags: int) -> None:
@@ -168,6 +172,11 @@ class LocalFiles:
             for entry in entries:
                 if time.time() - entry.stat().st_mtime > older_than_s:
                     _unlink_if_exists(entry.path)
+
+    def remove_partial_directory(self) -> None:
+        """Remove the directory of temporary files, if it is empty."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self._partial_directory)
 
     def _write_temporary(self, data: bytes) -> str:
         temporary = f"{self._partial_directory}/{os.urandom(8).hex()}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -35,27 +37,31 @@ class ChildPool:
 
     def run(self, attempts: Sequence[RankAttempt]) -> list[RankOutcome]:
         """Run all attempts at the same time, and return their outcomes in the order of the attempts."""
-        self._children = [child for child in self._children if child.is_alive()]
-        while len(self._children) < len(attempts):
-            self._children.append(_Child(self._setup))
+        error = self._start_missing(len(attempts))
+        outcomes = {attempt.rank: self._lost(attempt, error) for attempt in attempts[len(self._children) :]}
         running = dict(zip(self._children, attempts, strict=False))
         for child, attempt in running.items():
             child.send(attempt)
-        outcomes: dict[int, RankOutcome] = {}
         while running:
             for child in _wait_for_ready(list(running)):
                 attempt = running.pop(child)
-                outcomes[attempt.rank] = child.receive() or self._died_outcome(child, attempt)
+                outcomes[attempt.rank] = child.receive() or self._lost(attempt, _died(child))
         return [outcomes[attempt.rank] for attempt in attempts]
 
-    def _died_outcome(self, child: _Child, attempt: RankAttempt) -> RankOutcome:
-        failure = AttemptFailure(
-            kind="worker_lost",
-            error_type="ProcessDied",
-            message=f"the rank's process died: {child.describe_exit()}",
-            node=attempt.node,
-            log=log_url(self._settings, attempt),
-        )
+    def _start_missing(self, count: int) -> AttemptFailure | None:
+        """Start processes until there are `count`, and return why there are fewer."""
+        self._children = [child for child in self._children if child.is_alive()]
+        try:
+            while len(self._children) < count:
+                self._children.append(_Child(self._setup))
+        except OSError as error:  # too few processes, files or memory are left on this machine
+            message = f"the rank's process could not be started: {error}"
+            return AttemptFailure("worker_lost", "ProcessNotStarted", message)
+        return None
+
+    def _lost(self, attempt: RankAttempt, failure: AttemptFailure | None) -> RankOutcome:
+        assert failure is not None, "there is a reason for each process that is missing"
+        failure = replace(failure, node=attempt.node, log=log_url(self._settings, attempt))
         return RankOutcome(attempt.rank, 0.0, failure, None, attempt.node)
 
     def close(self) -> None:
@@ -67,11 +73,17 @@ class ChildPool:
 
 def _wait_for_ready(children: list[_Child]) -> list[_Child]:
     while True:
-        answered = set(wait([child.connection for child in children], _ALIVE_CHECK_INTERVAL_S))
-        # A grandchild may keep the connection of a dead child open, so the process is checked as well.
-        ready = [child for child in children if child.connection in answered or not child.is_alive()]
-        if ready:
-            return ready
+        # A grandchild may keep the connection of a dead child open. That of one that died while it was idle is closed.
+        dead = [child for child in children if not child.is_alive()]
+        if dead:
+            return dead
+        answered = wait([child.connection for child in children], _ALIVE_CHECK_INTERVAL_S)
+        if answered:
+            return [child for child in children if child.connection in answered]
+
+
+def _died(child: _Child) -> AttemptFailure:
+    return AttemptFailure("worker_lost", "ProcessDied", f"the rank's process died: {child.describe_exit()}")
 
 
 class _Child:
@@ -79,7 +91,8 @@ class _Child:
 
     def __init__(self, setup: tuple[bytes, RankSettings]) -> None:
         parent_socket, child_socket = socket.socketpair()
-        with child_socket:
+        with child_socket, contextlib.ExitStack() as on_error:
+            on_error.callback(parent_socket.close)
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -92,6 +105,7 @@ class _Child:
                 start_new_session=True,  # a separate process group, which the child's reaper kills
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
+            on_error.pop_all()
         self.connection: Connection[Any, Any] = Connection(parent_socket.detach())
         self.send(setup)
 

@@ -99,6 +99,7 @@ def run_rank_steps(
     steps: list[Step] = []
     try:
         _remove_earlier_marker(settings, attempt)
+        started_s = _wait_for_start(settings)
         log = _open_log(settings, attempt)
     except Exception as error:  # noqa: BLE001 - any error is an outcome
         return _failed_outcome(settings, attempt, error, steps, started_s)
@@ -121,6 +122,13 @@ def _remove_earlier_marker(settings: RankSettings, attempt: RankAttempt) -> None
         settings.folder.remove_markers([attempt.rank])
 
 
+def _wait_for_start(settings: RankSettings) -> float:
+    """Wait as long as chance wants it, and return the time, from which on the rank's time limit counts."""
+    if settings.randomize_start_duration:
+        time.sleep(random.uniform(0, settings.randomize_start_duration))
+    return time.perf_counter()
+
+
 def _check_time_limit(finished: FinishedRank) -> RankOutcome | None:
     """Return the failed outcome of a rank that ended after its time limit but before its worker was killed, or None."""
     limit_s = finished.settings.time_limit_s
@@ -140,8 +148,6 @@ def _run_steps(
     packed_pipeline: bytes | memoryview, settings: RankSettings, attempt: RankAttempt, log: RankLog, steps: list[Step]
 ) -> PipelineStats:
     log.info(f"Launching pipeline for rank={attempt.rank} (attempt {attempt.attempt})")
-    if settings.randomize_start_duration:
-        time.sleep(random.uniform(0, settings.randomize_start_duration))
     steps.extend(unpack_pipeline(packed_pipeline))
     log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
     stats = run_pipeline(steps, attempt.rank, settings.world_size)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import pickle
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -196,6 +198,37 @@ def test_wrong_value_in_a_retry_policy_is_named(name: str, value: Any) -> None:
 )
 def test_right_value_is_kept_as_it_is(name: str, value: Any) -> None:
     assert getattr(RunConfig(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("tasks", np.int64(7), 7),
+        ("workers", np.int8(-1), -1),
+        ("max_ranks_per_worker", np.uint32(3), 3),
+        ("time", np.float32(0.5), 0.5),
+        ("max_failed_ranks", np.int64(3), 3),
+        ("mem_per_cpu_gb", np.float64(1.5), 1.5),
+    ],
+)
+def test_number_of_numpy_is_taken_as_one_of_python(name: str, value: Any, kept: float) -> None:
+    found = getattr(RunConfig(**{name: value}), name)
+    assert found == kept
+    assert json.dumps(found) == json.dumps(kept)
+    assert type(RetryPolicy(max_retries=np.int64(2)).max_retries) is int
+
+
+@pytest.mark.parametrize("value", [np.True_, np.float64(2), np.array([1, 2]), np.array(3.0)])
+def test_what_is_no_integer_is_refused_as_a_count(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^tasks=.*: must be an integer"):
+        RunConfig(tasks=value)
+
+
+@pytest.mark.parametrize("name", ["tasks", "workers", "time", "run_timeout", "mem_per_cpu_gb", "max_failed_ranks"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["large", "negative", "not printable"])
+def test_number_that_nothing_can_count_to_is_refused(name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}=.*: must be "):
+        RunConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_retry_on_takes_types_and_names_in_any_sequence() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core import ConfigError, RayPipelineExecutor, RetryPolicy, topological_order
+from ray_pipeline_core.testing import run_in_process
 
 
 def step(data: Any, rank: int, world_size: int) -> None:
@@ -191,3 +192,114 @@ def test_incomplete_ranks_go_by_markers_and_skip_completed(tmp_path: Path) -> No
     assert executor.is_rank_completed(1)
     assert not executor.is_rank_completed(0)
     assert not RayPipelineExecutor([step], skip_completed=False, logging_dir=str(tmp_path)).is_rank_completed(1)
+
+
+# --- parameters that are set later ----------------------------------------------------------------------------------
+
+
+def other_step(data: Any, rank: int, world_size: int) -> None:
+    """Do nothing else."""
+
+
+@pytest.fixture
+def executor(tmp_path: Path) -> RayPipelineExecutor:
+    return RayPipelineExecutor([step], tasks=3, logging_dir=str(tmp_path / "run"))
+
+
+def test_every_parameter_can_be_set_and_counts_for_the_next_run(executor: RayPipelineExecutor, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "pipeline": [other_step],
+        "tasks": 5,
+        "workers": 2,
+        "depends": [RayPipelineExecutor([step], logging_dir=str(tmp_path / "parent"))],
+        "skip_completed": False,
+        "randomize_start_duration": 1,
+        "cpus_per_task": 2,
+        "mem_per_cpu_gb": 1.5,
+        "gpus_per_task": 1,
+        "nodes_per_task": 2,
+        "ray_remote_kwargs": {"resources": {"disk": 1}},
+        "log_first": True,
+        "tasks_per_job": 2,
+        "time": 60,
+        "name": "other",
+        "retry": RetryPolicy(max_retries=1),
+        "max_failed_ranks": 1,
+        "startup_timeout": 5,
+        "placement_strategy": "PACK",
+        "max_ranks_per_worker": 7,
+        "run_timeout": 70,
+        "observers": (object(),),
+        "address": "local",
+    }
+    for name, value in changes.items():
+        setattr(executor, name, value)
+
+    assert {name: getattr(executor, name) for name in changes} == changes
+    assert executor.world_size == 5
+    assert {name: executor.parameters()[name] for name in changes} == changes
+    assert [parent.name for parent in topological_order(executor)] == ["parent", "other"]
+
+
+def test_skip_completed_that_is_set_later_runs_all_ranks(executor: RayPipelineExecutor, tmp_path: Path) -> None:
+    assert run_in_process(executor).skipped == 0
+    executor.skip_completed = False
+    assert executor.completed_result is None, "it was the result with other parameters"
+    assert executor.plan().pending == 3
+    assert run_in_process(executor).skipped == 0
+
+
+def test_run_folder_that_is_set_later_is_used(executor: RayPipelineExecutor, tmp_path: Path) -> None:
+    executor.logging_dir = tmp_path / "other"  # type: ignore[assignment]
+    assert executor.logging_dir.path == str(tmp_path / "other")
+    executor.pipeline = "tests.core.test_constructor:make"
+    executor.pipeline_kwargs = {"count": 2}
+    assert run_in_process(executor).completed == 3
+    assert (tmp_path / "other" / "result.json").exists()
+
+
+def make(count: int = 1) -> list[Any]:
+    return [step] * count
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tasks", 0),
+        ("skip_completed", "no"),
+        ("pipeline", []),
+        ("pipeline", RayPipelineExecutor),
+        ("pipeline_kwargs", {"a": 1}),
+        ("depends", "first"),
+        ("logging_dir", 5),
+        ("observers", 3),
+        ("name", ""),
+        ("ray_remote_kwargs", {"max_restarts": 1}),
+    ],
+)
+def test_wrong_value_that_is_set_later_is_refused_and_changes_nothing(
+    executor: RayPipelineExecutor, name: str, value: Any
+) -> None:
+    before = executor.parameters()
+    with pytest.raises(ConfigError, match=rf"^{name}"):
+        setattr(executor, name, value)
+    assert executor.parameters() == before
+
+
+@pytest.mark.parametrize("name", ["skip_complete", "task", "worker", "tasks_per_jobs", "logging_dirs", "run_time_out"])
+def test_misspelled_parameter_is_refused_with_the_right_name(executor: RayPipelineExecutor, name: str) -> None:
+    with pytest.raises(AttributeError, match=rf"no parameter '{name}'; did you mean '\w+'\?"):
+        setattr(executor, name, 1)
+
+
+@pytest.mark.parametrize("name", ["world_size", "dependencies"])
+def test_what_follows_from_parameters_cannot_be_set(executor: RayPipelineExecutor, name: str) -> None:
+    with pytest.raises(AttributeError):
+        setattr(executor, name, 1)
+
+
+def test_attribute_of_the_user_can_be_set_and_copies_can_be_changed(executor: RayPipelineExecutor) -> None:
+    executor.note = "mine"  # type: ignore[attr-defined]
+    copied = pickle.loads(pickle.dumps(executor))
+    copied.tasks = 9
+    assert (copied.note, copied.world_size, executor.world_size) == ("mine", 9, 3)

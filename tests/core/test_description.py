@@ -83,7 +83,7 @@ def test_retry_policy_is_told_field_by_field(tmp_path: Path) -> None:
 
 
 def test_parents_are_told_by_name(tmp_path: Path) -> None:
-    first, second = (make(tmp_path, name=name) for name in ("first", "second"))
+    first, second = (make(tmp_path / name, name=name) for name in ("first", "second"))
     assert describe(make(tmp_path))["depends"] == []
     assert describe(make(tmp_path, depends=first))["depends"] == ["first"]
     assert describe(make(tmp_path, depends=[first, second]))["depends"] == ["first", "second"]

@@ -274,6 +274,20 @@ def test_what_is_defined_on_the_spot_can_be_packed() -> None:
     assert step(None, 1, 1) == 6
 
 
+class StatsRaise:
+    """Its stats can't be had."""
+
+    @property
+    def stats(self) -> Any:
+        raise RuntimeError("not connected")
+
+    def __str__(self) -> str:
+        return "Step: without stats"
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> Any:
+        return data
+
+
 class Unpicklable:
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -327,6 +341,7 @@ def test_copy_that_cannot_be_read_says_what_to_do() -> None:
         (Reader(1), "Reader: numbers"),
         (Unnamed(), "Step: Unnamed"),
         (Shouting(), "Shouting"),
+        (StatsRaise(), "Step: without stats"),
         ([1, 2], "Data: list of 2"),
         (range(7), "Data: range of 7"),
     ],

@@ -71,6 +71,9 @@ def test_run_leaves_the_documented_folder_and_result(make: Make, tmp_path: Path)
     result = run_in_process(make("run"))
 
     assert (result.ok, result.completed, result.skipped, result.failed) == (True, 3, 0, ())
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        *("attempts", "completions", "executor.json", "logs", "progress.json", "result.json", "stats", "stats.json"),
+    ]
     assert sorted(name for name in files_of(tmp_path / "run") if "/" in name) == [
         "attempts/history.jsonl",
         *(f"completions/0000{rank}" for rank in range(3)),
@@ -205,6 +208,21 @@ def test_step_that_cannot_be_pickled_is_named(make: Make, tmp_path: Path) -> Non
         pytest.raises(PipelineLoadError, match=r"pipeline\[1\].*can't be pickled"),
     ):
         run_in_process(make("run", Numbers(), lambda data, rank, world_size: file.write("x")))
+
+
+class StatsRaise:
+    @property
+    def stats(self) -> Any:
+        raise RuntimeError("not connected")
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> None:
+        """Do nothing."""
+
+
+def test_step_whose_stats_raise_fails_its_ranks_and_not_the_plan(make: Make) -> None:
+    assert make("run", StatsRaise()).plan().pending == 3
+    with pytest.raises(RunIncompleteError, match="not connected"):
+        run_in_process(make("run", StatsRaise()))
 
 
 def test_observers_hear_everything_and_one_that_raises_is_harmless(

@@ -196,6 +196,22 @@ def test_lost_lease_fails_that_executor_and_no_other_branch(tmp_path: Path, monk
     assert not (tmp_path / "lost" / "result.json").exists()
 
 
+class WaitsForItsTime:
+    """An observer that blocks until the run's time limit is over."""
+
+    def on_run_started(self, plan: Any) -> None:
+        threading.Event().wait(0.2)
+
+
+def test_time_that_passes_before_workers_are_asked_for_counts_for_the_run(tmp_path: Path) -> None:
+    observers: Any = [WaitsForItsTime()]
+    executor = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path), run_timeout=0.1, observers=observers)
+    with pytest.raises(RunIncompleteError, match=r"run's time limit of 0\.1 s") as caught:
+        run_graph(executor, NoWorkers(AssertionError("asked for workers")), threading.Event())
+    assert caught.value.result is not None
+    assert [failure.kind for failure in caught.value.result.failed] == ["timeout"]
+
+
 # --- what the error of failed ranks says -----------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import itertools
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,9 @@ from ray_pipeline_core import (
     RunConfig,
 )
 from ray_pipeline_core.driver.task_manager import (
+    MAX_POLL_S,
     MAX_STARTING,
+    STORE_TIMEOUT_S,
     TIMEOUT_GRACE_S,
     RayTaskManager,
     RunStopped,
@@ -73,6 +75,7 @@ def make_loop(
     slot_limit: int | None = None,
     max_batch: int = MAX_BATCH,
     backend_type: type[FakeBackend] = FakeBackend,
+    started_s: float | None = None,
     **parameters: Any,
 ) -> Loop:
     """Return a loop over some ranks; `parameters` are those of the run's configuration."""
@@ -82,7 +85,9 @@ def make_loop(
     backend = backend_type(clock, start, work, config.workers if config.workers > 0 else None, slot_limit)
     tracker = FakeTracker(backend)
     groups = make_groups(wanted, config.tasks_per_job)
-    manager = RayTaskManager(backend, config, groups, tracker, stop, clock, lambda: NO_JITTER, max_batch)
+    manager = RayTaskManager(
+        backend, config, groups, tracker, stop, clock, lambda: NO_JITTER, max_batch, started_s=started_s
+    )
     return Loop(backend, tracker, manager, clock, stop)
 
 
@@ -358,6 +363,12 @@ def test_time_does_not_count_while_a_group_waits_for_its_slot() -> None:
     assert loop.backend.killed == []
 
 
+def test_time_does_not_count_while_a_rank_sleeps_before_its_start() -> None:
+    loop = make_loop(2, time=5, randomize_start_duration=30, work=lambda group: Work(34)).run()
+    assert len(loop.tracker.completed) == 2
+    assert loop.backend.killed == []
+
+
 def test_all_unfinished_ranks_of_a_group_over_its_time_fail() -> None:
     work = lambda group: Work(after_s=100, marked=frozenset({2}))  # noqa: E731
     loop = make_loop(4, workers=1, tasks_per_job=4, time=5, work=work).run()
@@ -387,6 +398,13 @@ def test_run_ends_when_its_own_time_is_over() -> None:
     assert sorted(loop.tracker.completed) == [0, 1, 2]
     assert loop.clock() == pytest.approx(35, abs=0.6)
     assert [group.ranks for group in loop.manager.running_groups()] == [(3,)]
+
+
+def test_time_of_a_run_counts_from_before_its_workers_are_asked_for() -> None:
+    loop = make_loop(10, workers=1, run_timeout=35, started_s=-20, work=lambda group: Work(10))
+    with pytest.raises(RunTimedOut):
+        loop.run()
+    assert sorted(loop.tracker.completed) == [0]
 
 
 # --- slots that don't start ---------------------------------------------------------------------------------------
@@ -1080,6 +1098,27 @@ def test_time_out_is_the_fault_of_the_rank_at_work_and_not_of_those_owed() -> No
     loop = make_owing(work=work, time=20, retry=RetryPolicy(max_timeouts=1)).run()
     assert loop.tracker.budgets() == {(0, "retries"): 1, (1, "timeouts"): 1}
     assert loop.tracker.completed == {0: 2, 1: 2, 2: 1, 3: 1}
+
+
+class NeverStoring(DeferringBackend):
+    """Does not answer the first slot that is asked for what it owes: a call of the storage hangs."""
+
+    def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
+        if groups or self.asked:
+            super().submit(slot, groups)
+        else:
+            self._slots[slot].state, self._slots[slot].schedule = "busy", []  # so no marker is set either
+            self.asked.append((self.clock(), slot))
+
+
+@pytest.mark.parametrize("limit", [None, 20])
+def test_slot_that_never_stores_what_it_owes_is_killed_and_costs_a_retry(limit: float | None) -> None:
+    loop = make_loop(2, workers=1, max_batch=1, backend_type=NeverStoring, time=limit).run()
+    assert isinstance(loop.backend, NeverStoring)
+    (killed_s, _), asked_s = loop.backend.killed[0], loop.backend.asked[0][0]
+    assert STORE_TIMEOUT_S < killed_s - asked_s <= STORE_TIMEOUT_S + MAX_POLL_S
+    assert loop.tracker.budgets() == {(1, "retries"): 1}
+    assert loop.tracker.completed == {0: 1, 1: 2}
 
 
 def test_what_is_owed_fails_with_what_is_at_work_when_the_run_is_stopped() -> None:

@@ -85,12 +85,26 @@ def test_folder_is_the_same_however_it_is_named(kind: str, tmp_path: Path) -> No
         (("s3://bucket", {7: "x"}), "('s3://bucket', <options 7>)"),
         ("nosuch://bucket/run", "'nosuch://bucket/run'"),
         ("s3://", "'s3://'"),
+        ("/", "'/'"),
+        ("//", "'//'"),
+        ("file:///", "'file:///'"),
+        (Path("/"), "'/'"),
+        (DataFolder("/"), "'/'"),
+        (("/", LocalFileSystem()), "'/'"),
+        ("s3://bucket/run?versionId=x", "'s3://bucket/run'"),
     ],
 )
 def test_bad_spec_raises_config_error_naming_it(spec: Any, shown: str) -> None:
     with pytest.raises(ConfigError) as caught:
         get_data_folder(spec)
     assert str(caught.value).startswith(f"logging_dir={shown}: ")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket//runs/a", "s3://bucket/runs//a", "s3://bucket///runs///a//"])
+def test_empty_parts_of_a_path_on_an_object_store_are_left_out(url: str) -> None:
+    assert get_data_folder(url).path == "bucket/runs/a"
+    assert get_data_folder(DataFolder(url)).path == "bucket/runs/a"
+    assert get_data_folder(DatatroveFolder(url)).path == "bucket/runs/a"
 
 
 def test_secret_is_not_shown_in_errors_and_names(s3_endpoint: str, s3_bucket: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_pipeline_core.pipeline import pack_pipeline
 from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from ray_pipeline_core.worker.rank_runner import run_rank
@@ -33,6 +36,18 @@ def test_marker_is_uploaded_last(faulty_folder: DataFolder, proxy: FaultyProxy) 
     assert outcome.failure is None
     assert sorted(uploads(proxy)[:-1]) == ["logs/task_00002.log", "stats/00002.json"]
     assert uploads(proxy)[-1] == "completions/00002"
+
+
+def test_random_sleep_before_the_start_does_not_count_for_the_time_limit(tmp_path: Path) -> None:
+    random.seed(2)  # sleeps for 2.9 s
+    folder = RunFolder(get_data_folder(tmp_path))
+    settings = RankSettings(folder, world_size=4, randomize_start_duration=3, time_limit_s=2.5)
+
+    outcome = run_rank(PIPELINE, settings, RankAttempt(2, 1))
+
+    assert outcome.failure is None
+    assert outcome.seconds < 2.5
+    assert "time limit" not in (tmp_path / "logs/task_00002.log").read_text()
 
 
 @pytest.mark.parametrize("what", ["stats", "logs", "completions"])

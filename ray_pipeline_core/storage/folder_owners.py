@@ -1,0 +1,61 @@
+"""Checks that no two executors own the same run folder, and that none is among the files of another's ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from ray_pipeline_core.errors import ConfigError
+from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.remote_files import protocols
+
+_RANK_FOLDERS = ("completions", "stats", "logs")
+_RUN_FILE = "executor.json"
+
+_Location = tuple[object, tuple[str, ...]]  # the storage, and the parts of the path: the same however it is spelled
+
+
+def check_folders(folders: Iterable[tuple[str, DataFolder]]) -> None:
+    """Check the run folders of a chain.
+
+    Args:
+        folders: name and run folder of each executor.
+
+    Raises:
+        ConfigError: two executors have the same run folder, or one is in the `completions/`, `stats/` or `logs/` of
+            another, or of any run folder on the local disk.
+    """
+    owners: dict[_Location, tuple[str, DataFolder]] = {}
+    for name, folder in folders:
+        location = _location(folder)
+        if location in owners:
+            other, _ = owners[location]
+            raise ConfigError(
+                f"logging_dir={folder.url!r}: executors {other!r} and {name!r} of a chain have the same run folder, so "
+                "each would skip the ranks of the other; give each executor a folder of its own"
+            )
+        owners[location] = (name, folder)
+    for location, (_, folder) in owners.items():
+        _check_surroundings(location, folder, set(owners))
+
+
+def _check_surroundings(location: _Location, folder: DataFolder, run_folders: set[_Location]) -> None:
+    storage, parts = location
+    for end, part in enumerate(parts):
+        outer = parts[:end]
+        if part not in _RANK_FOLDERS:
+            continue
+        if (storage, outer) in run_folders or (folder.is_local() and os.path.exists("/".join((*outer, _RUN_FILE)))):
+            raise ConfigError(
+                f"logging_dir={folder.url!r}: is in {part}/ of the run folder {'/'.join(outer)!r}, where every file "
+                "counts as that of a rank; choose a folder outside of it"
+            )
+
+
+def _location(folder: DataFolder) -> _Location:
+    if folder.is_local():
+        return "local", tuple(os.path.realpath(folder.path).split("/"))
+    options = folder.fs.storage_options
+    endpoint = options.get("endpoint_url") or (options.get("client_kwargs") or {}).get("endpoint_url")
+    storage = (frozenset(protocols(folder.fs)), endpoint or options.get("host"))
+    return storage, tuple(part for part in folder.path.split("/") if part)
