@@ -209,7 +209,7 @@ class RayPipelineExecutor:
             ClusterError: no cluster answers, or it lacks the resources.
         """
         with active_run(topological_order(self)) as stop:
-            run = partial(run_graph, self, RaySession(shared_address(self)), stop)
+            run = partial(run_graph, self, RaySession(shared_address(self), stop), stop)
             if options_of is not None:
                 run = partial(run, options_of=cast("OptionsOf", options_of))
             return DriverThread(run, stop).run()

@@ -22,6 +22,10 @@ class Entry(NamedTuple):
 
 
 _CONFIG: Mapping[str, Entry] = {
+    "RAY_PIPELINE_CONNECT_TIMEOUT_S={value}: must be a number of seconds above 0": Entry(
+        "The environment variable that limits the wait for a cluster is not a positive number.",
+        "Set it to a number of seconds, or unset it.",
+    ),
     "RetryPolicy.backoff_max_s={value}: must be a number of at least 0": Entry(
         "The longest pause between attempts is negative, infinite or not a number.",
         "Pass the pause in seconds, 0 or more.",
@@ -341,6 +345,18 @@ _PIPELINE: Mapping[str, Entry] = {
 }
 
 _CLUSTER: Mapping[str, Entry] = {
+    "nothing answers there, and the wait of {limit_s} s is over": Entry(
+        "Part of the message of `ClusterUnreachableError`.",
+        "Do what that message says; `RAY_PIPELINE_CONNECT_TIMEOUT_S` changes the limit.",
+    ),
+    "the connection to the Ray cluster at {address} was closed while the run used it, by ray.shutdown() elsewhere in this process; call that after the run, and start the run again": Entry(
+        "Code beside the run has called `ray.shutdown()`.",
+        "Move that call behind the run, then start the run again: completed ranks are skipped.",
+    ),
+    "the head of the Ray cluster at {address} has not answered for 15.0 s; check whether its machine and its process gcs_server run, and start the run again once they do": Entry(
+        "The head's machine or its process `gcs_server` has died, or the network to it is down.",
+        "Start the cluster again, then the run: completed ranks are skipped.",
+    ),
     "address={address}: this process is already connected to the Ray cluster at {connected}; leave address out to use that cluster, or call ray.shutdown() first": Entry(
         "`ray.init()` was called before, for another cluster.",
         "Leave `address` out, or call `ray.shutdown()` before `run()`.",
@@ -500,6 +516,10 @@ _RUN_FOLDER: Mapping[str, Entry] = {
 }
 
 _RUN: Mapping[str, Entry] = {
+    "the run was stopped while it waited for {what}; start it again to run it": Entry(
+        "Ctrl-C, SIGTERM or `executor.stop()` stopped the run before its cluster had answered.",
+        "Start the run again.",
+    ),
     "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {failure}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
         "More ranks failed than `max_failed_ranks` allows, each for a reason of its own; the message shows five of them.",
         "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",
@@ -812,6 +832,18 @@ _LOGS: Mapping[str, Entry] = {
         "Stats or result could not be written, or the lease is lost. The run raises this error, unless it was stopped or "
         "had ended with another one.",
         "Correct what the error at the end names. Start the run again: completed ranks are skipped.",
+    ),
+    "waiting for {what}": Entry(
+        "A local cluster takes longer than 5 s to start, or nothing answers at the address of the cluster yet.",
+        "Wait, or stop the run and check the address.",
+    ),
+    "the head of the Ray cluster at {address} does not answer; it is asked again": Entry(
+        "The head's machine, its process `gcs_server` or the network is down or overloaded.",
+        "Do nothing if it is restarted; after 15 s without an answer the run ends with `ClusterUnreachableError`.",
+    ),
+    "the connection to Ray could not be closed within 10.0 s, because its head does not answer": Entry(
+        "The head of the cluster died, and Ray waits for it.",
+        "Do nothing; Ray may end this process within a minute.",
     ),
     "the last progress of the run could not be stored in {url}: {error}": Entry(
         "`progress.json` shows the run as it was some seconds before its end; `result.json` is right.",

@@ -10,13 +10,16 @@ from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ClusterError
 from ray_pipeline_core.ray_backend.cluster import Cluster
 
+PLAN_TIMEOUT_S = 10.0
+"""How long a plan waits for a cluster to answer, in seconds."""
+
 
 def reachable_slots(resources: RankResources, address: str | None) -> int | None:
     """Return how many groups fit on the connected cluster, or on the one at `address`; None if there is none."""
     if not ray.is_initialized() and address in (None, "local"):
         return None
     try:
-        with Cluster(address):
+        with Cluster(address, timeout_s=PLAN_TIMEOUT_S):
             return count_fitting(alive_nodes(), resources)
     except ClusterError:
         return None

@@ -3,62 +3,102 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import logging
 import os
-import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
 import ray
 import ray.util
+from ray._private import services
 
-from ray_pipeline_core.errors import ClusterError, ClusterUnreachableError
-from ray_pipeline_core.redaction import cause_to_show, get_logger
+from ray_pipeline_core.errors import ClusterError, ClusterUnreachableError, RayPipelineError
+from ray_pipeline_core.ray_backend.connecting import ConnectTimeoutError, ConnectWait, connect_timeout_s
+from ray_pipeline_core.ray_backend.connection import SharedConnection, connection_id, join, leave
+from ray_pipeline_core.ray_backend.head import HeadWatch, answers
+from ray_pipeline_core.ray_backend.interruptible import CHECK_INTERVAL_S, call_interruptibly
+from ray_pipeline_core.redaction import cause_to_show
 
-logger = get_logger(__name__)
+Value = TypeVar("Value")
 
-_SIGACTION_BYTES = 1024  # larger than `struct sigaction` on any platform
+MAX_SILENCE_S = 15.0
+"""How long the head may be silent before the run ends, in seconds; Ray ends the process after 60."""
 
 
 class Cluster:
-    """A connection to a Ray cluster.
+    """A user of a connection to a Ray cluster.
 
-    If this process is connected to a cluster already, that connection is used, and `close` leaves it open. Otherwise
-    this connects to the cluster at `address` or `RAY_ADDRESS`, or starts a local one; `close` disconnects or stops it.
+    If this process is connected to a cluster already, that connection is used. Otherwise this connects to the cluster
+    at `address` or `RAY_ADDRESS`, or starts a local one. What runs of this process have opened or started, the last
+    one to `close` ends; a connection that was made by other code stays open.
 
     Args:
         address: a Ray address, or None.
+        stop: ends the wait for the cluster when set.
+        timeout_s: how long to wait for the cluster at the address, in seconds; None = 60 s, or what the environment
+            variable `RAY_PIPELINE_CONNECT_TIMEOUT_S` says.
 
     Raises:
         ClusterUnreachableError: nothing answers at the address, or no local cluster can be started.
         ClusterError: this process is connected to another cluster.
+        RunCancelledError: `stop` was set.
     """
 
-    def __init__(self, address: str | None = None) -> None:
-        self.is_embedded = False
-        self._owns_connection = False
-        if ray.is_initialized():
-            _check_connected_to(address)
-            return
+    def __init__(
+        self, address: str | None = None, stop: threading.Event | None = None, timeout_s: float | None = None
+    ) -> None:
         where = address or os.environ.get("RAY_ADDRESS") or "local"
-        self.is_embedded = where == "local"
-        options: dict[str, Any] = {"include_dashboard": False} if self.is_embedded else {}
+        self._shared: SharedConnection | None = None
         try:
-            with _sigterm_handler_kept():
-                ray.init(address=where, **options)
+            self._shared = _connect(where, stop or threading.Event(), timeout_s)
+        except RayPipelineError:
+            raise
         except Exception as error:  # noqa: BLE001 - it is the cause of another error
             raise ClusterUnreachableError(_unreachable_message(where, address, error)) from cause_to_show(error)
-        self._owns_connection = True
+        self._id = connection_id()
+        self._watch = HeadWatch(ray.get_runtime_context().gcs_address)
+        try:
+            _check_connected_to(address)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the cluster was started by a run of this process, and ends with the last one."""
+        return self._shared is not None and self._shared.is_embedded
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection is still there, and the head of the cluster answers."""
+        return self._id == connection_id() and self._watch.silent_s <= MAX_SILENCE_S
+
+    def check(self) -> None:
+        """Raise `ClusterUnreachableError` if the connection was closed, or the head of the cluster has died."""
+        if self._id != connection_id():
+            raise ClusterUnreachableError(
+                f"the connection to the Ray cluster at {self._watch.address} was closed while the run used it, by "
+                "ray.shutdown() elsewhere in this process; call that after the run, and start the run again"
+            )
+        if self._watch.silent_s > MAX_SILENCE_S:
+            raise ClusterUnreachableError(
+                f"the head of the Ray cluster at {self._watch.address} has not answered for {MAX_SILENCE_S:.0f} s; "
+                "check whether its machine and its process gcs_server run, and start the run again once they do"
+            )
+
+    def call(self, function: Callable[[], Value]) -> Value:
+        """Return what `function` returns, which may hang without the head; raise what `check` raises meanwhile."""
+        self.check()
+        return call_interruptibly(function, self.check)
 
     def close(self) -> None:
-        """Disconnect, and stop the cluster if it was started here."""
-        if self._owns_connection:
-            self._owns_connection = False
-            with _sigterm_handler_kept():
-                ray.shutdown()
+        """Give the connection back; the last user of what was opened or started here ends it."""
+        self._watch.close()
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            leave(shared)
 
     def __enter__(self) -> Cluster:
         return self
@@ -67,6 +107,26 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _connect(where: str, stop: threading.Event, timeout_s: float | None) -> SharedConnection | None:
+    if where == "local":
+        return join(where, ConnectWait("a local Ray cluster to start", stop, None).check)
+    limit_s = connect_timeout_s() if timeout_s is None else timeout_s
+    wait = ConnectWait(f"the Ray cluster at {where} ({limit_s:g} s at most)", stop, limit_s)
+    if not ray.is_initialized():
+        _wait_for_head(where, wait)
+    return join(where, wait.check)
+
+
+def _wait_for_head(where: str, wait: ConnectWait) -> None:
+    """Wait until the head answers: `ray.init` would not end for minutes, and Ray could not be used meanwhile."""
+    if "://" in where:  # not the address of a head
+        return
+    address = services.canonicalize_bootstrap_address(where)
+    while address is not None and not answers(address):
+        wait.check()
+        wait.pause(CHECK_INTERVAL_S)
 
 
 def _check_connected_to(address: str | None) -> None:
@@ -79,7 +139,7 @@ def _check_connected_to(address: str | None) -> None:
 
 
 def _unreachable_message(where: str, address: str | None, error: Exception) -> str:
-    cause = f"{type(error).__name__}: {error}"
+    cause = str(error) if isinstance(error, ConnectTimeoutError) else f"{type(error).__name__}: {error}"
     if where == "local":
         return (
             f"could not start a local Ray cluster: {cause}; check the free memory and disk space of this machine, and "
@@ -99,30 +159,3 @@ def _resolved(address: str) -> tuple[str, str]:
         host = socket.gethostbyname(host)
     own = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
     return ("localhost" if host.startswith("127.") or host == own else host), port
-
-
-@contextlib.contextmanager
-def _sigterm_handler_kept() -> Iterator[None]:
-    """Restore, at the level of C, the handler of SIGTERM that Ray's C++ code replaces.
-
-    `ray.init` sets a handler that aborts the process 3 s after the signal, and `ray.shutdown` sets the default, which
-    ends the process at once: a later run of this process could not stop gracefully.
-
-    `signal.signal` could restore the handler only on the main thread, and this is usually another thread.
-    """
-    libc = ctypes.CDLL(None)
-    before = ctypes.create_string_buffer(_SIGACTION_BYTES)
-    is_saved = libc.sigaction(int(signal.SIGTERM), None, before) == 0
-    ray_logger = logging.getLogger("ray._private.worker")
-    ray_logger.addFilter(_is_not_sigterm_warning)
-    try:
-        yield
-    finally:
-        ray_logger.removeFilter(_is_not_sigterm_warning)
-        if is_saved:
-            libc.sigaction(int(signal.SIGTERM), before, None)
-
-
-def _is_not_sigterm_warning(record: logging.LogRecord) -> bool:
-    """Filter out Ray's warning that it did not set a SIGTERM handler, which is intended."""
-    return "SIGTERM handler is not set" not in record.getMessage()

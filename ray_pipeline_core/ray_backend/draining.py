@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import ray
 
@@ -20,9 +21,18 @@ class DrainingNodes:
 
     Ray has no public function for this. If the private one is missing or fails, no node counts as draining: the loss
     of a node then costs an ordinary retry.
+
+    Args:
+        call: makes a call that hangs if the head has died.
+        clock: returns the time in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        call: Callable[[Callable[[], Any]], Any] = lambda function: function(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._call = call
         self._clock = clock
         self._refreshed_s = float("-inf")
         self._node_ids: set[str] = set()
@@ -34,7 +44,7 @@ class DrainingNodes:
             return set()
         self._refreshed_s = now_s
         try:
-            draining = set(ray._private.state.state.get_draining_nodes())  # pyright: ignore
+            draining = set(self._call(ray._private.state.state.get_draining_nodes))  # pyright: ignore
         except Exception:
             logger.debug("can't tell which nodes drain", exc_info=True)
             return set()

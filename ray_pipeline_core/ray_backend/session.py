@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ray_pipeline_core.config import RankResources, RunConfig
-from ray_pipeline_core.errors import RunFolderAccessError
+from ray_pipeline_core.errors import ClusterUnreachableError, RunFolderAccessError
 from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.worker.setup import WorkerSetup
@@ -23,10 +26,12 @@ class RaySession:
 
     Args:
         address: a Ray address; None = the connected cluster, else `RAY_ADDRESS`, else an embedded one.
+        stop: ends the wait for the cluster when set.
     """
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, stop: threading.Event | None = None) -> None:
         self._address = address
+        self._stop = stop
         self._cluster: Cluster | None = None
         self._idle_workers: IdleWorkers | None = None
 
@@ -39,6 +44,7 @@ class RaySession:
 
         Raises:
             ClusterUnreachableError: no cluster answers, or a local one can't be started.
+            RunCancelledError: the stop event was set meanwhile.
             RunFolderAccessError: other processes can't reach the run folder.
         """
         # Imported here, since it takes seconds and orchestrators often import executors without running them.
@@ -47,13 +53,14 @@ class RaySession:
         from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
 
         _check_shared(setup.settings.folder.folder)
+        if self._cluster is not None and not self._cluster.is_connected:
+            self.close()
         if self._cluster is None:
-            self._cluster, self._idle_workers = Cluster(self._address), IdleWorkers()
+            self._cluster, self._idle_workers = Cluster(self._address, self._stop), IdleWorkers()
         assert self._idle_workers is not None, "it is made together with the connection"
         reusable = map(_reusable_resources, later)
-        self._idle_workers.begin_run(
-            _reusable_resources(setup.config), [resources for resources in reusable if resources is not None]
-        )
+        needed_later = [resources for resources in reusable if resources is not None]
+        self._cluster.call(partial(self._idle_workers.begin_run, _reusable_resources(setup.config), needed_later))
         return RayWorkerPool(self._cluster, setup, self._idle_workers)
 
     def reachable_slots(self, resources: RankResources) -> int | None:
@@ -67,11 +74,13 @@ class RaySession:
 
     def close(self) -> None:
         """End the idle workers, and disconnect."""
-        if self._idle_workers is not None:
-            self._idle_workers.release()
-        if self._cluster is not None:
-            self._cluster.close()
+        cluster, idle_workers = self._cluster, self._idle_workers
         self._cluster = self._idle_workers = None
+        if cluster is None:
+            return
+        assert idle_workers is not None, "it is made together with the connection"
+        with contextlib.closing(cluster), contextlib.suppress(ClusterUnreachableError):
+            cluster.call(idle_workers.release)
 
 
 def _reusable_resources(config: RunConfig) -> RankResources | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import ray
 
-from ray_pipeline_core.errors import PipelineLoadError
+from ray_pipeline_core.errors import ClusterUnreachableError, PipelineLoadError
 from ray_pipeline_core.ray_backend.capacity import alive_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.draining import DrainingNodes
@@ -18,7 +20,7 @@ from ray_pipeline_core.ray_backend.placement import check_options, has_died, is_
 from ray_pipeline_core.ray_backend.rank_worker import SharedBytes
 from ray_pipeline_core.ray_backend.ray_errors import classify
 from ray_pipeline_core.ray_backend.slot import Phase, Slot
-from ray_pipeline_core.ray_backend.waiting_requests import WaitingRequests
+from ray_pipeline_core.ray_backend.waiting_requests import WaitingRequests, find_waiting
 from ray_pipeline_core.ray_backend.worker_location import (
     EXIT_CHECK_INTERVAL_S,
     EXIT_GRACE_S,
@@ -59,6 +61,7 @@ class RayWorkerPool:
     """
 
     def __init__(self, cluster: Cluster, setup: WorkerSetup, idle_workers: IdleWorkers) -> None:
+        self._cluster = cluster
         self._resources = setup.config.resources
         check_options(self._resources)
         self._pipeline_ref = ray.put(SharedBytes(setup.packed_pipeline))
@@ -71,10 +74,10 @@ class RayWorkerPool:
         self._released: set[WorkerLocation] = set()
         self._gang_grace = TimeoutManager(GANG_GRACE_S)
         self._placement_groups_checked_s = 0.0
-        self._draining = DrainingNodes()
-        self._waiting_requests = WaitingRequests()
+        self._draining = DrainingNodes(cluster.call)
+        self._waiting_requests = WaitingRequests(partial(cluster.call, find_waiting))
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
-        self._limit = count_fitting(alive_nodes(), self._resources) if cluster.is_embedded else None
+        self._limit = count_fitting(cluster.call(alive_nodes), self._resources) if cluster.is_embedded else None
 
     # --- calls from the driver's loop ---
 
@@ -90,7 +93,8 @@ class RayWorkerPool:
             self._start_new(slot, memory_factor)
 
     def _start_new(self, slot: int, memory_factor: float = 1) -> None:
-        self._prepare(Slot(slot, *start_workers(self._resources.with_memory_factor(memory_factor))))
+        resources = self._resources.with_memory_factor(memory_factor)
+        self._prepare(Slot(slot, *self._cluster.call(partial(start_workers, resources))))
 
     def _prepare(self, slot: Slot) -> None:
         self._slots[slot.number] = slot
@@ -149,11 +153,11 @@ class RayWorkerPool:
 
     def fits(self, memory_factor: float) -> bool:
         """Return whether a slot with that much memory would fit on the cluster if nothing else ran there."""
-        return count_fitting(alive_nodes(), self._resources.with_memory_factor(memory_factor)) > 0
+        return count_fitting(self._cluster.call(alive_nodes), self._resources.with_memory_factor(memory_factor)) > 0
 
     def describe_shortage(self, memory_factor: float = 1) -> str:
         """Return a message with the requested resources, those of the cluster, and what would fit."""
-        return describe_shortage(alive_nodes(), self._resources.with_memory_factor(memory_factor))
+        return describe_shortage(self._cluster.call(alive_nodes), self._resources.with_memory_factor(memory_factor))
 
     # --- answers of workers, and events ---
 
@@ -168,7 +172,12 @@ class RayWorkerPool:
         ref.future().add_done_callback(answer)
 
     def poll(self, timeout_s: float) -> list[BackendEvent]:
-        """Wait for an answer, and return the events that follow from all answers that have arrived."""
+        """Wait for an answer, and return the events that follow from all answers that have arrived.
+
+        Raises:
+            ClusterUnreachableError: the connection was closed, or the head of the cluster has died.
+        """
+        self._cluster.check()
         self._end_overdue_gangs()
         self._fail_gangs_without_placement_group()
         self._idle_workers.release_overdue()
@@ -291,8 +300,8 @@ class RayWorkerPool:
             self._release(slot)
 
     def _release(self, slot: Slot) -> None:
-        release_workers(slot.placement_group, slot.actors)
         self._released.update((*slot.previous_locations, *slot.locations.values()))
+        self._cluster.call(partial(release_workers, slot.placement_group, slot.actors))
 
     def _end_overdue_gangs(self) -> None:
         for number in self._gang_grace.check_timeouts():
@@ -308,7 +317,9 @@ class RayWorkerPool:
         self._placement_groups_checked_s = now_s
         for slot in list(self._slots.values()):
             group = slot.placement_group
-            if group is not None and slot.phase is Phase.STARTING and is_removed(group):
+            if group is None or slot.phase is not Phase.STARTING:
+                continue
+            if self._cluster.call(partial(is_removed, group)):
                 message = "the placement group of the gang was removed before all of its workers had started"
                 self._mark_lost(slot, AttemptFailure("worker_lost", "PlacementGroupRemoved", message))
 
@@ -317,7 +328,8 @@ class RayWorkerPool:
     def close(self) -> None:
         """Kill all workers that are not kept as idle workers, and wait until they are gone."""
         for slot in list(self._slots.values()):
-            self._release(slot)
+            with contextlib.suppress(ClusterUnreachableError):  # without it, Ray ends the workers by itself
+                self._release(slot)
         self._slots.clear()
         self._exiting.clear()
         end_here(self._released)

@@ -1,0 +1,144 @@
+"""The connection to Ray that this process opens: shared by all runs that go on at once, closed by the last one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeAlias
+
+import ray
+
+from ray_pipeline_core.ray_backend.interruptible import CHECK_INTERVAL_S, await_interruptibly
+from ray_pipeline_core.ray_backend.sigterm import sigterm_handler_kept
+
+logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 10.0
+"""The longest wait for Ray to disconnect, in seconds; without an answering head it may take for ever."""
+
+Check: TypeAlias = Callable[[], object]
+
+_lock = threading.Lock()
+_newest: SharedConnection | None = None
+
+
+class SharedConnection:
+    """A connection to Ray with its number of users; use `join` and `leave`.
+
+    A thread opens it, lives as long as it does, and closes it, because an embedded cluster dies with the thread that
+    started it.
+
+    Args:
+        where: an address, or "local" for an embedded cluster.
+
+    Attributes:
+        is_embedded: whether the cluster was started with the connection, and ends with it.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.is_embedded = where == "local"
+        self._where = where
+        self._users = 0
+        self._id = ""
+        self._opened: Future[str] = Future()
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._hold, name="ray-pipeline-connection", daemon=True)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is open and in use."""
+        return bool(self._users) and self._id == connection_id()
+
+    def _open(self, check: Check) -> None:
+        """Open it, unless `check` raises before it is open: then it is closed once that is possible."""
+        self._thread.start()
+        try:
+            self._id = await_interruptibly(self._opened, check)
+        except BaseException:
+            self._released.set()
+            raise
+
+    def _hold(self) -> None:
+        options: dict[str, Any] = {"include_dashboard": False} if self.is_embedded else {}
+        try:
+            with sigterm_handler_kept():
+                ray.init(address=self._where, **options)
+            opened_id = connection_id()
+            self._opened.set_result(opened_id)
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            self._opened.set_exception(error)
+            return
+        self._released.wait()
+        if connection_id() == opened_id:  # else somebody has closed it already
+            with sigterm_handler_kept():
+                ray.shutdown()
+
+    def _close(self) -> None:
+        self._released.set()
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            logger.warning(
+                "the connection to Ray could not be closed within %.0f s, because its head does not answer",
+                CLOSE_TIMEOUT_S,
+            )
+
+    def _wait_until_closed(self, check: Check) -> None:
+        """Wait for a connection that was given up: Ray can have one at a time."""
+        while self._released.is_set() and self._thread.is_alive():
+            check()
+            self._thread.join(CHECK_INTERVAL_S)
+
+
+def connection_id() -> str:
+    """Return what tells this process's connection to Ray from later ones; "" if there is none."""
+    if not ray.is_initialized():
+        return ""
+    context = ray.get_runtime_context()
+    try:
+        return f"{context.gcs_address}/{context.get_job_id()}"
+    except Exception:  # noqa: BLE001 - it is being closed at this moment
+        return ""
+
+
+def join(where: str, check: Check) -> SharedConnection | None:
+    """Return the connection that runs of this process share, opened if there is none.
+
+    Args:
+        where: the address to open it with, or "local".
+        check: is called while this waits, and raises to give up.
+
+    Returns:
+        The connection, to be given back with `leave`; None if other code of this process has connected to Ray.
+    """
+    global _newest
+    with _locked(check):
+        if _newest is None or not _newest.is_usable:
+            if ray.is_initialized():
+                return None
+            if _newest is not None:
+                _newest._wait_until_closed(check)
+            _newest = SharedConnection(where)
+            _newest._open(check)
+        _newest._users += 1
+        return _newest
+
+
+def leave(connection: SharedConnection) -> None:
+    """Give a connection back; the last user closes it."""
+    with _lock:
+        connection._users -= 1
+        if not connection._users:
+            connection._close()
+
+
+@contextlib.contextmanager
+def _locked(check: Check) -> Iterator[None]:
+    while not _lock.acquire(timeout=CHECK_INTERVAL_S):
+        check()
+    try:
+        yield
+    finally:
+        _lock.release()

@@ -1,0 +1,186 @@
+"""Addresses where no cluster answers, and a head that falls silent: none of these tests starts Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_pipeline_core import ConfigError, RunCancelledError
+from ray_pipeline_core.ray_backend import connecting, head, interruptible
+from ray_pipeline_core.ray_backend.connecting import ConnectTimeoutError, ConnectWait
+from ray_pipeline_core.ray_backend.head import HeadWatch, answers
+from tests.support.waiting import wait_for
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = """
+import logging, sys
+from ray_pipeline_core import ClusterUnreachableError, RayPipelineExecutor, RunCancelledError
+from tests.support.steps import do_nothing
+
+logging.basicConfig(format="%(message)s")
+executor = RayPipelineExecutor([do_nothing], logging_dir=sys.argv[1], address=sys.argv[2])
+try:
+    executor.run()
+except (ClusterUnreachableError, RunCancelledError) as error:
+    print(type(error).__name__, error, flush=True)
+"""
+
+
+@contextlib.contextmanager
+def server(reply: bytes) -> Iterator[str]:
+    """A server that accepts connections and sends `reply` to what it gets, and yields its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        kept: list[socket.socket] = []
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    kept.append(connection)
+                    if reply and connection.recv(100):
+                        connection.sendall(reply)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in kept:
+            connection.close()
+
+
+@pytest.fixture(params=["nobody", "silent"])
+def dead_address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An address where nobody listens, or where connections are accepted and nothing is said."""
+    with server(b"") as address:
+        if request.param == "silent":
+            yield address
+            return
+    yield address
+
+
+def start(folder: Path, address: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | variables,
+    )
+
+
+def test_sigterm_ends_the_wait_for_a_cluster_in_order(dead_address: str, tmp_path: Path) -> None:
+    process = start(tmp_path, dead_address)
+    try:
+        wait_for((tmp_path / "executor.json").exists, "the start of the run")
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert "RunCancelledError" in output
+    assert process.returncode == 0
+    assert (tmp_path / "result.json").exists()
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_wait_for_a_cluster_has_a_limit(dead_address: str, tmp_path: Path) -> None:
+    process = start(tmp_path, dead_address, RAY_PIPELINE_CONNECT_TIMEOUT_S="0.5")
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert f"ClusterUnreachableError no Ray cluster at address='{dead_address}': nothing answers there" in output
+    assert (tmp_path / "result.json").exists()
+
+
+def test_wait_says_what_it_waits_for_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "SAY_AFTER_S", -1.0)
+    wait = ConnectWait("the Ray cluster at nowhere (60 s at most)", threading.Event(), 60)
+    wait.check()
+    wait.check()
+    assert caplog.messages == ["waiting for the Ray cluster at nowhere (60 s at most)"]
+
+
+def test_wait_ends_when_stopped_or_when_the_time_is_over() -> None:
+    stop = threading.Event()
+    ConnectWait("a cluster", stop, None).check()
+    with pytest.raises(ConnectTimeoutError):
+        ConnectWait("a cluster", stop, -1.0).check()
+    stop.set()
+    with pytest.raises(RunCancelledError, match="waited for a cluster"):
+        ConnectWait("a cluster", stop, None).check()
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf"])
+def test_limit_that_is_no_number_of_seconds_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(connecting.TIMEOUT_VARIABLE, value)
+    with pytest.raises(ConfigError, match=f"RAY_PIPELINE_CONNECT_TIMEOUT_S='{value}'"):
+        connecting.connect_timeout_s()
+
+
+def test_head_answers_if_a_server_says_something(dead_address: str) -> None:
+    with server(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00") as address:
+        assert answers(address, 5)
+    assert not answers(dead_address, 0.1)
+    assert not answers("no address", 0.1)
+
+
+def test_head_with_tls_answers_if_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    with server(b"") as address:
+        assert answers(address, 0.1)
+    assert not answers(address, 0.1)
+
+
+def test_head_watch_counts_the_silence_until_the_next_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(head, "ASK_INTERVAL_S", 0.01)
+    there = threading.Event()
+    watch = HeadWatch("10.0.0.1:6379", ask=lambda address: there.is_set())
+    try:
+        wait_for(lambda: watch.silent_s > 0.1, "silence")
+        there.set()
+        wait_for(lambda: watch.silent_s == 0, "an answer")
+    finally:
+        watch.close()
+    assert [message for message in caplog.messages if "10.0.0.1:6379 does not answer" in message]
+
+
+def test_call_that_hangs_is_given_up() -> None:
+    gate = threading.Event()
+
+    def give_up() -> None:
+        raise ConnectTimeoutError
+
+    with pytest.raises(ConnectTimeoutError):
+        interruptible.call_interruptibly(gate.wait, give_up)
+    gate.set()
+    assert interruptible.call_interruptibly(lambda: 7, give_up) == 7
+    with pytest.raises(TimeoutError, match="its own"):
+        interruptible.call_interruptibly(_raise_timeout, lambda: None)
+
+
+def _raise_timeout() -> None:
+    raise TimeoutError("its own")
+
+
+def test_embedded_cluster_that_cannot_start_advises_what_helps_there(tmp_path: Path) -> None:
+    process = start(tmp_path, "local", RAY_TMPDIR="/proc/nowhere")
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert "ClusterUnreachableError could not start a local Ray cluster" in output
+    assert "check the free memory" in output
+    assert "leave" not in output
