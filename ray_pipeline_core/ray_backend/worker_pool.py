@@ -104,13 +104,14 @@ class RayWorkerPool:
     def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
         """Send groups to every member of the slot."""
         record = self._slots[slot]
+        record.reports = {}
         if has_died(record.actors):
             record.not_begun = tuple(rank for group in groups for rank in group.ranks)
             self._mark_lost(record, AttemptFailure("worker_lost", "WorkerDied", "the worker died while it was idle"))
             self._await_exit(record)
             return
         record.enter("submitted")
-        record.submitted_s, record.reports = time.monotonic(), {}
+        record.submitted_s = time.monotonic()
         commit = [outcome.rank for outcome in record.uncommitted]
         for index, actor in enumerate(record.actors if groups else record.actors[:1]):
             attempts = [self._attempts(group, index, record.node_ips) for group in groups]

@@ -63,6 +63,19 @@ def hold(gate: Path, *ranks: int) -> Step:
     return functools.partial(_hold, str(gate), ranks)
 
 
+def _write_lines(output: str, gate: str, data: Any, rank: int, world_size: int) -> None:
+    attempt = os.environ["RAY_PIPELINE_ATTEMPT"]
+    with open(output, "w") as lines:
+        while not Path(gate, attempt).exists():
+            print(attempt, rank, file=lines, flush=True)
+            time.sleep(0.05)
+
+
+def write_lines(output: Path, gate: Path) -> Step:
+    """Return a step that writes lines with the number of its attempt, until the gate has a file of that name."""
+    return functools.partial(_write_lines, str(output), str(gate))
+
+
 def take_a_moment(data: Any, rank: int, world_size: int) -> Any:
     """Take so long that the test can see that other ranks run at the same time."""
     time.sleep(0.7)

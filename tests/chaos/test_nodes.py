@@ -8,7 +8,7 @@ from typing import Any
 from ray_pipeline_core import RetryPolicy
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
-from tests.chaos.conftest import NodeFactory
+from tests.chaos.conftest import NodeFactory, count_alive_nodes
 from tests.chaos.drained_nodes import drain
 from tests.support.executors import ExecutorFactory
 from tests.support.steps import read_reports
@@ -41,6 +41,28 @@ def test_node_that_dies_without_warning_costs_a_retry(
 
     assert (result.completed, result.retries, result.preemptions) == (3, 1, 0)
     assert (first["node_id"], second["node_id"]) == (doomed.node_id, other.node_id)
+
+
+def test_run_waits_for_another_node_when_its_only_one_dies(
+    make_executor: ExecutorFactory, add_node: NodeFactory, ray_cluster: Any, tmp_path: Path
+) -> None:
+    reports, gate = tmp_path / "reports", tmp_path / "gate"
+    alive = count_alive_nodes()
+    doomed = add_node(resources={"spot": 2})
+    pipeline = [steps.report_to(reports), steps.hold(gate, 0, 1)]
+    executor = make_executor(
+        pipeline, tasks=6, ray_remote_kwargs=ON_SPOT, retry=RetryPolicy(max_retries=1, backoff_s=0)
+    )
+    with BackgroundRun(executor) as run:
+        wait_for(lambda: len(read_reports(reports)) == 2, "the start of two ranks")
+        ray_cluster.remove_node(doomed, allow_graceful=False)
+        wait_for(lambda: count_alive_nodes() == alive, "that Ray notices the end of the node")
+        assert not run.is_over_within(2)
+        add_node(resources={"spot": 2})
+        gate.touch()
+        result = run.result()
+
+    assert (result.completed, result.retries) == (6, 2)
 
 
 def test_draining_node_finishes_its_group_and_gets_no_other(

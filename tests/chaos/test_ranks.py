@@ -6,10 +6,11 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ray_pipeline_core import RankFailure, RayPipelineExecutor, RunIncompleteError, RunResult
+from ray_pipeline_core import RankFailure, RayPipelineExecutor, RetryPolicy, RunIncompleteError, RunResult
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
 from tests.support.executors import ExecutorFactory
@@ -28,6 +29,27 @@ def run_to_failure(executor: RayPipelineExecutor) -> tuple[RunResult, RankFailur
     (failure,) = result.failed
     assert result.completed == result.world_size - 1
     return result, failure
+
+
+def test_worker_that_dies_while_it_is_idle_costs_no_retry(
+    make_executor: ExecutorFactory, tmp_path: Path, run_folder: Path
+) -> None:
+    """The worker dies in the pause before the second attempt of rank 1; rank 0 has ended."""
+    reports, history = tmp_path / "reports", run_folder / "attempts/history.jsonl"
+    pipeline = [steps.count_to_ten, steps.break_halfway_once(tmp_path / "tried"), steps.report_to(reports), len_of]
+    retry = RetryPolicy(max_retries=0, max_errors=1, retry_on=(ConnectionError,), backoff_s=8)
+    with BackgroundRun(make_executor(pipeline, tasks=2, workers=1, retry=retry)) as run:
+        wait_for(lambda: history.exists() and '"error"' in history.read_text(), "the end of the first attempt")
+        os.kill(read_reports(reports)[0]["pid"], signal.SIGKILL)
+        result = run.result()
+
+    assert (result.completed, result.retries) == (2, 1)
+    assert len({report["pid"] for report in read_reports(reports)}) == 2
+
+
+def len_of(data: Any, rank: int, world_size: int) -> int:
+    """Read all data, and return how much it was."""
+    return len(list(data))
 
 
 @pytest.mark.parametrize("tasks_per_job", [1, 2])
