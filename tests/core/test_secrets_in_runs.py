@@ -177,7 +177,7 @@ def found(words: list[str], folder: Path, printed: str) -> list[tuple[str, str]]
     return [(name, word) for name, content in seen.items() for word in words if word.encode() in content]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     attributes=st.dictionaries(st.sampled_from(["a", "b", "c"]), values(), min_size=1),
     named=st.tuples(st.sampled_from(SECRET_NAMES), words),
