@@ -86,7 +86,7 @@ def values(draw: st.DrawFn) -> tuple[Any, list[str]]:
         [{"name": name, "value": under_name}],
         Client(text),
         [Client(f"Client({name}={under_name!r}, n=3)")],
-        Path("/data") / text,
+        Path(text),
     ]
     return draw(st.sampled_from(range(len(shapes))).map(shapes.__getitem__)), [word, under_name]
 
