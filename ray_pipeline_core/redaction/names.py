@@ -30,13 +30,18 @@ _HARMLESS_LAST_WORD = re.compile(
     r"columns?|fields?|counts?|length|len|limit|size|types?|ttl|timeout|index|method|mode|provider|algorithm|arn|scope|"
     r"expiry|budget|source|mechanism|enabled|required|strategy|policy"
 )
-# Words around `token` in the language of models and parsers: `max_tokens`, `pad_token`, `token_ids`.
-_TOKEN = re.compile(r"tokens?")
+# Words around `token` in the language of models and parsers, such as `pad_token` and `token_ids`. Several tokens are
+# mostly theirs as well: `max_tokens`, `query_tokens`.
 _HARMLESS_BEFORE_TOKEN = re.compile(
     r"max|min|num|n|nb|total|avg|mean|new|input|output|prompt|completion|special|stop|bad|pad|padding|eos|bos|unk|mask|"
     r"sep|cls|start|end|image|audio|video|context|per|decoder"
 )
-_HARMLESS_AFTER_TOKEN = re.compile(r"ids|per|ratio|rate")
+_HARMLESS_AFTER_TOKEN = re.compile(
+    r"ids|per|ratio|rate|to|stats|d?type|format|inputs?|outputs?|mask|map|level|positions?"
+)
+_SECRET_BEFORE_TOKENS = re.compile(
+    r"access|api|auth|oauth|refresh|bearer|personal|deploy|bot|app|service|user|session|"
+)
 
 
 def is_secret(name: str, value: object) -> bool:
@@ -65,8 +70,10 @@ def _words(name: str) -> list[str]:
 
 def _is_secret_word(words: Sequence[str], index: int) -> bool:
     word, following = words[index], words[index + 1] if index + 1 < len(words) else ""
-    if _TOKEN.fullmatch(word):
-        before = words[index - 1] if index else ""
+    before = words[index - 1] if index else ""
+    if word == "tokens":
+        return not following and _SECRET_BEFORE_TOKENS.fullmatch(before) is not None
+    if word == "token":
         return not (_HARMLESS_BEFORE_TOKEN.fullmatch(before) or _HARMLESS_AFTER_TOKEN.fullmatch(following))
     if _SECRET_AT_THE_END.fullmatch(word) and (not following or _ENDING.fullmatch(following)):
         return True

@@ -49,7 +49,8 @@ _CREDENTIALS_OF_HEADER = re.compile(
 _COOKIES = re.compile(r"\b((?:set-)?cookie:[ \t]*)[^\r\n'\"]+", re.IGNORECASE)
 
 _WEB = ("http", "https")
-_URL = re.compile(r"://[^\s'\"<>]+")
+# `pathlib` makes one slash of two.
+_URL = re.compile(r"(://?)([^\s'\"<>]+)")
 _WEBHOOK = re.compile(
     r"((?:hooks\.[^/]+|[^/]*webhook[^/]*|events\.pagerduty\.com/integration)/|[^?#]*?/webhook\w*/)[^?#]+"
     r"|(api\.telegram\.org/bot)[^/?#]+",
@@ -150,14 +151,18 @@ def _hide_in_urls(text: str) -> str:
 
 
 def _without_credentials(match: re.Match[str]) -> str:
-    rest = match[0].removeprefix("://")
+    slashes, rest = match.groups()
     user_end = _end_of_user_info(rest)
     user, colon, _ = rest[: max(0, user_end - 1)].partition(":")
     is_web = match.string[max(0, match.start() - 5) : match.start()].lower().endswith(_WEB)
     shown = f"{user}:{HIDDEN}@" if colon else f"{HIDDEN if is_web else user}@" if user else ""
     host = rest[user_end:]
     hook = _WEBHOOK.match(host)
-    return f"://{shown}{host}" if hook is None else f"://{shown}{hook[1] or hook[2]}{HIDDEN}{host[hook.end() :]}"
+    return (
+        f"{slashes}{shown}{host}"
+        if hook is None
+        else f"{slashes}{shown}{hook[1] or hook[2]}{HIDDEN}{host[hook.end() :]}"
+    )
 
 
 def _end_of_user_info(rest: str) -> int:

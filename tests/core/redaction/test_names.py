@@ -10,6 +10,7 @@ import pytest
 from ray_pipeline_core.redaction import is_secret
 
 SECRET_NAMES = """
+refresh_tokens
 password DB_PASSWD passphrase pwd client_secret X-Api-Key pass db_pw session_cookie sas token hf_token accessToken
 api_key apikey aws_access_key_id account_key connection_string credentials private_key auth Authorization
 X-Amz-Signature creds cred dsn pat github_pat jwt signing_key encryption_key hmac hmac_key session session_id
@@ -20,6 +21,7 @@ basic_auth X-Amz-Security-Token access_tokens api_keys dbPassword sessionid sas_
 conn_str _password __token
 """
 HARMLESS_NAMES = """
+query_tokens tokens_file token_dtype token_to_id return_tokens
 tokenizer tokenizer_name tokenized max_tokens n_tokens max_new_tokens pad_token eos_token special_tokens stop_tokens
 token_ids decoder_start_token_id keys key key_field primary_key sort_key partition_key join_keys hash_key keyword
 keyboard author authors author_column authority passage passes bypass passthrough pass_rate compass passenger monkey

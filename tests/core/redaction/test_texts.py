@@ -27,6 +27,8 @@ SECRET_TEXTS = [
     (f"jdbc:postgresql://h/db?user=anna&password={S}", "jdbc:postgresql://h/db?user=anna&password=***"),
     (f"jdbc:oracle:thin:anna/{S}@//h:1521/x", "jdbc:oracle:thin:anna/***"),
     (f"aws://AKIAX:{S}@/?region_name=eu", "?region_name=eu"),
+    (f"PosixPath('s3:/anna:{S}@bucket/a')", "PosixPath('s3:/anna:***@bucket/a')"),
+    (f"PosixPath('/data/https:/{S}@github.com')", "PosixPath('/data/https:/***@github.com')"),
     # queries
     (f"https://acme.blob.core.windows.net/c/b?sv=2020-08-04&sig={S}%3D&sp=r", "?sv=2020-08-04&sig=***&sp=r"),
     (f"https://b.s3.amazonaws.com/k?X-Amz-Credential={S}&X-Amz-Expires=60", "/k?X-Amz-Credential=***&X-Amz-Expires=60"),
@@ -129,6 +131,7 @@ HARMLESS_TEXTS = [
     "registry.io/app:1.2@sha256:abcdef0123456789",
     "git@github.com:a/b.git",
     "user@host",
+    "C:/data/a@b",
     "mailto:anna@x.org",
     "http://host:8080/run@home",
     "http://[::1]:8265/x",
