@@ -30,6 +30,7 @@ LEASES = "leases"
 LOCK_FILE = "run.lock"
 
 _MAX_TRIES = 10
+_MAX_AHEAD_S = 86_400.0
 _TIMELY_PART = 0.5
 _TRUSTED_PART = (
     0.75  # of the time until the lease is stale; the rest is for clocks that differ and answers that are lost
@@ -184,7 +185,10 @@ class LeaseFiles:
 
     def _epochs(self) -> list[int]:
         epochs = (_parse_epoch(name) for name in self._folder.list_names(LEASES))
-        return [epoch for epoch in epochs if epoch is not None]
+        return [epoch for epoch in epochs if epoch is not None and self._is_possible(epoch)]
+
+    def _is_possible(self, epoch: int) -> bool:
+        return epoch <= int((self._clock() + _MAX_AHEAD_S) * 1000)  # an epoch is at most a time
 
     def _read(self, path: str) -> Lease | None:
         """Return the lease in a file, or None if there is no file.
@@ -193,12 +197,13 @@ class LeaseFiles:
         """
         try:
             lease = Lease.from_bytes(self._folder.read_bytes(path))
-            if lease is not None and lease.heartbeat <= self._clock() + self._stale_s:
+            is_damaged = lease is None or not self._is_possible(lease.epoch)
+            if lease is not None and not is_damaged and lease.heartbeat <= self._clock() + self._stale_s:
                 return lease
             modified_s = self._folder.modified_s(path)
         except FileNotFoundError:
             return None
-        return Lease.damaged(modified_s) if lease is None else replace(lease, heartbeat=modified_s)
+        return Lease.damaged(modified_s) if lease is None or is_damaged else replace(lease, heartbeat=modified_s)
 
     def _locked_message(self, lease: Lease) -> str:
         age_s = max(0.0, self._clock() - lease.heartbeat)

@@ -530,6 +530,7 @@ FORGED = [
     forged(host="a\x1b[31m"),
     forged(id=["x"]),
     forged(epoch="../../x"),
+    forged(epoch=10**15),
 ]
 
 
@@ -578,7 +579,7 @@ def test_forged_lease_removes_nothing_outside_the_folder(tmp_path: Path, make_lo
     assert (tmp_path / "outside").read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["007", "-1", "0", "x", "1e3", "\u0663", "9" * 40])
+@pytest.mark.parametrize("name", ["007", "-1", "0", "x", "1e3", "\u0663", "9" * 15, "9" * 40])
 def test_files_that_are_no_epochs_are_ignored(name: str, tmp_path: Path, make_lock: MakeLock) -> None:
     folder = get_data_folder(tmp_path)
     folder.write_bytes(f"leases/{name}", Lease.new(ELSEWHERE, time.time()).to_bytes())
