@@ -31,7 +31,6 @@ LOCK_FILE = "run.lock"
 
 _MAX_TRIES = 10
 _MAX_AHEAD_S = 86_400.0
-_TIMELY_PART = 0.5
 _TRUSTED_PART = (
     0.75  # of the time until the lease is stale; the rest is for clocks that differ and answers that are lost
 )
@@ -86,7 +85,7 @@ class LeaseFiles:
             The lease with its heartbeat, or None if it is lost.
         """
         renewed = replace(lease, heartbeat=self._clock())
-        if lease.is_fresh(renewed.heartbeat, _TIMELY_PART * self._stale_s):
+        if self.is_confirmed(lease):
             self._folder.write_bytes(_path(lease), renewed.to_bytes())
             if self.is_confirmed(lease):  # so nobody can have found the file stale meanwhile
                 return renewed

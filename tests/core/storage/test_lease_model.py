@@ -75,13 +75,14 @@ class Driver:
         refused: whether its last attempt to acquire the lease was refused.
     """
 
-    def __init__(self, number: int, path: str, clock: ManualClock) -> None:
+    def __init__(self, number: int, path: str, clock: ManualClock, on_acquired: Callable[[Lease], None]) -> None:
         folder = SteppedFolder(path, MemoryFileSystem())
         folder.before_call = self._suspend
         self.lease: Lease | None = None
         self.is_busy = self.was_late = self.stolen = self.refused = False
         self._holder = Holder(f"node-{number}", 4711, "1", f"node-{number}/boot/pid:[1]")
         self._files = LeaseFiles(folder, clock, STALE_S)
+        self._on_acquired = on_acquired
         self._killed = False
         self._resumed = threading.Semaphore(0)
         self._suspended = threading.Semaphore(0)
@@ -108,6 +109,7 @@ class Driver:
         self.refused = False
         try:
             self.lease, _ = self._files.acquire(self._holder)
+            self._on_acquired(self.lease)
         except RunFolderLockedError:
             self.refused = True
         self.was_late = False
@@ -157,6 +159,8 @@ class LeaseModel(RuleBasedStateMachine):
         self._path = f"/{uuid.uuid4().hex}"
         self._observer = LeaseFiles(DataFolder(self._path, MemoryFileSystem()), self._clock, STALE_S)
         self._numbers = itertools.count()
+        self._replaced: set[str] = set()
+        self._drivers: list[Driver] = []
         self._drivers = [self._new_driver() for _ in range(3)]
         self._locked_until_s = 0.0
 
@@ -188,6 +192,15 @@ class LeaseModel(RuleBasedStateMachine):
         if visitor.lease is not None:
             visitor.begin(visitor.release)
             visitor.step()
+
+    @rule()
+    def live_for_a_minute(self) -> None:
+        for _ in range(2):
+            self.advance(31.0)
+            for driver in self._drivers:
+                if not driver.is_busy and driver.lease is not None:
+                    driver.begin(driver.send_heartbeat)
+                    driver.step()
 
     @rule(seconds=st.sampled_from([61.0, 31.0, 1.0]))
     def advance(self, seconds: float) -> None:
@@ -222,6 +235,11 @@ class LeaseModel(RuleBasedStateMachine):
                 assert not self._observer.is_replaced(driver.lease.id), "a driver holds the lease that another one has"
 
     @invariant()
+    def replaced_holder_never_goes_on(self) -> None:
+        held = {driver.lease.id for driver in self._drivers if driver.lease is not None and driver.holds()}
+        assert not held & self._replaced, "a driver goes on after another one had its lease"
+
+    @invariant()
     def nothing_is_stolen(self) -> None:
         assert not any(driver.stolen for driver in self._drivers), "a timely driver lost its lease"
 
@@ -236,15 +254,19 @@ class LeaseModel(RuleBasedStateMachine):
             del MemoryFileSystem.store[path]
         assert last.holds(), "the lease outlives its holders"
 
+    def _note_acquired(self, lease: Lease) -> None:
+        leases = (driver.lease for driver in self._drivers)
+        self._replaced.update(other.id for other in leases if other is not None and other.id != lease.id)
+
     def _is_free(self) -> bool:
         is_used = any(driver.is_busy or driver.lease is not None for driver in self._drivers)
         return not is_used and self._clock.now_s > self._locked_until_s
 
     def _new_driver(self) -> Driver:
-        return Driver(next(self._numbers), self._path, self._clock)
+        return Driver(next(self._numbers), self._path, self._clock, self._note_acquired)
 
 
 TestLease = LeaseModel.TestCase
 TestLease.settings = settings(
-    max_examples=150, stateful_step_count=20, deadline=None, derandomize=True, database=None, phases=(Phase.generate,)
+    max_examples=200, stateful_step_count=20, deadline=None, derandomize=True, database=None, phases=(Phase.generate,)
 )
