@@ -202,6 +202,11 @@ class LeaseModel(RuleBasedStateMachine):
                     driver.begin(driver.send_heartbeat)
                     driver.step()
 
+    @rule()
+    def resume_all(self) -> None:
+        for driver in self._drivers:
+            driver.step()
+
     @rule(seconds=st.sampled_from([61.0, 31.0, 1.0]))
     def advance(self, seconds: float) -> None:
         self._clock.now_s += seconds
@@ -268,5 +273,5 @@ class LeaseModel(RuleBasedStateMachine):
 
 TestLease = LeaseModel.TestCase
 TestLease.settings = settings(
-    max_examples=200, stateful_step_count=20, deadline=None, derandomize=True, database=None, phases=(Phase.generate,)
+    max_examples=300, stateful_step_count=20, deadline=None, derandomize=True, database=None, phases=(Phase.generate,)
 )

@@ -414,6 +414,10 @@ class SuspendingFolder(DataFolder):
         self._suspend("create_exclusive")
         super().create_exclusive(path, data)
 
+    def list_names(self, subdirectory: str, prefixes: Sequence[str] = ()) -> list[str]:
+        self._suspend("list_names")
+        return super().list_names(subdirectory, prefixes)
+
     def _suspend(self, method: str) -> None:
         if method == self.suspend_before:
             self.suspend_before = ""
@@ -495,6 +499,26 @@ def test_driver_suspended_before_a_take_over_finds_what_became_of_it(
             suspended.acquire(OTHER)
         assert renewed[0] is not None
         assert not others.is_replaced(renewed[0].id)
+
+
+def test_what_a_driver_read_before_it_was_suspended_does_not_look_stale_afterwards(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    suspended_folder, folder = SuspendingFolder(str(tmp_path)), get_data_folder(tmp_path)
+    suspended, others = LeaseFiles(suspended_folder, clock, 60), LeaseFiles(folder, clock, 60)
+    leases = [others.acquire(ELSEWHERE)[0]]
+
+    def send_heartbeats() -> None:
+        for _ in range(7):
+            clock.now_s += 10
+            renewed = others.renew(leases[-1])
+            assert renewed is not None
+            leases.append(renewed)
+
+    suspended_folder.suspend_before, suspended_folder.meanwhile = "list_names", send_heartbeats
+    with pytest.raises(RunFolderLockedError, match="node-7"):
+        suspended.acquire(OTHER)
+    assert not others.is_replaced(leases[-1].id)
 
 
 def test_holder_that_was_suspended_right_after_its_heartbeat_is_not_believed_blindly(
