@@ -445,7 +445,7 @@ _RUN_FOLDER: Mapping[str, Entry] = {
         "message is in the log of the attempt that was given up.",
         "Do nothing; check the network of the node if it happens again.",
     ),
-    "This run has lost its lease on {url}: another run took it over after {stale_s} s without a heartbeat, or run.lock was removed. Completed ranks are kept. Wait for the other run, then start this one again if ranks are missing.": Entry(
+    "This run has lost its lease on {url}: another run took it over after {stale_s} s without a heartbeat, or its files were removed. Completed ranks are kept. Wait for the other run, then start this one again if ranks are missing.": Entry(
         "The machine was suspended, or could not write to the storage for a minute; or `run.lock` was deleted.",
         "Wait for the other run, then start this one again if ranks are missing; never delete `run.lock` of a live run.",
     ),
@@ -454,7 +454,7 @@ _RUN_FOLDER: Mapping[str, Entry] = {
         "Report it, with the traceback.",
     ),
     "Run folder {url} is in use by a run whose run.lock is damaged (last heartbeat {age_s} s ago). Wait for that run, stop it, or use another folder. If it was killed, start again {stale_s} s after its last heartbeat.": Entry(
-        "`run.lock` can't be read, so the lease counts as held until a minute after the file was written.",
+        "`run.lock` or a file in `leases/` can't be read, so the lease counts as held until a minute after the file was written.",
         "Wait a minute and start the run again; if a run is still active there, stop it first.",
     ),
     "Run folder {url} is in use by {host}, pid {pid}, since {since} (last heartbeat {age_s} s ago). Wait for that run, stop it, or use another folder. If it was killed, start again {stale_s} s after its last heartbeat.": Entry(
@@ -756,7 +756,7 @@ _LOGS: Mapping[str, Entry] = {
         "errors, the first fails the rank and the others are logged.",
         "Read the rank's failure first; the clean-up may have failed because of it.",
     ),
-    "The lease on {url} is lost, so this run stops: another run has taken it over, or run.lock was removed": Entry(
+    "The lease on {url} is lost, so this run stops: another run has taken it over, or its files were removed": Entry(
         "The machine was suspended, or could not write to the storage for a minute; or `run.lock` was deleted.",
         "Wait for the other run, then start this one again if ranks are missing; this one ends with `RunFolderLockedError`.",
     ),
@@ -796,16 +796,16 @@ _LOGS: Mapping[str, Entry] = {
         "The Airflow task uses a run folder in which every rank has a marker.",
         "Pass another `logging_dir`, such as one with `{{ ds }}` in it, if the ranks should run again.",
     ),
-    "The lease on {url} is not given back, because the storage does not answer; it expires after {stale_s} s": Entry(
-        "The storage did not answer within 4 s at the end of the run.",
-        "Wait 60 s before the next run from another host; on the same host, start it at once.",
+    "The lease on {url} is not given back yet, because the storage does not answer; it expires after {stale_s} s": Entry(
+        "The storage did not answer within 4 s at the end of the run; the process goes on trying for a minute.",
+        "Start the next run at once in the same process, or when this one has ended; elsewhere, wait 60 s.",
     ),
     "The lease on {url} is not given back, and expires after {stale_s} s: {error}": Entry(
         "The storage refused to remove `run.lock` at the end of the run; the end of the message says why.",
         "Wait 60 s before the next run from another host; on the same host, start it at once.",
     ),
     "Took over the stale lease on {url} from a run whose run.lock is damaged; check that the earlier run has ended": Entry(
-        "An earlier run left a `run.lock` that can't be read, and has sent no heartbeat for 60 s.",
+        "An earlier run left a `run.lock` or a file in `leases/` that can't be read, and has sent no heartbeat for 60 s.",
         "Check that no other run uses the folder.",
     ),
     "Took over the stale lease on {url} from {host}, pid {pid}, since {since}; check that the earlier run has ended": Entry(

@@ -25,6 +25,8 @@ from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.rank_groups import make_groups
 from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers
+from ray_pipeline_core.storage.guarded_folder import GuardedFolder
+from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.storage.run_lock import RunLock
 from ray_pipeline_core.worker.rank_attempt import RankSettings
 from ray_pipeline_core.worker.setup import WorkerSetup
@@ -59,13 +61,13 @@ class PipelineRun:
     def __init__(self, spec: RunSpec, stop: threading.Event) -> None:
         self._spec = spec
         self._config = spec.config
-        self._folder = spec.folder
         self._stop = stop
-        self._history = AttemptHistory(spec.folder.folder)
         self._lock = RunLock(spec.folder.folder)
-        observers = with_default_observers(spec.observers, spec.folder, self._lock.check)
+        self._folder = RunFolder(GuardedFolder(spec.folder.folder, self._lock.check))
+        self._history = AttemptHistory(self._folder.folder)
+        observers = with_default_observers(spec.observers, self._folder, self._lock.check)
         self._observers = ObserverGroup(observers)
-        self._stats = RunStats(spec.folder, spec.config.tasks)
+        self._stats = RunStats(self._folder, spec.config.tasks)
 
     def execute(self, backends: BackendSource, later: Sequence[RunConfig] = ()) -> RunResult:
         """Run the ranks that are not completed.
@@ -84,7 +86,7 @@ class PipelineRun:
             ClusterError: the cluster can't run it.
         """
         self._started_at, self._started_s = datetime.now(timezone.utc), time.monotonic()
-        self._folder.check_access()
+        self._spec.folder.check_access()
         with self._lock:
             completed = self._load_completed()
             pending = pending_ranks(self._config.tasks, completed)
@@ -186,7 +188,7 @@ class PipelineRun:
     def _worker_setup(self, numbers: AttemptNumbers) -> WorkerSetup:
         config = self._config
         settings = RankSettings(
-            folder=self._folder,
+            folder=self._spec.folder,
             world_size=config.tasks,
             nodes=config.nodes_per_task,
             cpus_per_task=config.cpus_per_task,
@@ -221,7 +223,6 @@ class PipelineRun:
             self._tracker.give_up(pending_ranks(self._config.tasks, marked), ending.rest)
 
     def _write_result(self, is_cancelled: bool) -> RunResult:
-        self._lock.check()  # if another run has the lease by now, it writes here
         self._tracker.flush()
         stats = self._stats.result()
         self._folder.write_stats(stats.to_list())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
 
 from ray_pipeline_core.errors import ConfigError, RunCancelledError
+from ray_pipeline_core.redaction import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 60.0
 """How long a run waits for a cluster to answer, in seconds, unless the environment says otherwise."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -13,8 +12,9 @@ import ray
 
 from ray_pipeline_core.ray_backend.interruptible import CHECK_INTERVAL_S, await_interruptibly
 from ray_pipeline_core.ray_backend.sigterm import sigterm_handler_kept
+from ray_pipeline_core.redaction import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
 """The longest wait for Ray to disconnect, in seconds; without an answering head it may take for ever."""

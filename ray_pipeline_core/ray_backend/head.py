@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
 
-logger = logging.getLogger(__name__)
+from ray_pipeline_core.redaction import get_logger
+
+logger = get_logger(__name__)
 
 ASK_INTERVAL_S = 1.0
 """Time between two questions, in seconds."""

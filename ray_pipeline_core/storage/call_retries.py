@@ -32,7 +32,7 @@ class RetryLimits:
         first_wait_s: seconds to wait before the first retry; doubled for each further one, plus jitter.
         max_wait_s: longest wait without the jitter, in seconds.
         call_timeout_s: timeout of a call for one file, in seconds; the call may still take effect later. None = only
-            the filesystem's own timeouts. Filesystems that are not asynchronous ignore it.
+            the filesystem's own timeouts.
         sleep: function that waits for that many seconds; must be picklable.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
 
-from ray_pipeline_core.errors import RunFolderAccessError
+from ray_pipeline_core.errors import RunFolderAccessError, RunFolderError
 from ray_pipeline_core.redaction import cause_to_show, redact, redact_url
 from ray_pipeline_core.storage.transient_errors import (
     CREDENTIAL_CODES,
@@ -108,7 +108,7 @@ class StorageErrors:
     """Context manager that translates storage errors into `RunFolderAccessError`.
 
     `FileNotFoundError` of a read, listing, removal or move and `FileExistsError` of a creation pass through, because
-    callers handle them. `RunFolderAccessError` itself and anything that is not an `Exception` pass through as well.
+    callers handle them. `RunFolderError` and anything that is not an `Exception` pass through as well.
     """
 
     __slots__ = ("_action", "_where")
@@ -123,7 +123,7 @@ class StorageErrors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or not isinstance(error, Exception) or isinstance(error, RunFolderAccessError):
+        if error is None or not isinstance(error, Exception) or isinstance(error, RunFolderError):
             return
         if not is_expected_answer(self._action, error):
             raise access_error(self._action, self._where, error) from cause_to_show(error)

@@ -1,16 +1,22 @@
-"""The content of `run.lock`: the lease on a run folder and the process that holds it."""
+"""What the files of a lease on a run folder say: who holds it, since when, and when it was last alive."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import os
 import socket
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
 from ray_pipeline_core.processes import machine_id, process_start
+
+MAX_EPOCH = 10**15
+"""The highest fencing number that is believed."""
+
+_MAX_PID = 2**31 - 1
+_MAX_TEXT_LENGTH = 1000
 
 
 @dataclass(frozen=True)
@@ -44,70 +50,92 @@ class Holder:
 
 @dataclass(frozen=True)
 class Lease:
-    """The content of `run.lock`.
+    """What one file of a lease says.
 
     Attributes:
-        id: unique id, a new one each time that the lease is acquired.
+        id: unique id, a new one each time that a lease is acquired.
         holder: the process that acquired it; None if the file is damaged.
         since: time at which it was acquired, ISO 8601, UTC.
         heartbeat: time of the holder's last heartbeat, in seconds since the epoch by the holder's clock.
-        supersedes: ids of the stale leases that it was taken over from.
+        epoch: its fencing number; 0 in a file of release 0.1.0, which had none.
+        released: whether its holder has given it back.
+        is_first: whether its epoch did not follow another one.
     """
 
     id: str
     holder: Holder | None
     since: str
     heartbeat: float
-    supersedes: tuple[str, ...] = ()
+    epoch: int = 0
+    released: bool = False
+    is_first: bool = False
 
     @classmethod
-    def new(cls, holder: Holder, now_s: float, supersedes: tuple[str, ...] = ()) -> Lease:
+    def new(cls, holder: Holder, now_s: float) -> Lease:
         """Return a new lease, acquired by `holder` at `now_s`."""
         since = datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="seconds")
-        return cls(uuid.uuid4().hex, holder, since, now_s, supersedes)
+        return cls(uuid.uuid4().hex, holder, since, now_s)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Lease | None:
-        """Parse the content of `run.lock`; return None if it is damaged."""
+        """Parse the content of a file; return None if any value in it is missing or can't be right."""
         try:
             fields = json.loads(content)
-            return cls(
-                id=str(fields["id"]),
+            lease = cls(
+                id=_text(fields["id"]),
                 holder=Holder(
-                    str(fields["host"]),
-                    int(fields["pid"]),
-                    str(fields["process_start"]),
-                    str(fields["machine"]),
+                    _text(fields["host"]),
+                    _integer(fields["pid"], 1, _MAX_PID),
+                    _text(fields["process_start"]),
+                    _text(fields["machine"]),
                 ),
-                since=str(fields["since"]),
+                since=_text(fields["since"]),
                 heartbeat=float(fields["heartbeat"]),
-                supersedes=tuple(map(str, fields["supersedes"])),
+                epoch=_integer(fields.get("epoch", 0), 0, MAX_EPOCH),
+                released=fields.get("released") is True,
+                is_first=fields.get("is_first") is True,
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
+        return lease if math.isfinite(lease.heartbeat) else None
 
     @classmethod
-    def from_damaged(cls, content: bytes, modified_s: float, now_s: float) -> Lease:
-        """Return a lease for a damaged file, with its modification time (if 0, `now_s`) as the heartbeat."""
-        digest = hashlib.sha256(content + str(modified_s).encode()).hexdigest()
-        return cls(f"damaged-{digest[:16]}", None, "", modified_s or now_s)
+    def damaged(cls, modified_s: float) -> Lease:
+        """Return a lease for a damaged file, with its modification time as the heartbeat."""
+        return cls("", None, "", modified_s)
 
     def to_bytes(self) -> bytes:
-        """Return the content of `run.lock`."""
+        """Return the content of a file that says this."""
         fields = asdict(self)
         fields.update(fields.pop("holder") or {})
         return (json.dumps(fields, indent=2) + "\n").encode()
 
-    def renewed(self, now_s: float) -> Lease:
-        """Return the same lease with a heartbeat at `now_s`."""
-        return replace(self, heartbeat=now_s)
+    def is_fresh(self, now_s: float, limit_s: float) -> bool:
+        """Return whether the last heartbeat is at most `limit_s` seconds old; one in the future is not fresh."""
+        return 0 <= now_s - self.heartbeat <= limit_s
 
-    def is_stale(self, now_s: float, stale_s: float) -> bool:
-        """Return whether it may be taken over: no heartbeat for over `stale_s` seconds, or its holder is gone."""
-        return now_s - self.heartbeat > stale_s or (self.holder is not None and self.holder.is_gone())
+    def is_free(self, now_s: float, stale_s: float) -> bool:
+        """Return whether another driver may take its place.
+
+        It was given back, had no heartbeat for over `stale_s` seconds, or its holder is gone.
+        """
+        is_gone = self.holder is not None and self.holder.is_gone()
+        return self.released or now_s - self.heartbeat > stale_s or is_gone
 
     def describe(self) -> str:
         """Describe the holder, for messages."""
         if self.holder is None:
             return "a run whose run.lock is damaged"
         return f"{self.holder.host}, pid {self.holder.pid}, since {self.since}"
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT_LENGTH or not value.isprintable():
+        raise ValueError
+    return value
+
+
+def _integer(value: object, minimum: int, maximum: int) -> int:
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise ValueError
+    return value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from glob import has_magic
 from typing import Any, TypeVar
@@ -171,7 +172,9 @@ class RemoteFiles:
 
     def _list(self, directory: str, prefix: str | None = None) -> Collection[dict[str, Any]]:
         if prefix is None:
-            entries: list[dict[str, Any]] = self.call("list", directory, lambda: self._fs.ls(directory, detail=True))
+            entries: list[dict[str, Any]] = self.call(
+                "list", directory, lambda: self._call_method("ls", directory, detail=True)
+            )
             return entries
         found: dict[str, dict[str, Any]] = self.call(
             "list", directory, lambda: self._fs.find(directory, prefix=prefix, detail=True)
@@ -190,11 +193,13 @@ class RemoteFiles:
         return self.call("read", path, lambda: self._modified(path))
 
     def _call_method(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the filesystem, with the timeout `call_timeout_s` if the filesystem is asynchronous."""
+        """Call a method of the filesystem, with the timeout `call_timeout_s`."""
+        limit_s = self._bound.call_timeout_s
         coroutine = getattr(self._fs, f"_{method}", None)
-        if self._bound.call_timeout_s is not None and self._fs.async_impl and inspect.iscoroutinefunction(coroutine):
-            return sync(self._fs.loop, coroutine, *arguments, timeout=self._bound.call_timeout_s, **options)
-        return getattr(self._fs, method)(*arguments, **options)
+        if limit_s is not None and self._fs.async_impl and inspect.iscoroutinefunction(coroutine):
+            return sync(self._fs.loop, coroutine, *arguments, timeout=limit_s, **options)
+        call = partial(getattr(self._fs, method), *arguments, **options)
+        return call() if limit_s is None else _call_in_thread(call, limit_s)
 
     def _info(self, path: str) -> dict[str, Any]:
         self._fs.invalidate_cache(path)
@@ -221,7 +226,7 @@ class RemoteFiles:
 
     def _modified(self, path: str) -> float:
         try:
-            return float(self._fs.modified(path).timestamp())
+            return float(self._call_method("modified", path).timestamp())
         except NotImplementedError:
             return 0.0
 
@@ -255,3 +260,17 @@ class RemoteFiles:
             self.call("remove", path, lambda: self._call_method("rm_file", path))
         except FileNotFoundError:
             return
+
+
+def _call_in_thread(call: Callable[[], T], limit_s: float) -> T:
+    """Return the result of `call()`; raise TimeoutError after `limit_s` seconds, and leave it to its thread."""
+    outcome: Future[T] = Future()
+    threading.Thread(target=_settle, args=(outcome, call), name="storage-call", daemon=True).start()
+    return outcome.result(limit_s)
+
+
+def _settle(outcome: Future[T], call: Callable[[], T]) -> None:
+    try:
+        outcome.set_result(call())
+    except BaseException as error:  # noqa: BLE001 - raised where the result is taken
+        outcome.set_exception(error)

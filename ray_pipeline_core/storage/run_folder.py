@@ -10,6 +10,7 @@ from typing import Any
 
 from ray_pipeline_core.errors import RunFolderLockedError
 from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.lease_files import LeaseFiles
 from ray_pipeline_core.strict_json import json_value, parse_object
 
 COMPLETIONS = "completions"
@@ -24,7 +25,6 @@ STATS_FILE = "stats.json"
 STATS_CACHE_FILE = "stats.cache.json"
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.json"
-LOCK_FILE = "run.lock"
 
 _MOVED_LOG = re.compile(rf"{ATTEMPTS}/([0-9]+)/([1-9][0-9]{{0,5}})\.log")
 _PARTIAL_FILE_MAX_AGE_S = 3600.0
@@ -249,11 +249,7 @@ class RunFolder:
         Raises:
             RunFolderLockedError: it does not, so the worker must not mark ranks as complete.
         """
-        try:
-            found = json.loads(self.folder.read_bytes(LOCK_FILE)).get("id")
-        except (FileNotFoundError, ValueError, AttributeError):
-            found = None
-        if found != lease_id:
+        if LeaseFiles(self.folder).is_replaced(lease_id):
             raise RunFolderLockedError(
                 f"This worker's run no longer has the lease on {self.url}, so the rank is not marked as completed. "
                 "The next run in this folder runs it again."

@@ -29,11 +29,16 @@ from ray_pipeline_core import (
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver import pipeline_run
 from ray_pipeline_core.driver.graph import run_graph
+from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.scheduling.backend import WorkerBackend
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
+from ray_pipeline_core.storage.lease import Holder
+from ray_pipeline_core.storage.lease_files import LeaseFiles
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.storage.run_lock import RunLock
 from ray_pipeline_core.testing import run_in_process
 from ray_pipeline_core.worker.setup import WorkerSetup
+from tests.support.clocks import ManualClock
 from tests.support.waiting import wait_for
 
 
@@ -210,6 +215,33 @@ def test_time_that_passes_before_workers_are_asked_for_counts_for_the_run(tmp_pa
         run_graph(executor, NoWorkers(AssertionError("asked for workers")), threading.Event())
     assert caught.value.result is not None
     assert [failure.kind for failure in caught.value.result.failed] == ["timeout"]
+
+
+@pytest.mark.parametrize("moment", ["load", "result"])
+def test_driver_that_is_replaced_while_it_merges_stats_writes_nothing(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_in_process(RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path)))
+    clock = ManualClock(1_700_000_000.0)
+    monkeypatch.setattr(pipeline_run, "RunLock", functools.partial(RunLock, clock=clock))
+    merge = getattr(RunStats, moment)
+    at_take_over: dict[str, bytes] = {}
+
+    def merge_while_suspended(stats: RunStats, *arguments: Any) -> Any:
+        merged = merge(stats, *arguments)
+        clock.now_s += 61
+        LeaseFiles(get_data_folder(tmp_path), clock).acquire(Holder("elsewhere", 1, "1", "elsewhere/boot/pid"))
+        at_take_over.update(content(tmp_path))
+        return merged
+
+    monkeypatch.setattr(RunStats, moment, merge_while_suspended)
+    with pytest.raises(RunFolderLockedError, match="lost its lease"):
+        run_in_process(RayPipelineExecutor([Nothing(1)], logging_dir=str(tmp_path), skip_completed=False))
+    assert content(tmp_path) == at_take_over
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # --- what the error of failed ranks says -----------------------------------------------------------------------------

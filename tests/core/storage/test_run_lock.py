@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -11,19 +12,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from ray_pipeline_core.errors import RunFolderAccessError, RunFolderLockedError
+from ray_pipeline_core.storage import run_lock
+from ray_pipeline_core.storage.call_retries import RetryLimits
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.lease import Holder, Lease
-from ray_pipeline_core.storage.lease_file import LeaseFile
+from ray_pipeline_core.storage.lease_files import LeaseFiles
+from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.storage.run_lock import RunLock
 from tests.support.clocks import ManualClock
 from tests.support.faulty_proxy import FaultyProxy
@@ -58,8 +63,15 @@ def make_lock(clock: ManualClock) -> Iterator[MakeLock]:
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("run-lock")] == []
 
 
-def lease_files(folder: DataFolder) -> list[str]:
-    return sorted(name for name in folder.list_names("") if name.startswith("run.lock"))
+def is_given_back(folder: DataFolder) -> bool:
+    """Return whether nothing is left but, after a take-over, the file of the last epoch."""
+    left = [json.loads(folder.read_bytes(f"leases/{epoch}"))["released"] for epoch in epochs(folder)]
+    return left in ([], [True]) and not folder.isfile("run.lock")
+
+
+def epochs(folder: DataFolder) -> list[int]:
+    """Return the epochs that have a file."""
+    return sorted(map(int, folder.list_names("leases")))
 
 
 def stored_lease(folder: DataFolder) -> dict[str, Any]:
@@ -79,7 +91,7 @@ def test_lease_says_who_runs_here(folder: DataFolder, make_lock: MakeLock, clock
         assert lease["process_start"]
         assert lease["since"] == "2023-11-14T22:13:20+00:00"
         assert lease["heartbeat"] == clock.now_s
-    assert lease_files(folder) == []
+    assert is_given_back(folder)
 
 
 def test_held_lease_locks_others_out_naming_its_holder(folder: DataFolder, make_lock: MakeLock) -> None:
@@ -91,7 +103,7 @@ def test_held_lease_locks_others_out_naming_its_holder(folder: DataFolder, make_
         assert part in str(caught.value)
     assert caught.value.retryable
     lock.check()
-    assert lease_files(folder) == ["run.lock"]
+    assert epochs(folder) == []
 
 
 def test_same_process_is_locked_out_as_well(folder: DataFolder, make_lock: MakeLock) -> None:
@@ -113,13 +125,13 @@ def test_released_lease_can_be_taken_again(folder: DataFolder, make_lock: MakeLo
     with make_lock(folder) as other:
         lock.release()
         other.check()
-        assert lease_files(folder) == ["run.lock"]
+        assert epochs(folder) == []
 
 
 def test_lease_is_given_back_when_the_run_raises(folder: DataFolder, make_lock: MakeLock) -> None:
     with pytest.raises(KeyError), make_lock(folder):
         raise KeyError
-    assert lease_files(folder) == []
+    assert is_given_back(folder)
 
 
 def test_check_raises_when_the_lease_was_never_taken(folder: DataFolder, make_lock: MakeLock) -> None:
@@ -166,7 +178,7 @@ def test_one_of_many_gets_a_free_lease(shared_folder: DataFolder, make_lock: Mak
         assert len(winners) == 1
         winners[0].check()
         winners[0].release()
-        assert lease_files(shared_folder) == []
+        assert is_given_back(shared_folder)
 
 
 def test_one_of_many_gets_a_stale_lease(shared_folder: DataFolder, make_lock: MakeLock, clock: ManualClock) -> None:
@@ -177,7 +189,7 @@ def test_one_of_many_gets_a_stale_lease(shared_folder: DataFolder, make_lock: Ma
         assert stored_lease(shared_folder)["pid"] == os.getpid()
         winners[0].check()
         winners[0].release()
-        assert lease_files(shared_folder) == []
+        assert is_given_back(shared_folder)
 
 
 def _acquire_in_process(path: str, ready: Any, outcomes: Any, done: Any) -> None:
@@ -212,7 +224,7 @@ def test_one_of_many_processes_gets_the_lease(stale: bool, tmp_path: Path) -> No
             process.join(60)
     assert found == ["acquired"] + ["locked"] * (RACERS - 1)
     assert [process.exitcode for process in processes] == [0] * RACERS
-    assert lease_files(folder) == []
+    assert is_given_back(folder)
 
 
 # --- stale leases ---------------------------------------------------------------------------------------------------
@@ -229,7 +241,7 @@ def test_lease_is_taken_over_once_it_is_stale(folder: DataFolder, make_lock: Mak
     assert stored_lease(folder)["host"] == "node-8"
     successor.check()
     successor.release()
-    assert lease_files(folder) == []
+    assert is_given_back(folder)
 
 
 CHILD = """
@@ -305,7 +317,7 @@ def test_damaged_lease_is_respected_until_it_is_stale(content: bytes, tmp_path: 
     with make_lock(folder, clock=time.time) as lock:
         lock.check()
         assert stored_lease(folder)["pid"] == os.getpid()
-    assert lease_files(folder) == []
+    assert is_given_back(folder)
 
 
 def test_damaged_lease_is_judged_by_its_time_of_writing_on_s3(
@@ -318,45 +330,18 @@ def test_damaged_lease_is_judged_by_its_time_of_writing_on_s3(
     clock.now_s += 2
     with make_lock(s3_folder):
         assert stored_lease(s3_folder)["pid"] == os.getpid()
-    assert lease_files(s3_folder) == []
+    assert is_given_back(s3_folder)
 
 
-def test_successor_that_died_before_writing_is_succeeded(
-    folder: DataFolder, make_lock: MakeLock, clock: ManualClock
-) -> None:
-    stale = Lease.new(ELSEWHERE, clock.now_s - 200)
-    died = Lease.new(OTHER, clock.now_s - 100, supersedes=(stale.id,))
-    folder.write_bytes("run.lock", stale.to_bytes())
-    folder.write_bytes(f"run.lock.{stale.id}", died.to_bytes())
-    winners = compete([make_lock(folder) for _ in range(RACERS)]) if folder.is_local() else []
-    if not winners:
-        winners = [make_lock(folder)]
-        winners[0].acquire()
-    assert len(winners) == 1
-    assert stored_lease(folder)["pid"] == os.getpid()
-    winners[0].release()
-    assert lease_files(folder) == []
-
-
-def test_living_claim_on_a_stale_lease_is_respected(
-    folder: DataFolder, make_lock: MakeLock, clock: ManualClock
-) -> None:
-    stale = Lease.new(ELSEWHERE, clock.now_s - 200)
-    folder.write_bytes("run.lock", stale.to_bytes())
-    folder.write_bytes(f"run.lock.{stale.id}", Lease.new(OTHER, clock.now_s - 5).to_bytes())
-    with pytest.raises(RunFolderLockedError, match="node-8"):
-        make_lock(folder).acquire()
-
-
-def test_successor_of_a_killed_successor_leaves_no_claims(
+def test_successor_of_a_killed_successor_leaves_no_files(
     folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
     for number in range(3):
-        LeaseFile(folder, clock, 60).acquire(replace(ELSEWHERE, pid=number + 1))
+        LeaseFiles(folder, clock, 60).acquire(replace(ELSEWHERE, pid=number + 1))
         clock.now_s += 61
     with make_lock(folder) as lock:
         lock.check()
-    assert lease_files(folder) == []
+    assert is_given_back(folder)
 
 
 # --- suspended holders ----------------------------------------------------------------------------------------------
@@ -392,7 +377,7 @@ def test_suspended_holder_notices_that_its_successor_came_and_went(
     with pytest.raises(RunFolderLockedError, match="lost its lease"):
         suspended.check()
     suspended.release()
-    assert lease_files(folder) == []
+    assert is_given_back(folder)
 
 
 def test_suspended_holder_goes_on_when_nobody_took_over(
@@ -407,55 +392,267 @@ def test_suspended_holder_goes_on_when_nobody_took_over(
     assert not lock.lost.is_set()
 
 
-def test_former_holder_that_writes_late_gives_way(folder: DataFolder, clock: ManualClock) -> None:
-    file = LeaseFile(folder, clock, 60)
-    former = file.acquire(ELSEWHERE)
-    clock.now_s += 61
-    successor = file.acquire(OTHER)
-    # The former holder has read the lease just before it was suspended, and writes when it is resumed.
-    folder.write_bytes("run.lock", former.renewed(clock.now_s).to_bytes())
-    assert file.renew(former) is None
-    file.release(former)
-    renewed = file.renew(successor)
-    assert renewed is not None
-    assert stored_lease(folder)["id"] == successor.id
-    file.release(renewed)
-    assert lease_files(folder) == []
+class SuspendingFolder(DataFolder):
+    """A local folder whose driver is suspended once, right before a call of one kind.
 
+    Attributes:
+        suspend_before: the name of the method.
+        meanwhile: what happens while it is suspended.
+    """
 
-class WakingFolder(DataFolder):
-    """A local folder whose stale holder is resumed just when its lease is claimed."""
+    suspend_before = ""
+    meanwhile: Callable[[], object]
 
-    wake: Callable[[], object]
+    def with_retry_limits(self, retry_limits: RetryLimits) -> DataFolder:
+        return self
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        self._suspend("write_bytes")
+        super().write_bytes(path, data)
 
     def create_exclusive(self, path: str, data: bytes) -> None:
+        self._suspend("create_exclusive")
         super().create_exclusive(path, data)
-        if path.startswith("run.lock."):
-            self.wake()
+
+    def list_names(self, subdirectory: str, prefixes: Sequence[str] = ()) -> list[str]:
+        self._suspend("list_names")
+        return super().list_names(subdirectory, prefixes)
+
+    def _suspend(self, method: str) -> None:
+        if method == self.suspend_before:
+            self.suspend_before = ""
+            self.meanwhile()
 
 
-@pytest.mark.parametrize("waking", ["beats", "gives back"])
-def test_successor_withdraws_when_the_holder_wakes_meanwhile(waking: str, tmp_path: Path, clock: ManualClock) -> None:
-    folder = WakingFolder(str(tmp_path))
-    holder_lease = LeaseFile(folder, clock, 60).acquire(ELSEWHERE)
+def test_holder_suspended_before_a_heartbeat_steals_nothing(tmp_path: Path, clock: ManualClock) -> None:
+    suspended_folder, folder = SuspendingFolder(str(tmp_path)), get_data_folder(tmp_path)
+    suspended, others = LeaseFiles(suspended_folder, clock, 60), LeaseFiles(folder, clock, 60)
+    lease, _ = suspended.acquire(ELSEWHERE)
+    fresh: list[Lease] = []
+
+    def come_and_go() -> None:
+        clock.now_s += 61
+        others.release(others.acquire(OTHER)[0])
+        fresh.append(others.acquire(replace(OTHER, pid=17))[0])
+
+    suspended_folder.suspend_before, suspended_folder.meanwhile = "write_bytes", come_and_go
+    assert suspended.renew(lease) is None
+    assert not others.is_replaced(fresh[0].id)
+    renewed = others.renew(fresh[0])
+    assert renewed is not None
+    assert others.is_replaced(lease.id)
+    with pytest.raises(RunFolderLockedError, match="pid 17"):
+        others.acquire(ELSEWHERE)
+    others.release(renewed)
+    assert suspended.renew(lease) is None
+    others.release(others.acquire(OTHER)[0])
+    assert is_given_back(folder)
+    assert len(epochs(folder)) == 1
+
+
+def test_driver_that_knows_an_epoch_from_before_a_release_is_behind_those_after_it(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    suspended_folder, folder = SuspendingFolder(str(tmp_path)), get_data_folder(tmp_path)
+    suspended, others = LeaseFiles(suspended_folder, clock, 60), LeaseFiles(folder, clock, 60)
+    lease, _ = others.acquire(ELSEWHERE)
     clock.now_s += 61
+    fresh: list[Lease] = []
 
     def wake() -> None:
-        # It has looked for claims before there was one.
-        if waking == "beats":
-            folder.write_bytes("run.lock", holder_lease.renewed(clock.now_s).to_bytes())
-        else:
-            folder.remove_many(["run.lock"])
+        others.release(lease)
+        fresh.append(others.acquire(OTHER)[0])
 
-    folder.wake = wake
-    if waking == "beats":
-        with pytest.raises(RunFolderLockedError, match="node-7"):
-            LeaseFile(folder, clock, 60).acquire(OTHER)
-        assert stored_lease(folder)["host"] == "node-7"
-    else:
-        LeaseFile(folder, clock, 60).acquire(OTHER)
+    suspended_folder.suspend_before, suspended_folder.meanwhile = "create_exclusive", wake
+    with pytest.raises(RunFolderLockedError, match="node-8"):
+        suspended.acquire(replace(OTHER, pid=17))
+    assert not others.is_replaced(fresh[0].id)
+    others.release(fresh[0])
+    assert is_given_back(folder)
+    assert epochs(folder) == []
+
+
+@pytest.mark.parametrize("holder", ["beats", "gives back", "is replaced"])
+def test_driver_suspended_before_a_take_over_finds_what_became_of_it(
+    holder: str, tmp_path: Path, clock: ManualClock
+) -> None:
+    suspended_folder, folder = SuspendingFolder(str(tmp_path)), get_data_folder(tmp_path)
+    suspended, others = LeaseFiles(suspended_folder, clock, 60), LeaseFiles(folder, clock, 60)
+    lease, _ = others.acquire(ELSEWHERE)
+    clock.now_s += 61
+    renewed: list[Lease | None] = []
+
+    def wake() -> None:
+        if holder == "beats":
+            renewed.append(others.renew(lease))
+        else:
+            others.release(lease)
+        if holder == "is replaced":
+            renewed.append(others.acquire(ELSEWHERE)[0])
+
+    suspended_folder.suspend_before, suspended_folder.meanwhile = "create_exclusive", wake
+    if holder == "gives back":
+        suspended.acquire(OTHER)
         assert stored_lease(folder)["host"] == "node-8"
-    assert lease_files(folder) == ["run.lock"]
+    else:
+        with pytest.raises(RunFolderLockedError, match="node-7"):
+            suspended.acquire(OTHER)
+        assert renewed[0] is not None
+        assert not others.is_replaced(renewed[0].id)
+
+
+def test_what_a_driver_read_before_it_was_suspended_does_not_look_stale_afterwards(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    suspended_folder, folder = SuspendingFolder(str(tmp_path)), get_data_folder(tmp_path)
+    suspended, others = LeaseFiles(suspended_folder, clock, 60), LeaseFiles(folder, clock, 60)
+    leases = [others.acquire(ELSEWHERE)[0]]
+
+    def send_heartbeats() -> None:
+        for _ in range(7):
+            clock.now_s += 10
+            renewed = others.renew(leases[-1])
+            assert renewed is not None
+            leases.append(renewed)
+
+    suspended_folder.suspend_before, suspended_folder.meanwhile = "list_names", send_heartbeats
+    with pytest.raises(RunFolderLockedError, match="node-7"):
+        suspended.acquire(OTHER)
+    assert not others.is_replaced(leases[-1].id)
+
+
+def test_holder_that_was_suspended_right_after_its_heartbeat_is_not_believed_blindly(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    folder = SuspendingFolder(str(tmp_path))
+    files = LeaseFiles(folder, clock, 60)
+    lease, _ = files.acquire(ELSEWHERE)
+    folder.suspend_before, folder.meanwhile = "write_bytes", lambda: clock.advance_to(clock.now_s + 61)
+    renewed = files.renew(lease)
+    assert renewed is not None
+    assert (renewed.epoch, renewed.heartbeat) == (lease.epoch + 1, clock.now_s)
+
+
+# --- damaged and forged files ---------------------------------------------------------------------------------------
+
+
+def forged(**fields: object) -> bytes:
+    """Return the content of a lease with other values."""
+    return json.dumps(json.loads(Lease.new(ELSEWHERE, time.time()).to_bytes()) | fields).encode()
+
+
+FORGED = [
+    b"[" * 100_000,
+    forged(pid=10**30),
+    forged(pid=-1),
+    forged(pid=True),
+    forged(heartbeat=float("nan")),
+    forged(heartbeat=float("inf")),
+    forged(heartbeat=10**400),
+    forged(heartbeat=time.time() + 3600),
+    forged(heartbeat=None),
+    forged(host="a\x1b[31m"),
+    forged(id=["x"]),
+    forged(epoch="../../x"),
+    forged(epoch=10**15),
+]
+
+
+@pytest.mark.parametrize("content", FORGED, ids=range(len(FORGED)))
+@pytest.mark.parametrize("path", ["run.lock", "leases/3"])
+def test_impossible_values_lock_for_a_minute_after_the_file_was_written(
+    content: bytes, path: str, tmp_path: Path, make_lock: MakeLock
+) -> None:
+    folder = get_data_folder(tmp_path)
+    folder.write_bytes(path, content)
+    with pytest.raises(RunFolderLockedError):
+        make_lock(folder, clock=time.time).acquire()
+    written_s = time.time() - 61
+    os.utime(tmp_path / path, (written_s, written_s))
+    with make_lock(folder, clock=time.time) as lock:
+        lock.check()
+        RunFolder(folder).check_lease(lock.lease_id)
+    assert is_given_back(folder)
+
+
+class TimelessFolder(DataFolder):
+    """A folder on storage that does not report modification times."""
+
+    def modified_s(self, path: str) -> float:
+        return 0.0
+
+
+def test_damaged_lease_on_storage_without_modification_times_locks_nobody_out(
+    tmp_path: Path, make_lock: MakeLock
+) -> None:
+    folder = TimelessFolder(str(tmp_path))
+    folder.write_bytes("run.lock", b"{")
+    with make_lock(folder) as lock:
+        lock.check()
+
+
+def test_forged_lease_removes_nothing_outside_the_folder(tmp_path: Path, make_lock: MakeLock) -> None:
+    (tmp_path / "outside").write_text("precious")
+    folder = get_data_folder(tmp_path / "run")
+    names = ["../outside", "/../outside", "../../outside"]
+    for name in names:
+        stale = forged(id=name, heartbeat=0.0, supersedes=names)
+        folder.write_bytes("run.lock", stale)
+        with make_lock(folder):
+            pass
+    assert (tmp_path / "outside").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["007", "-1", "0", "x", "1e3", "\u0663", "9" * 15, "9" * 40])
+def test_files_that_are_no_epochs_are_ignored(name: str, tmp_path: Path, make_lock: MakeLock) -> None:
+    folder = get_data_folder(tmp_path)
+    folder.write_bytes(f"leases/{name}", Lease.new(ELSEWHERE, time.time()).to_bytes())
+    with make_lock(folder, clock=time.time) as lock:
+        lock.check()
+    assert (tmp_path / "leases" / name).exists()
+
+
+# --- leases of release 0.1.0 ----------------------------------------------------------------------------------------
+
+
+def lease_of_earlier_release(heartbeat_s: float) -> bytes:
+    """Return what `run.lock` has when a driver of release 0.1.0 holds it."""
+    fields = json.loads(Lease.new(ELSEWHERE, heartbeat_s).to_bytes()) | {"supersedes": []}
+    return json.dumps({name: fields[name] for name in fields if name not in ("epoch", "released", "is_first")}).encode()
+
+
+def test_lease_of_an_earlier_release_is_respected_until_it_is_stale(
+    folder: DataFolder, make_lock: MakeLock, clock: ManualClock
+) -> None:
+    folder.write_bytes("run.lock", lease_of_earlier_release(clock.now_s))
+    clock.now_s += 60
+    with pytest.raises(RunFolderLockedError, match="node-7, pid 4711"):
+        make_lock(folder).acquire()
+    clock.now_s += 1
+    with make_lock(folder) as lock:
+        assert lock.took_over_stale_lease
+        assert stored_lease(folder)["id"] == lock.lease_id
+    assert is_given_back(folder)
+
+
+# --- workers --------------------------------------------------------------------------------------------------------
+
+
+def test_worker_sees_that_its_run_lost_the_lease(folder: DataFolder, make_lock: MakeLock, clock: ManualClock) -> None:
+    workers_folder = RunFolder(folder)
+    suspended = make_lock(folder, holder=ELSEWHERE)
+    suspended.acquire()
+    lease_id = suspended.lease_id
+    workers_folder.check_lease(lease_id)
+    clock.now_s += 61
+    with make_lock(folder, holder=OTHER) as successor:
+        folder.write_bytes("run.lock", Lease.new(ELSEWHERE, clock.now_s).to_bytes())  # a copy that came late
+        workers_folder.check_lease(successor.lease_id)
+        with pytest.raises(RunFolderLockedError, match="no longer has the lease"):
+            workers_folder.check_lease(lease_id)
+    for ended in (lease_id, successor.lease_id or "x"):
+        with pytest.raises(RunFolderLockedError, match="no longer has the lease"):
+            workers_folder.check_lease(ended)
 
 
 # --- the heartbeat --------------------------------------------------------------------------------------------------
@@ -480,13 +677,12 @@ def test_heartbeat_notices_that_the_lease_is_lost(
     if loss == "removed":
         folder.remove_many(["run.lock"])
     else:
-        folder.write_bytes("run.lock", Lease.new(OTHER, clock.now_s).to_bytes())
+        folder.write_bytes(f"leases/{stored_lease(folder)['epoch'] + 1}", Lease.new(OTHER, clock.now_s).to_bytes())
     wait_for(lambda: told, "the loss of the lease")
     assert told == ["run-lock-heartbeat"]
     with pytest.raises(RunFolderLockedError, match="lost its lease"):
         lock.check()
     lock.release()
-    assert lease_files(folder) == ([] if loss == "removed" else ["run.lock"])
 
 
 def test_heartbeat_survives_trouble_with_the_storage(
@@ -506,7 +702,7 @@ def test_heartbeat_survives_trouble_with_the_storage(
         wait_for(lambda: stored_lease(faulty_folder)["heartbeat"] == clock.now_s, "the heartbeat")
         lock.check()
         assert not lock.lost.is_set()
-    assert lease_files(faulty_folder) == []
+    assert is_given_back(faulty_folder)
 
 
 def test_lost_answers_do_not_lose_the_lease(
@@ -520,7 +716,7 @@ def test_lost_answers_do_not_lose_the_lease(
     with make_lock(faulty_folder, holder=OTHER) as second:
         second.check()
         assert stored_lease(faulty_folder)["host"] == "node-8"
-    assert lease_files(faulty_folder) == []
+    assert is_given_back(faulty_folder)
 
 
 def test_release_does_not_wait_for_storage_that_hangs(
@@ -552,7 +748,7 @@ with RunLock(get_data_folder(sys.argv[1])):
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "0 True\n"
-    assert lease_files(get_data_folder(tmp_path)) == []
+    assert is_given_back(get_data_folder(tmp_path))
 
 
 def test_holder_survives_pickling_and_is_not_gone_while_it_runs() -> None:
@@ -560,3 +756,114 @@ def test_holder_survives_pickling_and_is_not_gone_while_it_runs() -> None:
     assert holder == Holder.current()
     assert not holder.is_gone()
     assert not ELSEWHERE.is_gone()
+
+
+# --- leases that can't be given back --------------------------------------------------------------------------------
+
+
+class HangingFolder(DataFolder):
+    """A folder whose removals hang while `hanging` is set."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.hanging = threading.Event()
+        self.answers = threading.Event()
+
+    def with_retry_limits(self, retry_limits: RetryLimits) -> DataFolder:
+        return self
+
+    def remove_many(self, paths: Sequence[str]) -> None:
+        if self.hanging.is_set():
+            self.answers.wait(60)
+        super().remove_many(paths)
+
+
+def test_process_is_not_kept_out_by_a_lease_that_it_could_not_give_back(
+    tmp_path: Path, make_lock: MakeLock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "_RELEASE_TIMEOUT_S", 0.1)
+    hanging = HangingFolder(str(tmp_path))
+    lock = make_lock(hanging)
+    lock.acquire()
+    hanging.hanging.set()
+    lock.release()
+    assert "is not given back yet" in caplog.text
+    with make_lock(get_data_folder(tmp_path)) as successor:
+        assert not successor.took_over_stale_lease
+        hanging.answers.set()
+        wait_for(lambda: "run-lock-heartbeat" not in waiting_threads(successor), "the end of the release")
+        RunFolder(hanging).check_lease(successor.lease_id)
+
+
+def waiting_threads(lock: RunLock) -> list[str]:
+    """Return the names of the heartbeat threads of all locks but this one."""
+    return [thread.name for thread in threading.enumerate() if thread is not lock._thread]
+
+
+def test_lease_is_given_back_once_the_storage_answers(
+    tmp_path: Path, make_lock: MakeLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "_RELEASE_TIMEOUT_S", 0.1)
+    hanging = HangingFolder(str(tmp_path))
+    lock = make_lock(hanging, holder=ELSEWHERE)
+    lock.acquire()
+    hanging.hanging.set()
+    lock.release()
+    with pytest.raises(RunFolderLockedError, match="node-7"):
+        make_lock(get_data_folder(tmp_path)).acquire()
+    hanging.answers.set()
+    wait_for(lambda: is_given_back(hanging), "the release")
+
+
+def test_lease_of_a_failed_attempt_to_acquire_keeps_nobody_out(
+    faulty_folder: DataFolder, proxy: FaultyProxy, make_lock: MakeLock
+) -> None:
+    proxy.refuse_uploads = "run.lock"
+    with pytest.raises(RunFolderAccessError):
+        make_lock(faulty_folder).acquire()
+    proxy.refuse_uploads = None
+    with make_lock(faulty_folder) as lock:
+        lock.check()
+
+
+class SlowMemory(MemoryFileSystem):  # type: ignore[misc]
+    """A filesystem in memory, without asynchronous calls, of which every fifth call hangs."""
+
+    protocol = "slow"
+    cachable = False
+    calls = itertools.count(1)
+    hung: ClassVar[list[str]] = []
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        self._hang(path)
+        super().pipe_file(path, value, mode, **options)
+
+    def cat_file(self, path: str, *arguments: Any, **options: Any) -> bytes:
+        self._hang(path)
+        content: bytes = super().cat_file(path, *arguments, **options)
+        return content
+
+    def ls(self, path: str, *arguments: Any, **options: Any) -> list[Any]:
+        self._hang(path)
+        found: list[Any] = super().ls(path, *arguments, **options)
+        return found
+
+    def _hang(self, path: str) -> None:
+        if next(self.calls) % 5 == 0:
+            self.hung.append(path)
+            threading.Event().wait(60)
+
+
+def test_heartbeat_is_sent_in_time_though_every_fifth_call_hangs(
+    tmp_path: Path, make_lock: MakeLock, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "_CALL_TIMEOUT_S", 0.05)
+    limits = RetryLimits(first_wait_s=0.01, call_timeout_s=0.05)
+    folder = DataFolder(f"{tmp_path}/run", SlowMemory(), retry_limits=limits)
+    with make_lock(folder) as lock:
+        for _ in range(4):
+            clock.now_s += 10
+            lock._send_heartbeat()
+            assert lock._lease is not None
+            assert lock._lease.heartbeat == clock.now_s
+    assert len(SlowMemory.hung) > 2

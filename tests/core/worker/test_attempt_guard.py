@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from ray_pipeline_core import RunFolderLockedError
 from ray_pipeline_core.pipeline import pack_pipeline
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
-from ray_pipeline_core.storage.run_folder import LOCK_FILE, RunFolder
+from ray_pipeline_core.storage.lease import Holder, Lease
+from ray_pipeline_core.storage.lease_files import LOCK_FILE
+from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker.attempt_guard import RECHECK_AFTER_S
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from ray_pipeline_core.worker.rank_runner import FinishedRank, run_rank_steps
@@ -39,7 +41,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 def take_lease(folder: RunFolder, lease_id: str) -> None:
-    folder.folder.write_bytes(LOCK_FILE, json.dumps({"id": lease_id}).encode())
+    lease = dataclasses.replace(Lease.new(Holder.current(), time.time()), id=lease_id)
+    folder.folder.write_bytes(LOCK_FILE, lease.to_bytes())
 
 
 def do_nothing(data: Any, rank: int, world_size: int) -> None:
