@@ -85,7 +85,7 @@ class RunStats:
             if cache is None:
                 return set()
             loaded = self._merged.load(cache, completed, self._file_sizes())
-            if loaded == set(ranks_in_cache(cache)):
+            if loaded and loaded == set(ranks_in_cache(cache)):
                 return loaded
         except ValueError as error:
             loaded = set()

@@ -226,13 +226,14 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "null": lambda path: path.write_bytes(b"null"),
     "other content": lambda path: path.write_bytes(b'{"version": 2, "chunks": [{"sizes": {"0": 1}}]}'),
     "other version": lambda path: path.write_bytes(path.read_bytes().replace(b'"version": 2', b'"version": 9')),
+    "other version of another form": lambda path: path.write_bytes(b'{"version": 9, "ranks": 7}'),
     "no sums": lambda path: path.write_bytes(path.read_bytes().replace(b'"merged"', b'"murged"')),
     "no metrics": lambda path: path.write_bytes(path.read_bytes().replace(b'"squares"', b'"squires"')),
     "an altered total": lambda path: alter(path, lambda merged: merged["steps"][0]["stats"]["rank"].update(total=5)),
     "an altered count": lambda path: alter(path, lambda merged: merged.update(count=7)),
     "no steps": lambda path: alter(path, lambda merged: merged.update(steps=[])),
 }
-UNTOLD = ("missing", "other version")
+UNTOLD = ("missing", "other version", "other version of another form")
 """What is no damage, and so no warning."""
 
 
