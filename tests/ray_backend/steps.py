@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -93,6 +94,7 @@ def fail_on(*ranks: int, message: str = "this rank is bad") -> Step:
 def _misbehave(how: str, ranks: tuple[int, ...], folder: str | None, data: Any, rank: int, world_size: int) -> Any:
     if rank in ranks and (folder is None or is_first_attempt(folder, rank)):
         print(f"about to {how}", flush=True)
+        os.write(2, b"last words\n")
         if how == "exit":
             os._exit(7)
         elif how == "kill":
@@ -122,6 +124,8 @@ def talk(data: Any, rank: int, world_size: int) -> None:
     print(f"print says rank {rank}")
     print(f"stderr says rank {rank}", file=sys.stderr)
     sys.stdout.buffer.write(b"bytes \xff say\n")
+    subprocess.run(["echo", f"child says rank {rank}"], check=True)
+    os.write(2, b"descriptor says nothing else\n")
 
 
 class Counter(PipelineStep):

@@ -43,7 +43,7 @@ def test_log_catches_everything_in_datatroves_format(make_executor: ExecutorFact
 
     lines = (run_folder / "logs" / "task_00000.log").read_text().splitlines()
     said = [line for line in lines if " say" in line]
-    assert len(said) == 5
+    assert len(said) == 7
     assert all(LOG_LINE.fullmatch(line) for line in said), said
     assert [line.split(" - ")[1] for line in said] == [
         "logging says rank 0",
@@ -51,6 +51,8 @@ def test_log_catches_everything_in_datatroves_format(make_executor: ExecutorFact
         "print says rank 0",
         "stderr says rank 0",
         "bytes \\xff say",
+        "child says rank 0",
+        "descriptor says nothing else",
     ]
 
 
