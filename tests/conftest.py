@@ -58,14 +58,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 # Ray notices a dead node after so many failed checks: after 15 s with its defaults.
-_QUICK_CHECKS = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
+QUICK_CHECKS = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
 
 
 def _start_cluster(tries: int = 3) -> Cluster:
     """Start a cluster, and try again if a busy machine needs more than the 30 s that Ray allows a node."""
     from ray.cluster_utils import Cluster
 
-    head: dict[str, Any] = {"include_dashboard": False, "dashboard_port": None, "_system_config": _QUICK_CHECKS}
+    head: dict[str, Any] = {"include_dashboard": False, "dashboard_port": None, "_system_config": QUICK_CHECKS}
     memory: dict[str, Any] = {"memory": 6 * 1024**3, "object_store_memory": 100 * 1024**2}
     cluster = Cluster()
     try:

@@ -1,10 +1,12 @@
-"""Kills workers and nodes at random, in an order that depends on a seed."""
+"""Kills, stops and cuts off workers and nodes at random, in an order that depends on a seed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +27,17 @@ class Faults:
     """The faults so far."""
 
     workers_killed: int = 0
+    workers_stopped: int = 0
+    nodes_cut_off: int = 0
     nodes_killed: int = 0
     nodes_drained: int = 0
 
 
 class Havoc:
-    """Kills a worker or a node about every second during a run.
+    """Kills, stops or cuts off a worker or a node about every second during a run.
+
+    A stopped worker goes on after some seconds. So does the raylet of a node that is cut off; if Ray has called it dead
+    meanwhile, it ends. Until then the node's workers run where Ray can't reach them.
 
     Args:
         cluster: the cluster; only the main thread can remove and add nodes.
@@ -45,24 +52,65 @@ class Havoc:
         self._nodes = nodes
         self._reports = reports
         self._random = random.Random(seed)
+        self._stopped: list[tuple[float, int]] = []
+        self._cut_off: list[Any] = []
+        self._workers: set[int] = set()
 
     def wreak(self, run: BackgroundRun) -> None:
         """Kill workers and nodes until the run has ended."""
-        while not run.is_over_within(self._random.uniform(0.3, 2.5)):
-            self._break_something()
+        try:
+            while not run.is_over_within(self._random.uniform(0.3, 2.5)):
+                self._continue_stopped(time.monotonic())
+                self._break_something()
+        finally:
+            self._continue_stopped(float("inf"))
+            for node in self._cut_off:
+                self._cluster.remove_node(node, allow_graceful=False)
+
+    def workers_left(self) -> set[int]:
+        """Return the workers seen during the run that still run."""
+        return {pid for pid in self._workers if psutil.pid_exists(pid) and _runs_ranks(psutil.Process(pid))}
 
     def _break_something(self) -> None:
         chance = self._random.random()
-        if chance < 0.88:
-            self._kill_worker()
+        if chance < 0.7:
+            self.faults.workers_killed += self._signal_worker(signal.SIGKILL)
+        elif chance < 0.82:
+            self.faults.workers_stopped += self._signal_worker(signal.SIGSTOP)
+        elif chance < 0.88:
+            self._cut_off_node()
         else:
             self._take_node(with_notice=chance > 0.94)
 
-    def _kill_worker(self) -> None:
+    def _signal_worker(self, number: signal.Signals) -> bool:
         victims = sorted(self._victims())
-        if victims:
-            os.kill(self._random.choice(victims), signal.SIGKILL)
-            self.faults.workers_killed += 1
+        self._workers.update(victims)
+        if not victims:
+            return False
+        victim = self._random.choice(victims)
+        os.kill(victim, number)
+        if number is signal.SIGSTOP:
+            self._continue_later(victim)
+        return True
+
+    def _continue_later(self, pid: int) -> None:
+        self._stopped.append((time.monotonic() + self._random.uniform(0.5, 6), pid))
+
+    def _continue_stopped(self, now_s: float) -> None:
+        for _, pid in [entry for entry in self._stopped if entry[0] <= now_s]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        self._stopped = [entry for entry in self._stopped if entry[0] > now_s]
+
+    def _cut_off_node(self) -> None:
+        self._workers.update(self._victims())
+        self._nodes.append(self._cluster.add_node(**NODE_ARGUMENTS))
+        node = self._nodes.pop(self._random.randrange(len(self._nodes) - 1))
+        self._cut_off.append(node)
+        raylet = node.all_processes["raylet"][0].process.pid
+        os.kill(raylet, signal.SIGSTOP)
+        self._continue_later(raylet)
+        self.faults.nodes_cut_off += 1
 
     def _victims(self) -> set[int]:
         """Return the processes that run ranks, and their workers if those are other processes."""
@@ -77,6 +125,7 @@ class Havoc:
         return victims
 
     def _take_node(self, with_notice: bool) -> None:
+        self._workers.update(self._victims())
         self._nodes.append(self._cluster.add_node(**NODE_ARGUMENTS))
         node = self._nodes.pop(self._random.randrange(len(self._nodes) - 1))
         if with_notice:

@@ -23,6 +23,7 @@ from ray_pipeline_core import RayPipelineExecutor, RetryPolicy
 from tests.chaos.background_run import BackgroundRun
 from tests.chaos.havoc import NODE_ARGUMENTS, Faults, Havoc
 from tests.chaos.soak_steps import make_pipeline
+from tests.conftest import QUICK_CHECKS
 from tests.support.leftovers import living_actors, living_placement_groups
 from tests.support.waiting import wait_until_none
 
@@ -78,6 +79,7 @@ def soak(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int) ->
     assert (result.completed, result.failed) == (ranks, ())
     wait_until_none(living_actors, "actors")
     wait_until_none(living_placement_groups, "placement groups")
+    assert havoc.workers_left() == set(), "a worker outlives the run"
     duration_s = time.monotonic() - started_s
     before = json.loads((folder / BEFORE / "run" / "result.json").read_text())
     retries, preemptions = (before[key] + getattr(result, key) for key in ("retries", "preemptions"))
@@ -91,11 +93,12 @@ def check_same(folder: Path, faultless: Path) -> None:
 
 
 def _check_run(folder: Path, faultless: Path) -> None:
-    for what in (outputs, markers, merged_stats):
+    for what in (outputs, markers, line_counts, merged_stats):
         found, expected = what(folder), what(faultless)
         differences = [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]]
         assert found == expected, f"{what.__name__} differ from those of a run without faults: {differences[:2]}"
     assert not list((folder / "run").glob("run.lock*")), "a lease is left"
+    assert marked_attempts(folder) == completed_attempts(folder) == writing_attempts(folder)
 
 
 def outputs(folder: Path) -> dict[str, str]:
@@ -106,6 +109,33 @@ def outputs(folder: Path) -> dict[str, str]:
 def markers(folder: Path) -> list[str]:
     """Return the names of all markers."""
     return sorted(os.listdir(folder / "run" / "completions"))
+
+
+def line_counts(folder: Path) -> dict[str, int]:
+    """Return the number of lines that each rank has written while it ran."""
+    return {path.name: len(path.read_text().splitlines()) for path in (folder / "lines").iterdir()}
+
+
+def marked_attempts(folder: Path) -> dict[int, set[int]]:
+    """Return the attempt whose marker each rank has."""
+    completions = (folder / "run" / "completions").iterdir()
+    return {int(path.name): {int(path.read_text())} for path in completions}
+
+
+def completed_attempts(folder: Path) -> dict[int, set[int]]:
+    """Return the attempts that have completed, by the history."""
+    completed: dict[int, set[int]] = {}
+    for line in (folder / "run" / "attempts" / "history.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["outcome"] == "completed":
+            completed.setdefault(record["rank"], set()).add(record["attempt"])
+    return completed
+
+
+def writing_attempts(folder: Path) -> dict[int, set[int]]:
+    """Return the attempts that have written the lines of each rank: more than one if they were mixed."""
+    lines = {int(path.name): path.read_text().splitlines() for path in (folder / "lines").iterdir()}
+    return {rank: {int(line.split()[0]) for line in written} for rank, written in lines.items()}
 
 
 def merged_stats(folder: Path) -> list[Any]:
@@ -169,7 +199,13 @@ def own_cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 2, "include_dashboard": False, "dashboard_port": None, "object_store_memory": 100 * 1024**2}
+    head: dict[str, Any] = {
+        "num_cpus": 2,
+        "include_dashboard": False,
+        "dashboard_port": None,
+        "object_store_memory": 100 * 1024**2,
+    }
+    head["_system_config"] = QUICK_CHECKS
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         ray.init(address=cluster.address, log_to_driver=False)

@@ -16,8 +16,18 @@ from tests.chaos.steps import report_to
 
 
 def make_pipeline(folder: Path) -> list[Any]:
-    """Return steps that yield numbers, count them, and write them to `folder`/out/<rank>.json."""
-    return [report_to(folder / "reports"), draw, Weigh(), functools.partial(_write_whole, str(folder / "out"))]
+    """Return steps that yield numbers, count them, and write them to `folder`/out/<rank>.json.
+
+    While they run, `folder`/lines/<rank> gets a line for each number, with the number of the attempt.
+    """
+    write_lines = functools.partial(_write_lines, str(folder / "lines"))
+    return [
+        report_to(folder / "reports"),
+        draw,
+        Weigh(),
+        write_lines,
+        functools.partial(_write_whole, str(folder / "out")),
+    ]
 
 
 def draw(data: Any, rank: int, world_size: int) -> Iterator[int]:
@@ -41,9 +51,25 @@ class Weigh(PipelineStep):
             yield number
 
 
+def _write_lines(folder: str, data: Any, rank: int, world_size: int) -> Iterator[int]:
+    if _is_other_node():
+        yield from data
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with Path(folder, str(rank)).open("w") as lines:
+        for number in data:
+            print(os.environ["RAY_PIPELINE_ATTEMPT"], number, file=lines, flush=True)
+            yield number
+
+
+def _is_other_node() -> bool:
+    """Return whether this is a node of a gang that writes no outputs."""
+    return os.environ["DATATROVE_NODE_RANK"] not in ("-1", "0")
+
+
 def _write_whole(folder: str, data: Any, rank: int, world_size: int) -> None:
     numbers = list(data)
-    if os.environ["DATATROVE_NODE_RANK"] not in ("-1", "0"):
+    if _is_other_node():
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
     partial = Path(folder) / f"{rank}.{os.getpid()}.partial"

@@ -10,15 +10,17 @@ import pytest
 from tests.chaos.soak import check_same, make_chain, soak, soak_nodes
 
 RANKS = 24
-SEED = 20
 
 
 @pytest.mark.timeout(900)
-def test_outputs_markers_and_stats_are_the_same_whatever_dies(ray_cluster: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seed", "fault"), [(20, "workers_killed"), (249, "nodes_cut_off")])
+def test_outputs_markers_and_stats_are_the_same_whatever_dies(
+    ray_cluster: Any, tmp_path: Path, seed: int, fault: str
+) -> None:
     with soak_nodes(ray_cluster) as nodes:
         make_chain(tmp_path / "faultless", RANKS).run()
-        figures = soak(ray_cluster, nodes, tmp_path / "soaked", RANKS, SEED)
+        figures = soak(ray_cluster, nodes, tmp_path / "soaked", RANKS, seed)
     print(figures)
 
-    assert figures.faults.workers_killed
+    assert getattr(figures.faults, fault)
     check_same(tmp_path / "soaked", tmp_path / "faultless")
