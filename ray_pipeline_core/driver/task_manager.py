@@ -6,12 +6,13 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.slot_starts import FailedStarts, StartingSlots
 from ray_pipeline_core.driver.slot_state import SlotState
+from ray_pipeline_core.driver.slot_time_limits import SlotTimeLimits
 from ray_pipeline_core.errors import ResourcesUnavailableError
 from ray_pipeline_core.scheduling.backend import (
     BackendEvent,
@@ -23,18 +24,13 @@ from ray_pipeline_core.scheduling.backend import (
 )
 from ray_pipeline_core.scheduling.batching import MAX_BATCH, batch_size
 from ray_pipeline_core.scheduling.group_queue import GroupQueue
-from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, time_limit_failure
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.retry import Retry, decide_retry
-from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 from ray_pipeline_core.scheduling.tracker import Tracker
 
 MAX_POLL_S = 0.5
 """The longest time that the loop waits for events, and so until it sees that it should stop, in seconds."""
-TIMEOUT_GRACE_S = 2.0
-"""How long a group over its time limit has to write its logs before its worker is killed, in seconds."""
-STORE_TIMEOUT_S = 600.0
-"""How long a slot may take to store the files of ranks that it has run before, in seconds."""
 MAX_STARTING = 32
 """Slots that may wait for resources at once: enough demand for an autoscaler to see, bounded for the cluster."""
 
@@ -90,9 +86,7 @@ class RayTaskManager:
         self._max_batch = max_batch
         self._check_lease = check_lease
         self._started_s = started_s
-        limit_s = None if config.time is None else config.time + config.randomize_start_duration + TIMEOUT_GRACE_S
-        self._timeouts = TimeoutManager(limit_s, clock)
-        self._store_timeouts = TimeoutManager(STORE_TIMEOUT_S, clock)
+        self._time_limits = SlotTimeLimits(config, clock)
         self._slots: dict[int, SlotState] = {}
         self._idle: set[int] = set()
         self._idle_by_memory: Counter[float] = Counter()
@@ -114,9 +108,8 @@ class RayTaskManager:
             ClusterError: workers keep failing to start.
             PipelineLoadError: the workers can't read the pipeline.
         """
-        limit_s = self._config.run_timeout
-        started_s = self._clock() if self._started_s is None else self._started_s
-        deadline_s = float("inf") if limit_s is None else started_s + limit_s
+        limit_s = float("inf") if self._config.run_timeout is None else self._config.run_timeout
+        deadline_s = (self._clock() if self._started_s is None else self._started_s) + limit_s
         while self._queue or self._running_ranks:
             if self._stop.is_set():
                 raise RunStopped
@@ -219,7 +212,7 @@ class RayTaskManager:
         """Assign `groups`; without any, ask for the deferred outcomes of the slot."""
         slot.assign(groups, self._clock())
         self._running_ranks += sum(len(group.ranks) for group in groups)
-        (self._timeouts if groups else self._store_timeouts).add_task(slot_id)
+        self._time_limits.start(slot_id, bool(groups))
         self._backend.submit(slot_id, groups)
 
     def _is_needed(self, slot_id: int, memory_factor: float) -> bool:
@@ -271,7 +264,7 @@ class RayTaskManager:
 
     def _on_work_ended(self, event: WorkEnded) -> None:
         slot = self._slots[event.slot]
-        self._stop_timing(event.slot)
+        self._time_limits.stop(event.slot)
         handed_back = self._unassign(slot, event.not_started)
         slot.record_answer(self._clock(), len(handed_back))
         self._settle(slot, event.outcomes)
@@ -303,7 +296,7 @@ class RayTaskManager:
         if not slot.has_started:
             self._on_failed_start(slot, failure)
             return
-        self._stop_timing(event.slot)
+        self._time_limits.stop(event.slot)
         self._unassign(slot, event.not_begun)
         self._settle(slot, event.outcomes)
         # The reason for a kill is about what the slot was asked for: its newest groups, or, without any, what it owes.
@@ -353,20 +346,10 @@ class RayTaskManager:
     # --- limits ---
 
     def _kill_overdue(self) -> None:
-        self._kill(self._timeouts.check_timeouts(), time_limit_failure(self._config.time))
-        message = f"its worker had not stored its files {STORE_TIMEOUT_S:.0f} s after its steps, and was killed"
-        self._kill(self._store_timeouts.check_timeouts(), AttemptFailure("worker_lost", "StoreTimeout", message))
-
-    def _kill(self, slots: Iterable[Hashable], reason: AttemptFailure) -> None:
-        for key in slots:
-            assert isinstance(key, int)
-            self._stop_timing(key)
-            self._slots[key].kill_reason = reason
-            self._backend.kill(key)
-
-    def _stop_timing(self, slot_id: int) -> None:
-        self._timeouts.remove_task(slot_id)
-        self._store_timeouts.remove_task(slot_id)
+        for slot_id, reason in self._time_limits.over():
+            self._time_limits.stop(slot_id)
+            self._slots[slot_id].kill_reason = reason
+            self._backend.kill(slot_id)
 
     def _check_startup(self) -> None:
         """End the run if no slot starts; fail the groups that need more memory than any slot gets."""
@@ -411,7 +394,7 @@ class RayTaskManager:
         release_s = self._queue.next_release_s()
         if release_s is not None:
             waits.append(release_s - now)
-        deadline_s = self._timeouts.next_deadline_s()  # that of storing is long, and need not be met to the second
+        deadline_s = self._time_limits.next_deadline_s()
         if deadline_s is not None:
             waits.append(deadline_s + 0.001)
         return max(0.0, min(waits))

@@ -22,11 +22,10 @@ from ray_pipeline_core import (
     RetryPolicy,
     RunConfig,
 )
+from ray_pipeline_core.driver.slot_time_limits import STORE_TIMEOUT_S, TIMEOUT_GRACE_S
 from ray_pipeline_core.driver.task_manager import (
     MAX_POLL_S,
     MAX_STARTING,
-    STORE_TIMEOUT_S,
-    TIMEOUT_GRACE_S,
     RayTaskManager,
     RunStopped,
     RunTimedOut,
