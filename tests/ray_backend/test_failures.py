@@ -17,6 +17,7 @@ from ray_pipeline_core import (
 from tests.ray_backend import steps
 from tests.support.executors import ExecutorFactory
 from tests.support.steps import do_nothing, read_reports
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -86,6 +87,8 @@ def test_rank_whose_process_always_dies_fails_with_a_lost_worker(
     assert result.completed == 1
     assert "about to exit" in (run_folder / "logs" / "task_00000.log").read_text(), "what it printed is not lost"
     assert "about to exit" in (run_folder / "attempts" / "00000" / "1.log").read_text()
+    for log in (run_folder / "logs" / "task_00000.log", run_folder / "attempts" / "00000" / "1.log"):
+        wait_for(lambda log=log: log.read_text().count(" - last words\n") == 1, f"the last words in {log}")  # type: ignore[misc]
 
 
 def test_time_limit_ends_only_the_group_concerned(make_executor: ExecutorFactory, run_folder: Path) -> None:
