@@ -31,7 +31,6 @@ class RunLock:
         clock: function that returns the time, in seconds since the epoch; it must go on while the machine is suspended.
         heartbeat_s: seconds between heartbeats.
         stale_s: seconds without a heartbeat after which a lease may be taken over.
-        on_lost: called once when the lease is lost, in the heartbeat's thread or that of `check`.
 
     Attributes:
         lost: event that is set when the lease is lost: taken over by another run, or removed.
@@ -45,7 +44,6 @@ class RunLock:
         clock: Callable[[], float] = time.time,
         heartbeat_s: float = 10.0,
         stale_s: float = 60.0,
-        on_lost: Callable[[], None] | None = None,
     ) -> None:
         self.lost = threading.Event()
         self.took_over_stale_lease = False
@@ -59,7 +57,6 @@ class RunLock:
         self._holder = holder
         self._heartbeat_s = heartbeat_s
         self._stale_s = stale_s
-        self._on_lost = on_lost
         self._lease: Lease | None = None
         self._pid = os.getpid()
         self._stop = threading.Event()
@@ -195,8 +192,6 @@ class RunLock:
             "The lease on %s is lost, so this run stops: another run has taken it over, or its files were removed",
             self._url,
         )
-        if self._on_lost is not None:
-            self._on_lost()
 
     def _give_back(self, lease: Lease) -> None:
         try:
