@@ -140,4 +140,4 @@ def test_invalid_utf8_is_escaped_in_the_log(
 
     text = (run_folder / "logs" / "task_00000.log").read_bytes().decode("utf-8")
     said = [line.split(" - ", 1)[1] for line in text.splitlines() if "\\" in line]
-    assert said == ["buffer \\xff\\xfe", "print \\udcff", "stderr \\udcff", "logging \\udcff"]
+    assert said == ["descriptor \\xff\\xfe", "buffer \\xff\\xfe", "print \\udcff", "stderr \\udcff", "logging \\udcff"]
