@@ -33,6 +33,9 @@ from ray_pipeline_core.worker.setup import WorkerSetup
 
 logger = get_logger(__name__)
 
+STORE_CALL_TIMEOUT_S = 600.0
+"""How long a worker waits for an answer of remote storage, in seconds, unless the user has set a limit."""
+
 
 class BackendSource(Protocol):
     """Where the runs of a graph get their workers."""
@@ -188,7 +191,7 @@ class PipelineRun:
     def _worker_setup(self, numbers: AttemptNumbers) -> WorkerSetup:
         config = self._config
         settings = RankSettings(
-            folder=self._spec.folder,
+            folder=RunFolder(self._spec.folder.folder.with_call_timeout(STORE_CALL_TIMEOUT_S)),
             world_size=config.tasks,
             nodes=config.nodes_per_task,
             cpus_per_task=config.cpus_per_task,

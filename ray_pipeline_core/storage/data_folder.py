@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from glob import has_magic
 from typing import IO, Any, overload
 
@@ -88,6 +89,11 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
     def with_retry_limits(self, retry_limits: RetryLimits) -> DataFolder:
         """Return the same folder with other limits on retries."""
         return _rebuild(type(self), self.path, self.fs, self.auto_mkdir, retry_limits)
+
+    def with_call_timeout(self, seconds: float) -> DataFolder:
+        """Return the same folder with a limit on each remote call, unless it has one."""
+        limits = self.retry_limits
+        return self if limits.call_timeout_s else self.with_retry_limits(replace(limits, call_timeout_s=seconds))
 
     @overload
     def resolve_paths(self, paths: str) -> str: ...

@@ -50,6 +50,11 @@ class LogUpload:
             self._folder.write_bytes(self._path, self._pointer() + file.read(size_bytes - self._part_bytes))
             self._stored_bytes = size_bytes
 
+    def redirect(self, path: str) -> None:
+        """Store the log at another path from now on."""
+        with self._lock:
+            self._path, self._stored_bytes = path, 0
+
     def store_all(self) -> None:
         """Upload the whole log, which must not be written any more, and remove the parts."""
         with self._lock:

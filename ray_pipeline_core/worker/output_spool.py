@@ -55,10 +55,12 @@ class OutputSpool:
             self._flush()
             self._point_to(*self._consoles)
 
+    def unread_bytes(self) -> int:
+        """Return how much was written since the last `commit`."""
+        return os.fstat(self.reader).st_size - self._offset
+
     def read(self) -> bytes:
         """Return what was written since the last `commit`, up to a limit."""
-        if os.fstat(self.reader).st_size == self._offset:
-            return b""
         return os.pread(self.reader, _READ_BYTES, self._offset)
 
     def commit(self, read_bytes: int, unfinished_bytes: int) -> None:

@@ -116,6 +116,14 @@ class RankLog:
         if self._upload is not None:
             self._upload.store_newest()
 
+    def file_with_earlier(self) -> None:
+        """Store the log with those of earlier attempts, since its own place belongs to a later attempt by now.
+
+        A local log is there already: the later attempt has moved it.
+        """
+        if self._upload is not None:
+            self._upload.redirect(f"{self._settings.parts}.log")
+
     def close(self) -> None:
         """Close the log, and store all of it in the run folder."""
         self._ended.set()

@@ -62,9 +62,11 @@ class RankOutput:
                 return
             self._is_reading_spool = True
             try:
-                while data := self._spool.read():
+                left_bytes = self._spool.unread_bytes()  # a process that goes on writing must not keep the rank here
+                while left_bytes > 0 and (data := self._spool.read()):
                     self.write(_DESCRIPTORS, data)
                     self._spool.commit(len(data), self._buffers[_DESCRIPTORS].unfinished_bytes)
+                    left_bytes -= len(data)
             finally:
                 self._is_reading_spool = False
 

@@ -8,7 +8,7 @@ import random
 import time
 from dataclasses import dataclass
 
-from ray_pipeline_core.errors import qualified_name
+from ray_pipeline_core.errors import RunFolderLockedError, qualified_name
 from ray_pipeline_core.pipeline import Step, step_name, unpack_pipeline
 from ray_pipeline_core.processes import forks_ended
 from ray_pipeline_core.redaction import redact
@@ -59,6 +59,8 @@ class FinishedRank:
         except BaseException as error:  # noqa: BLE001 - any error is an outcome
             failure = error
             _log_failure(self.log, self.attempt, error)
+            if isinstance(error, RunFolderLockedError):
+                self.log.file_with_earlier()
         _close_log(self.log)
         if isinstance(failure, WorkerTerminated):
             raise failure

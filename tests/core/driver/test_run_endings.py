@@ -31,6 +31,7 @@ from ray_pipeline_core.driver import pipeline_run
 from ray_pipeline_core.driver.graph import run_graph
 from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.scheduling.backend import WorkerBackend
+from ray_pipeline_core.storage.call_retries import RetryLimits
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.lease import Holder
 from ray_pipeline_core.storage.lease_files import LeaseFiles
@@ -67,6 +68,27 @@ class NoWorkers:
 
     def close(self) -> None:
         pass
+
+
+class KeepsSetup(NoWorkers):
+    """Keeps what the workers would get."""
+
+    setup: WorkerSetup
+
+    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig]) -> WorkerBackend:
+        self.setup = setup
+        return super().backend_for(setup, later)
+
+
+@pytest.mark.parametrize(("given_s", "expected_s"), [(None, pipeline_run.STORE_CALL_TIMEOUT_S), (5.0, 5.0)])
+def test_workers_wait_for_an_answer_of_the_storage_for_a_limited_time(
+    given_s: float | None, expected_s: float, tmp_path: Path
+) -> None:
+    folder = get_data_folder(tmp_path).with_retry_limits(RetryLimits(call_timeout_s=given_s))
+    source = KeepsSetup(ClusterError("no workers"))
+    with pytest.raises(ClusterError, match="no workers"):
+        run_graph(RayPipelineExecutor([Nothing()], logging_dir=folder), source, threading.Event())
+    assert source.setup.settings.folder.folder.retry_limits.call_timeout_s == expected_s
 
 
 def refuse(*arguments: object) -> None:

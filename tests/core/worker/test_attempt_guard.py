@@ -138,3 +138,15 @@ def test_fence_is_for_earlier_attempts_as_well(run_folder: RunFolder) -> None:
             run_folder.check_fence(LEASE, 3, attempt)
     run_folder.check_fence(LEASE, 3, 3)
     run_folder.check_fence(LEASE, 2, 1)
+
+
+def test_log_of_an_attempt_that_was_given_up_does_not_replace_the_newest_one(clock: ManualClock) -> None:
+    folder = RunFolder(get_data_folder("memory://attempt-guard"))
+    take_lease(folder, LEASE)
+    rank = finished(folder)
+    folder.fence_attempts(LEASE, {3: 1})
+    folder.folder.write_bytes(folder.log_path(3), b"of attempt 2")
+    clock.now_s += RECHECK_AFTER_S + 1
+    assert rank.store().failure is not None
+    assert folder.folder.read_bytes(folder.log_path(3)) == b"of attempt 2"
+    assert b"was given up" in folder.folder.read_bytes(folder.attempt_log_path(3, 1))

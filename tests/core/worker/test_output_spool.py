@@ -19,7 +19,10 @@ from ray_pipeline_core.pipeline import pack_pipeline
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker.child_pool import ChildPool
+from ray_pipeline_core.worker.output_spool import OutputSpool
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
+from ray_pipeline_core.worker.rank_log import LogSettings, RankLog
+from ray_pipeline_core.worker.rank_output import RankOutput
 from tests.support.waiting import wait_for
 
 LOG_LINE = re.compile(r"(?:\[NODE 1\] )?\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \| \w+ +\| [^ ]+ - (.*)")
@@ -166,3 +169,24 @@ def test_error_reaches_the_console_and_the_log_once(process: OwnProcess, capfd: 
     assert process.run(log_error, 0) == [None]
     assert capfd.readouterr().err.count("something is wrong") == 1
     assert process.folder.folder.read_bytes("logs/task_00000.log").count(b"something is wrong") == 1
+
+
+class EndlessSpool(OutputSpool):
+    """A spool to which a process goes on writing as fast as it is read."""
+
+    reads = 0
+
+    def read(self) -> bytes:
+        os.write(self._writer, b"more\n")
+        self.reads += 1
+        assert self.reads < 100, "it reads as long as something is written"
+        return super().read()[:5]
+
+
+def test_process_that_goes_on_writing_does_not_keep_the_rank(tmp_path: Path) -> None:
+    spool = EndlessSpool()
+    log = RankLog(LogSettings(get_data_folder(tmp_path), "log", "parts"), sys.stderr)
+    with spool.console, RankOutput(log).captured_descriptors(spool):
+        os.write(1, b"from the rank\n")
+    log.close()
+    assert (tmp_path / "log").read_text().count("from the rank") == 1
