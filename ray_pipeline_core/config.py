@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +55,8 @@ class RetryPolicy:
         backoff_s: pause before the second attempt, in seconds; it doubles with each further attempt.
         backoff_max_s: the longest pause, in seconds.
         oom_memory_factor: factor by which the reserved memory grows after an attempt that ran out of memory.
+        before_retry: function that each worker calls with the rank and the number of the attempt (from 2, over the life
+            of the run folder) before it repeats a rank, to remove what an attempt that was killed has left.
     """
 
     max_retries: int = 3
@@ -65,6 +67,7 @@ class RetryPolicy:
     backoff_s: float = 1
     backoff_max_s: float = 60
     oom_memory_factor: float = 2.0
+    before_retry: Callable[[int, int], object] | None = None
 
     def __post_init__(self) -> None:
         _take_plain_numbers(self)
@@ -74,6 +77,9 @@ class RetryPolicy:
         require_number("RetryPolicy.backoff_max_s", self.backoff_max_s)
         require_number("RetryPolicy.oom_memory_factor", self.oom_memory_factor, at_least=1)
         self._check_retry_on()
+        before = self.before_retry
+        allowed = "must be a function of rank and attempt, or None"
+        require(before is None or callable(before), "RetryPolicy.before_retry", before, allowed)
 
     def _check_retry_on(self) -> None:
         allowed = "must be a sequence of exception types or their names"

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from ray_pipeline_core.errors import ConfigError, PipelineLoadError
 from ray_pipeline_core.processes import forks_ended
-from ray_pipeline_core.redaction import cause_to_show, redact
+from ray_pipeline_core.redaction import cause_to_show, redact, shown
 from ray_pipeline_core.stats.pipeline_stats import StepStats, Timing
 from ray_pipeline_core.step_checks import check_steps
 from ray_pipeline_core.validation import require
@@ -168,6 +168,23 @@ def pack_pipeline(steps: Sequence[Step]) -> bytes:
         raise PipelineLoadError(
             f"pipeline[{index}]: {step_name(steps[index])!r} can't be pickled, so it can't be sent to a worker: "
             f"{type(cause).__name__}: {cause}; create files, locks and clients when the step is called instead"
+        ) from cause_to_show(error)
+
+
+def pack_function(function: Callable[..., Any], parameter: str) -> bytes:
+    """Return a pickled function, which is the value of `parameter`.
+
+    Raises:
+        PipelineLoadError: it can't be pickled.
+    """
+    import cloudpickle
+
+    try:
+        return cloudpickle.dumps(function)  # type: ignore[no-any-return]
+    except Exception as error:  # noqa: BLE001 - it is the cause of another error
+        raise PipelineLoadError(
+            f"{parameter}={shown(function)}: can't be pickled, so it can't be sent to a worker: "
+            f"{type(error).__name__}: {error}; create files, locks and clients when the function is called instead"
         ) from cause_to_show(error)
 
 

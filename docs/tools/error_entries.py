@@ -50,6 +50,14 @@ _CONFIG: Mapping[str, Entry] = {
         "The number of retries after a time-out is negative or not an integer.",
         "Pass an integer; 0 means no retry.",
     ),
+    "RetryPolicy.before_retry={value}: must be a function of rank and attempt, or None": Entry(
+        "What should clear up before a rank is repeated can't be called.",
+        "Pass a function that takes the rank and the number of the attempt.",
+    ),
+    "{parameter}={function}: can't be pickled, so it can't be sent to a worker: {type}: {error}; create files, locks and clients when the function is called instead": Entry(
+        "The function, or something that it has captured, holds a file, a lock, a connection or the like.",
+        "Create it when the function is called, or import it there.",
+    ),
     "RetryPolicy.oom_memory_factor={value}: must be a number of at least 1": Entry(
         "The factor would give the next attempt less memory, or is not a number.",
         "Pass 1 to keep the memory, or more to raise it.",

@@ -201,6 +201,7 @@ class PipelineRun:
             log_first=config.log_first,
             time_limit_s=config.time,
             lease_id=self._lock.lease_id,
+            before_retry=self._spec.packed_before_retry,
         )
         return WorkerSetup(config, self._spec.packed_pipeline, settings, numbers)
 

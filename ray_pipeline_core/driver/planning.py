@@ -11,7 +11,7 @@ from ray_pipeline_core.description import describe_executor
 from ray_pipeline_core.errors import RunFolderMismatchError
 from ray_pipeline_core.events import RunObserver
 from ray_pipeline_core.fingerprint import Fingerprint, OlderRanks, stored_fingerprint, stored_older_ranks
-from ray_pipeline_core.pipeline import PipelineSpec, Step, load_pipeline, pack_pipeline, step_name
+from ray_pipeline_core.pipeline import PipelineSpec, Step, load_pipeline, pack_function, pack_pipeline, step_name
 from ray_pipeline_core.result import RunPlan, RunResult
 from ray_pipeline_core.scheduling.rank_groups import make_groups
 from ray_pipeline_core.storage.data_folder import DataFolder
@@ -92,6 +92,7 @@ class RunSpec:
         folder: the run folder.
         steps: the loaded pipeline.
         packed_pipeline: the pickled pipeline.
+        packed_before_retry: the pickled `RetryPolicy.before_retry`, if there is one.
         description: the executor in plain JSON, for `executor.json`.
         observers: the observers of this run, besides the default ones.
         dependency_order: names of all executors of the graph in the order they run, this one last.
@@ -103,6 +104,7 @@ class RunSpec:
     folder: RunFolder
     steps: Sequence[Step]
     packed_pipeline: bytes
+    packed_before_retry: bytes | None
     description: Mapping[str, Any]
     observers: tuple[RunObserver, ...]
     dependency_order: tuple[str, ...]
@@ -115,7 +117,7 @@ def prepare_run(node: ExecutorNode, dependency_order: Iterable[str], options: Ru
     Raises:
         PipelineLoadError: the pipeline can't be imported, called or pickled.
     """
-    steps = load_pipeline(node.pipeline, node.pipeline_kwargs)
+    steps, before_retry = load_pipeline(node.pipeline, node.pipeline_kwargs), node.config.retry.before_retry
     skip_completed = node.config.skip_completed if options.skip_completed is None else options.skip_completed
     return RunSpec(
         name=node.name,
@@ -123,6 +125,7 @@ def prepare_run(node: ExecutorNode, dependency_order: Iterable[str], options: Ru
         folder=RunFolder(node.logging_dir),
         steps=steps,
         packed_pipeline=pack_pipeline(steps),
+        packed_before_retry=pack_function(before_retry, "RetryPolicy.before_retry") if before_retry else None,
         description=describe_executor(node.parameters() | {"skip_completed": skip_completed}, steps),
         observers=(*node.observers, *options.observers),
         dependency_order=tuple(dependency_order),

@@ -24,6 +24,7 @@ class RankSettings:
         time_limit_s: time limit of a group, in seconds; None = none.
         log_flush_interval_s: time between two uploads of a running rank's log, in seconds.
         lease_id: the id of the run's lease on its folder; empty if there is no lease to check.
+        before_retry: the pickled `RetryPolicy.before_retry`, if there is one.
     """
 
     folder: RunFolder
@@ -37,6 +38,7 @@ class RankSettings:
     time_limit_s: float | None = None
     log_flush_interval_s: float = FLUSH_INTERVAL_S
     lease_id: str = ""
+    before_retry: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import random
 import time
 from dataclasses import dataclass
@@ -150,6 +151,8 @@ def _run_steps(
     packed_pipeline: bytes | memoryview, settings: RankSettings, attempt: RankAttempt, log: RankLog, steps: list[Step]
 ) -> PipelineStats:
     log.info(f"Launching pipeline for rank={attempt.rank} (attempt {attempt.attempt})")
+    if settings.before_retry is not None and attempt.attempt > 1:
+        pickle.loads(settings.before_retry)(attempt.rank, attempt.attempt)
     steps.extend(unpack_pipeline(packed_pipeline))
     log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
     stats = run_pipeline(steps, attempt.rank, settings.world_size)

@@ -38,6 +38,7 @@ def test_retry_policy_has_the_documented_defaults() -> None:
         "backoff_s": 1,
         "backoff_max_s": 60,
         "oom_memory_factor": 2.0,
+        "before_retry": None,
     }
 
 
@@ -157,6 +158,7 @@ def test_resource_given_both_ways_is_refused_naming_both(option: str, parameter:
         ("backoff_s", INFINITY),
         ("backoff_s", float("nan")),
         ("backoff_max_s", -1),
+        ("before_retry", "clear_up"),
         ("oom_memory_factor", 0.99),
         ("oom_memory_factor", INFINITY),
         ("retry_on", "OSError"),

@@ -20,6 +20,7 @@ from ray_pipeline_core import (
     PipelineLoadError,
     PipelineStep,
     RayPipelineExecutor,
+    RetryPolicy,
     RunFolderMismatchError,
     RunIncompleteError,
     RunObserver,
@@ -369,3 +370,50 @@ def test_data_in_a_step_is_told_by_its_size_alone(make: Make, tmp_path: Path) ->
     assert (described["table"], described["text"]) == ("<list of 200000>", "<str of 170000>")
     step.table.append(1)  # type: ignore[attr-defined]
     assert run_in_process(make("run", step)).warnings == ()
+
+
+# --- clearing up before a rank is repeated ------------------------------------------------------------------------
+
+
+class FailsOnce(PipelineStep):
+    """Leaves rows behind, and then fails in its first attempt."""
+
+    name = "fails once"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, data: Any, rank: int, world_size: int) -> Any:
+        with (self.folder / f"{rank}.txt").open("a") as rows:
+            rows.write("row\n")
+        if os.environ["RAY_PIPELINE_ATTEMPT"] == "1":
+            raise OSError("the connection was lost")
+        yield rank
+
+
+def test_what_a_first_attempt_left_is_cleared_before_the_second(make: Make, tmp_path: Path) -> None:
+    def clear(rank: int, attempt: int) -> None:
+        (tmp_path / f"{rank}.txt").unlink()
+        with (tmp_path / "cleared.txt").open("a") as cleared:
+            cleared.write(f"{rank} {attempt}\n")
+
+    retry = RetryPolicy(max_errors=1, retry_on=("OSError",), backoff_s=0, before_retry=clear)
+    result = run_in_process(make("clear", FailsOnce(tmp_path), tasks=2, retry=retry))
+    assert (result.ok, result.retries) == (True, 2)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["row\n", "row\n"]
+    assert sorted((tmp_path / "cleared.txt").read_text().splitlines()) == ["0 2", "1 2"]
+
+
+def test_clearing_up_that_fails_fails_the_rank(make: Make, tmp_path: Path) -> None:
+    def clear(rank: int, attempt: int) -> None:
+        raise PermissionError("not yours")
+
+    retry = RetryPolicy(max_errors=1, retry_on=("OSError",), backoff_s=0, before_retry=clear)
+    with pytest.raises(RunIncompleteError, match="not yours"):
+        run_in_process(make("clear", FailsOnce(tmp_path), tasks=1, retry=retry))
+
+
+def test_function_that_cannot_be_sent_is_refused_before_anything_runs(make: Make) -> None:
+    lock = threading.Lock()
+    with pytest.raises(PipelineLoadError, match=r"before_retry=.*can't be pickled"):
+        run_in_process(make("clear", retry=RetryPolicy(before_retry=lambda rank, attempt: lock.release())))
