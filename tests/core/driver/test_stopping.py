@@ -17,7 +17,7 @@ from tests.support.steps import do_nothing
 from tests.support.waiting import wait_for
 
 SCRIPT = """
-import sys, threading
+import signal, sys, threading
 from pathlib import Path
 from ray_pipeline_core import RayPipelineExecutor, RunCancelledError, executor
 from ray_pipeline_core.driver import driver_thread
@@ -26,6 +26,7 @@ from tests.support.steps import do_nothing
 from tests.support.waiting import wait_for
 
 folder, how = Path(sys.argv[1]), sys.argv[2]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 driver_thread.STOP_TIMEOUT_S = 0.5
 executor.RaySession = lambda address, stop: _InProcessSource(stop)
 
