@@ -40,12 +40,16 @@ class AttemptFences:
         self._given_up.update((rank, number) for rank, number in unmarked.items() if rank not in completed)
         return completed
 
-    def remove_late_markers(self) -> None:
-        """Remove the markers of ranks that attempts have set after they were given up, just as they were fenced."""
-        attempts = {rank: self._folder.marker_attempt(rank) for rank in self._given_up}
-        self._folder.remove_markers(
-            rank for rank, attempt in attempts.items() if attempt and attempt <= self._given_up[rank]
-        )
+    def remove_late_markers(self) -> set[int]:
+        """Remove the markers that attempts have set after they were given up, and return the ranks that had them."""
+        if not self._given_up:
+            return set()
+        attempts = self._folder.marker_attempts(self._given_up)
+        late = {rank for rank, attempt in attempts.items() if attempt and attempt <= self._given_up[rank]}
+        if late:
+            self._folder.remove_markers(late)
+        return late
 
     def _marked_by(self, numbers: Mapping[int, int]) -> set[int]:
-        return {rank for rank, number in numbers.items() if self._folder.marker_attempt(rank) == number}
+        attempts = self._folder.marker_attempts(numbers)
+        return {rank for rank, number in numbers.items() if attempts[rank] == number}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ray_pipeline_core.scheduling.batching import updated_average_s
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
@@ -51,6 +51,10 @@ class SlotState:
         """Remove ranks that were not started, and return their groups."""
         return list(dict.fromkeys(self.assigned.pop(rank) for rank in ranks))
 
+    def attempts(self, ranks: Iterable[int] | None = None) -> dict[int, int]:
+        """Return the number of the attempt of each of these assigned ranks; None = of all."""
+        return {rank: self.assigned[rank].attempt for rank in (self.assigned if ranks is None else ranks)}
+
     def record_answer(self, now_s: float, not_started: int) -> None:
         """Record that the newest call is answered, with `not_started` groups handed back."""
         started = len(self.batch) - not_started
@@ -79,3 +83,13 @@ class SlotState:
             elif group not in untouched:
                 outcomes.append(RankOutcome(rank, now_s - self.submitted_s, reason))
         return tuple(outcomes)
+
+
+def lost_ranks(outcomes: Iterable[RankOutcome]) -> list[int]:
+    """Return the ranks whose process is gone, although the worker itself has answered."""
+    return [each.rank for each in outcomes if each.failure is not None and each.failure.rule.loses_worker]
+
+
+def with_completed(outcomes: Iterable[RankOutcome], completed: set[int]) -> list[RankOutcome]:
+    """Return the outcomes with those ranks completed whatever became of their processes."""
+    return [replace(outcome, failure=None) if outcome.rank in completed else outcome for outcome in outcomes]

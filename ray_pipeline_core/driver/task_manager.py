@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.slot_starts import FailedStarts, StartingSlots
-from ray_pipeline_core.driver.slot_state import SlotState
+from ray_pipeline_core.driver.slot_state import SlotState, lost_ranks, with_completed
 from ray_pipeline_core.driver.slot_time_limits import SlotTimeLimits
 from ray_pipeline_core.errors import ResourcesUnavailableError
 from ray_pipeline_core.scheduling.backend import (
@@ -137,13 +137,11 @@ class RayTaskManager:
 
         Some may have set their marker just before; those that were assigned and not started are left out.
         """
+        attempts = {rank: attempt for slot in self._slots.values() for rank, attempt in slot.attempts().items()}
+        completed = self._tracker.completed_among(attempts, may_run=False)  # the lease is given up as well
         for slot in self._slots.values():
-            for outcome in self._outcomes_when_lost(slot, failure, may_run=False):  # the lease is given up as well
-                group = slot.assigned.pop(outcome.rank)
-                if outcome.failure is None:
-                    self._tracker.rank_completed(outcome, group.attempt)
-                else:
-                    self._tracker.rank_failed(outcome, group.attempt, None)
+            for outcome in slot.outcomes_when_lost(completed, failure, self._clock()):
+                self._report(slot.assigned.pop(outcome.rank), outcome, None)
 
     # --- slots ---
 
@@ -267,7 +265,9 @@ class RayTaskManager:
         self._time_limits.stop(event.slot)
         handed_back = self._unassign(slot, event.not_started)
         slot.record_answer(self._clock(), len(handed_back))
-        self._settle(slot, event.outcomes)
+        attempts = slot.attempts(lost_ranks(event.outcomes))
+        completed = self._tracker.completed_among(attempts, may_run=False) if attempts else set()
+        self._settle(slot, with_completed(event.outcomes, completed))
         if slot.kill_reason is not None:
             return
         if self._is_exhausted(slot) and not slot.assigned:
@@ -301,12 +301,9 @@ class RayTaskManager:
         self._settle(slot, event.outcomes)
         # The reason for a kill is about what the slot was asked for: its newest groups, or, without any, what it owes.
         loss = event.failure if slot.batch else failure
-        self._settle(slot, self._outcomes_when_lost(slot, loss, event.may_run))
+        completed = self._tracker.completed_among(slot.attempts(), event.may_run)
+        self._settle(slot, slot.outcomes_when_lost(completed, loss, self._clock()))
         self._unassign(slot, list(slot.assigned), event.may_run)
-
-    def _outcomes_when_lost(self, slot: SlotState, failure: AttemptFailure, may_run: bool) -> tuple[RankOutcome, ...]:
-        attempts = {rank: group.attempt for rank, group in slot.assigned.items()}
-        return slot.outcomes_when_lost(self._tracker.completed_among(attempts, may_run), failure, self._clock())
 
     def _raise_fatal(self, failure: AttemptFailure) -> NoReturn:
         if failure.rule.run_error is ResourcesUnavailableError:
@@ -328,20 +325,20 @@ class RayTaskManager:
             group = slot.assigned.pop(outcome.rank)
             self._running_ranks -= 1
             slot.ranks_run += 1
-            retry = self._settle_rank(group, outcome, jitter)
+            failure = outcome.failure
+            retry = None if failure is None else decide_retry(group, failure, self._config.retry, jitter)
+            self._report(group, outcome, retry)
             if retry is not None:
                 again.setdefault((group, retry), []).append(outcome.rank)
         for (group, retry), ranks in again.items():
             next_attempt = group.next_attempt(ranks, retry.retry_counts, retry.memory_factor)
             self._queue.add_later(next_attempt, self._clock() + retry.delay_s)
 
-    def _settle_rank(self, group: TaskGroup, outcome: RankOutcome, jitter: float) -> Retry | None:
+    def _report(self, group: TaskGroup, outcome: RankOutcome, retry: Retry | None) -> None:
         if outcome.failure is None:
             self._tracker.rank_completed(outcome, group.attempt)
-            return None
-        retry = decide_retry(group, outcome.failure, self._config.retry, jitter)
-        self._tracker.rank_failed(outcome, group.attempt, retry)
-        return retry
+        else:
+            self._tracker.rank_failed(outcome, group.attempt, retry)
 
     # --- limits ---
 

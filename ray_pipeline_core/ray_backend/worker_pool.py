@@ -118,6 +118,7 @@ class RayWorkerPool:
             self._call(record, index, actor.run_groups.remote(attempts, [] if index else commit))
 
     def _attempts(self, group: TaskGroup, node_index: int, node_ips: tuple[str, ...]) -> list[RankAttempt]:
+        submitted_s = time.time()
         return [
             RankAttempt(
                 rank=rank,
@@ -126,6 +127,7 @@ class RayWorkerPool:
                 is_first=position == 0,
                 node_index=node_index,
                 node_ips=node_ips,
+                submitted_s=submitted_s,
             )
             for position, rank in enumerate(group.ranks)
         ]

@@ -145,11 +145,13 @@ class RunFolder:
 
     def marker_attempt(self, rank: int) -> int | None:
         """Return the attempt that set a rank's marker; 0 if the marker does not say, None if there is none."""
-        try:
-            content = self.folder.read_bytes(self.marker_path(rank)).strip()
-        except FileNotFoundError:
-            return None
-        return int(content) if content.isdigit() and len(content) < _MAX_DIGITS else 0
+        return self.marker_attempts([rank])[rank]
+
+    def marker_attempts(self, ranks: Iterable[int]) -> dict[int, int | None]:
+        """Return the attempt that set each rank's marker, all read at once; see `marker_attempt`."""
+        paths = {rank: self.marker_path(rank) for rank in ranks}
+        contents = self.folder.read_many(list(paths.values()))
+        return {rank: _attempt_in(contents[path]) for rank, path in paths.items()}
 
     def fence_attempts(self, lease_id: str, attempts: Mapping[int, int]) -> None:
         """Forbid attempts of the run with this lease, and earlier ones, to store files.
@@ -273,6 +275,14 @@ def _rank_in(name: str, prefix: str = "", suffix: str = "") -> int | None:
     if len(name) <= len(prefix + suffix) or not (name.startswith(prefix) and name.endswith(suffix)):
         return None
     return parse_rank(name[len(prefix) : len(name) - len(suffix)])
+
+
+def _attempt_in(content: bytes | Exception) -> int | None:
+    """Return the attempt that a marker with this content names; 0 if none, None if there is no marker."""
+    if isinstance(content, Exception):
+        return None
+    digits = content.strip()
+    return int(digits) if digits.isdigit() and len(digits) < _MAX_DIGITS else 0
 
 
 def parse_rank(name: str) -> int | None:

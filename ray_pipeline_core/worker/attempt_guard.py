@@ -23,7 +23,8 @@ class AttemptGuard:
     def __init__(self, settings: RankSettings, attempt: RankAttempt) -> None:
         self._settings = settings
         self._attempt = attempt
-        self._checked_s = _now_s()
+        age_s = max(0.0, time.time() - attempt.submitted_s) if attempt.submitted_s else 0.0
+        self._checked_s = _now_s() - age_s  # it may have been given up since the driver sent it
 
     def check(self) -> None:
         """Look at the lease and at the rank's fence, unless the last check was moments ago.

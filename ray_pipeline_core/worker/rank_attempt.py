@@ -52,6 +52,7 @@ class RankAttempt:
         is_first: whether it is the first rank of its group.
         node_index: index of this node in the gang; 0 outside gangs.
         node_ips: addresses of the gang's nodes, the master first.
+        submitted_s: when the driver sent it to the worker, in seconds since the epoch; 0 if that is unknown.
     """
 
     rank: int
@@ -60,6 +61,7 @@ class RankAttempt:
     is_first: bool = False
     node_index: int = 0
     node_ips: tuple[str, ...] = ()
+    submitted_s: float = 0.0
 
     @property
     def node(self) -> str | None:

@@ -101,6 +101,7 @@ def run_rank_steps(
     started_s, guard = time.perf_counter(), AttemptGuard(settings, attempt)
     steps: list[Step] = []
     try:
+        guard.check()  # the call may have waited in a worker that was stopped
         _remove_earlier_marker(settings, attempt)
         started_s = _wait_for_start(settings)
         log = _open_log(settings, attempt)

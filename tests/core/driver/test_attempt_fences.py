@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ray_pipeline_core import RunFolderLockedError
 from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.storage.attempt_history import AttemptNumbers
+from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
 
@@ -60,8 +62,29 @@ def test_late_markers_of_given_up_attempts_are_removed_and_no_others(folder: Run
     assert fences.completed_among(dict.fromkeys(range(4), 1), may_run=True) == set()
     for rank, attempt in {0: 1, 1: 5, 2: 2, 7: 1}.items():
         folder.mark_completed(rank, attempt)
-    fences.remove_late_markers()
+    assert fences.remove_late_markers() == {0, 1}
     assert folder.completed_ranks(10) == {2, 7}
+
+
+@pytest.mark.parametrize("may_run", [False, True])
+def test_markers_are_read_together(
+    folder: RunFolder, fences: AttemptFences, may_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mark_completed(3, 1)
+    reads: list[Sequence[str]] = []
+    read_many = DataFolder.read_many
+    monkeypatch.setattr(DataFolder, "read_many", lambda folder, paths: reads.append(paths) or read_many(folder, paths))
+    monkeypatch.setattr(DataFolder, "read_bytes", lambda *arguments: pytest.fail("it read one marker"))
+    assert fences.completed_among(dict.fromkeys(range(50), 1), may_run) == {3}
+    fences.remove_late_markers()
+    assert len(reads) == (3 if may_run else 1)
+
+
+def test_end_of_a_run_that_gave_up_nothing_touches_no_file(
+    fences: AttemptFences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DataFolder, "remove_many", lambda *arguments: pytest.fail("it removed files"))
+    assert fences.remove_late_markers() == set()
 
 
 @pytest.mark.parametrize(("content", "attempt"), [(b"", 0), (b"x", 0), (b"3\n", 3), (b"9" * 5000, 0)])

@@ -598,6 +598,31 @@ def test_rank_that_needs_more_memory_is_waited_for_when_others_have_used_it() ->
     assert submission_times(loop, 0)[1] > 31
 
 
+# --- processes of ranks that die while their worker goes on ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_retries", [0, 3])
+def test_rank_whose_process_dies_after_it_has_set_the_marker_has_completed(max_retries: int) -> None:
+    died = AttemptFailure("worker_lost", "ProcessDied", "the rank's process died")
+
+    def work(group: TaskGroup) -> Work:
+        loop.backend.markers.add(1)
+        return Work(failures={1: died})
+
+    loop = make_loop(2, tasks_per_job=2, work=work, retry=RetryPolicy(max_retries=max_retries))
+    loop.run()
+    assert loop.tracker.completed == {0: 1, 1: 1}
+    assert loop.tracker.retried == []
+    assert loop.tracker.fenced == []
+
+
+def test_markers_are_not_looked_at_for_ranks_that_failed_otherwise() -> None:
+    loop = make_loop(2, tasks_per_job=2, work=lambda group: Work(failures={1: STEP_RAISED}))
+    loop.backend.markers.add(1)
+    loop.run()
+    assert sorted(loop.tracker.failed) == [1]
+
+
 # --- workers that may still run -------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ray_pipeline_core import RunFolderLockedError
 from ray_pipeline_core.pipeline import pack_pipeline
+from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.lease import Holder, Lease
@@ -102,6 +103,35 @@ def test_attempt_whose_run_loses_its_lease_while_it_stores_sets_no_marker(
     monkeypatch.setattr(RunFolder, "write_rank_stats", write_slowly)
     assert rank.store().failure is not None
     assert not run_folder.is_completed(3)
+
+
+def test_attempt_that_begins_after_it_was_given_up_touches_nothing(run_folder: RunFolder) -> None:
+    run_folder.mark_completed(3, 2)
+    run_folder.fence_attempts(LEASE, {3: 1})
+    settings = RankSettings(run_folder, world_size=4, lease_id=LEASE)
+    sent_s = time.time() - RECHECK_AFTER_S - 1
+    attempt = RankAttempt(3, 1, may_be_marked=True, submitted_s=sent_s)
+
+    outcome = run_rank_steps(pack_pipeline([do_nothing]), settings, attempt)
+    assert isinstance(outcome, RankOutcome)
+    assert outcome.failure is not None
+    assert "Attempt 1 of rank 3 was given up" in outcome.failure.message
+    assert run_folder.marker_attempt(3) == 2
+    assert not run_folder.folder.isfile(run_folder.log_path(3))
+
+
+@pytest.mark.parametrize("age_s", [0, -3600])
+def test_attempt_that_was_just_sent_reads_nothing_whatever_the_clocks_say(
+    age_s: float, run_folder: RunFolder, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(DataFolder, "read_bytes", lambda folder, path, **kwargs: read.append(path))
+    settings = RankSettings(run_folder, world_size=4, lease_id=LEASE)
+    attempt = RankAttempt(3, 1, submitted_s=time.time() - age_s)
+    rank = run_rank_steps(pack_pipeline([do_nothing]), settings, attempt)
+    assert isinstance(rank, FinishedRank)
+    assert rank.store().failure is None
+    assert read == []
 
 
 def test_next_attempt_sets_a_marker_that_names_it(run_folder: RunFolder, clock: ManualClock) -> None:
