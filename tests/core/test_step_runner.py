@@ -69,6 +69,12 @@ def test_last_step_that_returns_unfinished_work_fails_the_rank(make: Callable[[]
         run_pipeline([numbers, returns(make)], 0, 1)
 
 
+@pytest.mark.parametrize("make", [lambda: [numbers(None, 0, 1)], lambda: (numbers(None, 0, 1) for _ in range(2))])
+def test_last_step_that_yields_generators_instead_of_their_items_fails_the_rank(make: Callable[[], Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^pipeline\[1\]: .* returned generators.*yield from"):
+        run_pipeline([numbers, returns(make)], 0, 1)
+
+
 @pytest.mark.parametrize("make", [work, stream])
 def test_step_whose_coroutine_no_later_step_runs_fails_the_rank(make: Callable[[], Any]) -> None:
     with pytest.raises(ConfigError, match=r"^pipeline\[0\]: .*nothing has run"):
