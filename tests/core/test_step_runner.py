@@ -15,6 +15,7 @@ import pytest
 
 from ray_pipeline_core import ConfigError, PipelineStep, RayPipelineExecutor, RunIncompleteError
 from ray_pipeline_core.pipeline import load_pipeline
+from ray_pipeline_core.processes import end_fork
 from ray_pipeline_core.step_runner import find_raising_step, run_pipeline
 from ray_pipeline_core.testing import run_in_process
 
@@ -272,6 +273,15 @@ def test_fork_that_leaves_an_observer_is_no_second_driver(tmp_path: Path) -> Non
         if os.getpid() != pid:
             os._exit(99)
     assert observer.codes == [7]
+
+
+def test_traceback_of_a_fork_has_no_secrets(capfd: pytest.CaptureFixture[str]) -> None:
+    if (child := os.fork()) == 0:
+        end_fork(ValueError("token=hunter2hunter2"))
+    assert child_code(child) == 1
+    written = capfd.readouterr().err
+    assert "ValueError: token=" in written
+    assert "hunter2" not in written
 
 
 def test_fork_that_leaves_a_rank_stores_nothing(tmp_path: Path) -> None:
