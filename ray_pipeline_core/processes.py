@@ -6,12 +6,11 @@ import contextlib
 import os
 import socket
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from ray_pipeline_core.redaction import get_logger
+from ray_pipeline_core.redaction import get_logger, trace_of
 
 logger = get_logger(__name__)
 
@@ -99,7 +98,7 @@ def end_fork(error: BaseException | None = None) -> NoReturn:
         os._exit((error.code or 0) & 0xFF)
     # The streams of Python may be locked by a thread that exists in the other process alone.
     with contextlib.suppress(OSError):
-        os.write(2, "".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
+        os.write(2, (trace_of(error) + "\n").encode(errors="backslashreplace"))
     os._exit(1)
 
 

@@ -18,9 +18,10 @@ def check_steps(pipeline: object) -> None:
     require(len(pipeline) > 0, "pipeline", pipeline, "must have at least one step")
     for index, step in enumerate(pipeline):
         _check_step(index, step)
-    allowed = "must be a step, not a list of steps, which would be data that nothing reads; put its steps into pipeline"
-    last = len(pipeline) - 1
-    require(not _holds_steps(pipeline[last]), f"pipeline[{last}]", pipeline[last], allowed)
+    allowed = "must be a step, not a list of steps, which would be data and never run; put its steps into pipeline"
+    for index, step in enumerate(pipeline):
+        may_hold_steps = index == 0 and len(pipeline) > 1  # as data of the next step
+        require(may_hold_steps or not _holds_steps(step), f"pipeline[{index}]", step, allowed)
 
 
 def _check_step(index: int, step: object) -> None:

@@ -7,7 +7,7 @@ import inspect
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from time import perf_counter
-from types import TracebackType
+from types import GeneratorType, TracebackType
 from typing import Any
 
 from ray_pipeline_core.errors import ConfigError
@@ -156,6 +156,11 @@ class _StepRun:
         if self._asynchronous is not None:
             return  # left to `check_awaited`
         kinds = set(map(type, returned)) if isinstance(returned, Iterable) else {type(returned)}
+        if GeneratorType in kinds:
+            raise ConfigError(
+                f"pipeline[{self._index}]: {step_name(self.step)!r} returned generators, which nothing reads, so they "
+                "have done nothing; write 'yield from' instead of 'yield'"
+            )
         unfinished = [kind.__qualname__ for kind in kinds if _is_unfinished(kind)]
         if unfinished:
             raise ConfigError(

@@ -171,9 +171,10 @@ _CONFIG: Mapping[str, Entry] = {
         "`pipeline` is a string without a colon, or a part of it is not a valid Python name.",
         "Write the module, a colon and the name of the function in it.",
     ),
-    "pipeline[{last}]={value}: must be a step, not a list of steps, which would be data that nothing reads; put its "
-    "steps into pipeline": Entry(
-        "The last element of `pipeline` is a list that holds steps. A list is data for the next step, and there is none.",
+    "pipeline[{index}]={value}: must be a step, not a list of steps, which would be data and never run; put its steps "
+    "into pipeline": Entry(
+        "An element of `pipeline` is a list that holds steps. A list is data for the next step, and nothing calls what is "
+        "in it. Only the first of several elements may be a list of functions.",
         "Put its steps into `pipeline` itself: `[reader, *others]` instead of `[reader, others]`.",
     ),
     "pipeline[{index}]={value}: must be an instance, not a class, which a call would only create": Entry(
@@ -194,6 +195,12 @@ _CONFIG: Mapping[str, Entry] = {
     "asyncio.run() in a plain function": Entry(
         "A step returned a coroutine or an asynchronous generator, and no later step has run it. The rank fails.",
         "Run it in the step with `asyncio.run(...)`, and return its result.",
+    ),
+    "pipeline[{index}]: {step} returned generators, which nothing reads, so they have done nothing; write 'yield from' "
+    "instead of 'yield'": Entry(
+        "The items of the last step are generators, for example because it has `yield write(batch)` where `write` is a "
+        "generator itself. Nothing reads them, so nothing is written. The rank fails.",
+        "Write `yield from write(batch)`.",
     ),
     "pipeline[{index}]: {step} returned {unfinished} objects, whose results nothing fetches; let the step wait for "
     "them, with ray.get() or asyncio.run(), and return the results": Entry(

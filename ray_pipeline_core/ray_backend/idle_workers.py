@@ -76,9 +76,13 @@ class IdleWorkers:
         """Return idle workers with the resources of this run, or None if there are none."""
         return self._idle.pop()[1] if self._idle else None
 
+    def has_overdue(self) -> bool:
+        """Return whether workers have been idle for longer than `IDLE_WORKER_TTL_S`."""
+        return bool(self._idle) and self._clock() - self._idle[0][0] > IDLE_WORKER_TTL_S
+
     def release_overdue(self) -> None:
         """End the workers that have been idle for longer than `IDLE_WORKER_TTL_S`."""
-        while self._idle and self._clock() - self._idle[0][0] > IDLE_WORKER_TTL_S:
+        while self.has_overdue():
             self._end(self._idle.pop(0)[1])
 
     def end_all(self) -> None:

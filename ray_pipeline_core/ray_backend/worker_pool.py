@@ -64,8 +64,8 @@ class RayWorkerPool:
         self._cluster = cluster
         self._resources = setup.config.resources
         check_options(self._resources)
-        self._pipeline_ref = ray.put(SharedBytes(setup.packed_pipeline))
-        self._settings_ref = ray.put(setup.settings)
+        self._pipeline_ref = cluster.call(partial(ray.put, SharedBytes(setup.packed_pipeline)))
+        self._settings_ref = cluster.call(partial(ray.put, setup.settings))
         self._attempt_numbers = setup.attempt_numbers
         self._idle_workers = idle_workers
         self._needs_more_memory = False
@@ -85,7 +85,7 @@ class RayWorkerPool:
         """Take an idle worker or gang, or request a new one from Ray."""
         if memory_factor != 1 and not self._needs_more_memory:
             self._needs_more_memory = True
-            self._idle_workers.end_all()  # they may hold the memory that this slot needs
+            self._cluster.call(self._idle_workers.end_all)  # they may hold the memory that this slot needs
         idle = None if self._needs_more_memory else self._idle_workers.take()
         if idle is not None:
             self._prepare(Slot(slot, idle.placement_group, idle.actors, idle.locations))
@@ -183,7 +183,8 @@ class RayWorkerPool:
         self._cluster.check()
         self._end_overdue_gangs()
         self._fail_gangs_without_placement_group()
-        self._idle_workers.release_overdue()
+        if self._idle_workers.has_overdue():
+            self._cluster.call(self._idle_workers.release_overdue)
         self._check_waiting_requests()
         events: list[BackendEvent] = [*self._check_draining(), *self._report_lost_slots()]
         if self._exiting:

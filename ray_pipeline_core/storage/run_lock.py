@@ -48,6 +48,7 @@ class RunLock:
         self.lost = threading.Event()
         self.took_over_stale_lease = False
         self._url = folder.url
+        self._clock = clock
         self._files = LeaseFiles(folder, clock, stale_s)
         # A call that hangs or fails is made again within the time of a heartbeat; after that the next heartbeat is due.
         limits = RetryLimits(total_s=min(heartbeat_s, _HEARTBEAT_TIMEOUT_S), call_timeout_s=_CALL_TIMEOUT_S)
@@ -98,10 +99,15 @@ class RunLock:
 
         Raises:
             RunFolderLockedError: it is not held, so nothing more may be written to the folder.
-            RunFolderAccessError: the storage does not answer, so this is unknown.
+            RunFolderAccessError: the storage has not answered for so long that another run may have taken it over.
         """
         while not (self.lost.is_set() or self.is_confirmed()):
-            self._renew(wait_s=2 * _HEARTBEAT_TIMEOUT_S)
+            try:
+                self._renew(wait_s=2 * _HEARTBEAT_TIMEOUT_S)
+            except RunFolderAccessError:
+                if self._is_stale():
+                    raise
+                break
         if self.lost.is_set():
             raise RunFolderLockedError(
                 f"This run has lost its lease on {self._url}: another run took it over after "
@@ -113,6 +119,10 @@ class RunLock:
         """Return whether the lease is held for certain, because its last heartbeat is not too old."""
         lease = self._lease
         return lease is not None and not self.lost.is_set() and self._files.is_confirmed(lease)
+
+    def _is_stale(self) -> bool:
+        lease = self._lease
+        return lease is None or not lease.is_fresh(self._clock(), self._stale_s)
 
     def release(self) -> None:
         """Release the lease if it is still held. May be called repeatedly; storage errors are only logged.

@@ -119,6 +119,11 @@ def test_steps_in_a_list_at_the_end_are_refused(last: Any) -> None:
         RayPipelineExecutor([numbers, last])
 
 
+def test_steps_in_a_list_between_steps_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^pipeline\[1\]=.*: must be a step, not a list of steps"):
+        RayPipelineExecutor([numbers, [Saver(), Saver()], numbers])
+
+
 def test_functions_as_data_of_a_later_step_are_taken() -> None:
     RayPipelineExecutor([[abs, float], numbers])
     RayPipelineExecutor([numbers, [1, 2]])

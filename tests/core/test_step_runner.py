@@ -15,6 +15,7 @@ import pytest
 
 from ray_pipeline_core import ConfigError, PipelineStep, RayPipelineExecutor, RunIncompleteError
 from ray_pipeline_core.pipeline import load_pipeline
+from ray_pipeline_core.processes import end_fork
 from ray_pipeline_core.step_runner import find_raising_step, run_pipeline
 from ray_pipeline_core.testing import run_in_process
 
@@ -66,6 +67,12 @@ def reads_async(data: Any, rank: int, world_size: int) -> list[int]:
 )
 def test_last_step_that_returns_unfinished_work_fails_the_rank(make: Callable[[], Any], kind: str) -> None:
     with pytest.raises(ConfigError, match=rf"^pipeline\[1\]: 'Function: <lambda>' returned .*{kind}"):
+        run_pipeline([numbers, returns(make)], 0, 1)
+
+
+@pytest.mark.parametrize("make", [lambda: [numbers(None, 0, 1)], lambda: (numbers(None, 0, 1) for _ in range(2))])
+def test_last_step_that_yields_generators_instead_of_their_items_fails_the_rank(make: Callable[[], Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^pipeline\[1\]: .* returned generators.*yield from"):
         run_pipeline([numbers, returns(make)], 0, 1)
 
 
@@ -266,6 +273,15 @@ def test_fork_that_leaves_an_observer_is_no_second_driver(tmp_path: Path) -> Non
         if os.getpid() != pid:
             os._exit(99)
     assert observer.codes == [7]
+
+
+def test_traceback_of_a_fork_has_no_secrets(capfd: pytest.CaptureFixture[str]) -> None:
+    if (child := os.fork()) == 0:
+        end_fork(ValueError("token=hunter2hunter2"))
+    assert child_code(child) == 1
+    written = capfd.readouterr().err
+    assert "ValueError: token=" in written
+    assert "hunter2" not in written
 
 
 def test_fork_that_leaves_a_rank_stores_nothing(tmp_path: Path) -> None:

@@ -701,6 +701,19 @@ def test_heartbeat_survives_trouble_with_the_storage(
     assert is_given_back(faulty_folder)
 
 
+def test_check_trusts_a_lease_that_nobody_may_take_over_yet(
+    faulty_folder: DataFolder, proxy: FaultyProxy, make_lock: MakeLock, clock: ManualClock
+) -> None:
+    with make_lock(faulty_folder) as lock:
+        proxy.always = "access_denied"
+        clock.now_s += 59
+        lock.check()
+        clock.now_s += 2
+        with pytest.raises(RunFolderAccessError):
+            lock.check()
+        proxy.always = None
+
+
 def test_lost_answers_do_not_lose_the_lease(
     faulty_folder: DataFolder, proxy: FaultyProxy, make_lock: MakeLock, clock: ManualClock
 ) -> None:

@@ -1,0 +1,79 @@
+"""The worker pool makes its calls of Ray so that a head that has died can't block the driver: without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.ray_backend import idle_workers, worker_pool
+from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
+from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
+
+ONE_CPU = RankResources(1, 0, 0)
+
+
+class FakeCluster:
+    """Notes whether a call goes on that can be given up."""
+
+    is_embedded = False
+
+    def __init__(self) -> None:
+        self.is_calling = False
+
+    def check(self) -> None:
+        """The head always answers."""
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        self.is_calling = True
+        try:
+            return function()
+        finally:
+            self.is_calling = False
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    """A cluster whose calls of Ray fail unless they can be given up."""
+    cluster = FakeCluster()
+
+    def call_ray(*arguments: Any) -> Any:
+        assert cluster.is_calling, "this could block for ever"
+        return arguments
+
+    monkeypatch.setattr(worker_pool.ray, "put", call_ray)
+    monkeypatch.setattr(idle_workers, "release_workers", call_ray)
+    return cluster
+
+
+def make_pool(cluster: FakeCluster, reserve: IdleWorkers) -> RayWorkerPool:
+    config = SimpleNamespace(resources=ONE_CPU)
+    setup: Any = SimpleNamespace(config=config, packed_pipeline=b"", settings=None, attempt_numbers=None)
+    made_of: Any = cluster
+    pool = RayWorkerPool(made_of, setup, reserve)
+    quiet: Any = SimpleNamespace(refresh=set, is_due=lambda: False)
+    pool._draining = pool._waiting_requests = quiet
+    return pool
+
+
+def test_idle_workers_are_ended_by_calls_that_can_be_given_up(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [0.0]
+    reserve = IdleWorkers(lambda: now_s[0])
+    reserve.begin_run(ONE_CPU, [ONE_CPU])
+    pool = make_pool(cluster, reserve)
+    monkeypatch.setattr(pool, "_prepare", lambda slot: None)
+    monkeypatch.setattr(pool, "_start_new", lambda slot, memory_factor: None)
+
+    reserve.keep(WorkerSet(None, [], ()))
+    now_s[0] = IDLE_WORKER_TTL_S + 1
+    pool.poll(0)
+    assert reserve.take() is None
+
+    reserve.keep(WorkerSet(None, [], ()))
+    pool.start(0, 2.0)
+    assert reserve.take() is None
