@@ -104,11 +104,19 @@ def redact(text: str, limit: int | None = None) -> str:
         limit: the most characters to return. The text is searched before it is cut: half a secret is a secret.
     """
     if limit is not None:
-        searched = text[: limit + _SEARCHED_BEYOND_LIMIT]
-        kept = redact(searched)
-        # What was cut off may have broken a secret at the end, so the end is not returned.
-        return (kept if len(searched) == len(text) else kept[:-_SEARCHED_BEYOND_LIMIT])[:limit]
+        return _redact_start(text, limit)
     return _redact_short(text) if len(text) <= _MAX_CACHED_LENGTH else _redact(text)
+
+
+def _redact_start(text: str, limit: int) -> str:
+    # What is cut off may break a secret at the end, so the end is not returned. Hiding may shorten the text much.
+    size = limit + _SEARCHED_BEYOND_LIMIT
+    while size < len(text):
+        kept = redact(text[:size])
+        if len(kept) >= limit + _SEARCHED_BEYOND_LIMIT:
+            return kept[:limit]
+        size *= 2
+    return redact(text)[:limit]
 
 
 def redact_url(url: str) -> str:

@@ -199,6 +199,23 @@ def test_text_that_is_short_enough_is_not_cut() -> None:
     assert redact("x" * 101, 100) == "x" * 100
 
 
+@pytest.mark.parametrize(
+    "secret", [f"-----BEGIN KEY-----\n{S * 300}\n-----END KEY-----", f"https://h/a?token={S * 500}"]
+)
+@pytest.mark.parametrize("count", [1, 5])
+def test_text_that_is_cut_keeps_what_stands_beside_long_secrets(secret: str, count: int) -> None:
+    cut = redact(f"can't read {f'{secret} and ' * count}" + "it is expired " * 1_000, 2_000)
+    assert len(cut) == 2_000
+    assert cut.startswith("can't read ")
+    assert "it is expired" in cut
+    assert S not in cut
+
+
+def test_time_is_linear_where_secrets_shorten_the_text() -> None:
+    assert redact("password=x " * 100_000, 2_000).startswith("password=*** ")
+    assert redact(f"token={'x' * 1_000_000}", 2_000) == "token=***"
+
+
 PIECES = [
     *("x", "a b ", "a:", "a=", "://", "://a:b@", "a@b:", "u:p@", "1:", "x-y.", "token", "=", "\\", '\\"', " \t"),
     *("password=", "password='", "password=(", "password=a,", "password \n", "?key=", "'a', ", "('token', "),
