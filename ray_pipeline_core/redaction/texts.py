@@ -73,6 +73,8 @@ _VALUE = re.compile(
     rf"""{_PLAIN}+(?:(?:\\.|[,;&](?![\s'"]|[\w.\-]+[=:]|$)){_PLAIN}*)*""",
     re.IGNORECASE | re.DOTALL,
 )
+# The value of a folder such as /day=1/, of data that is partitioned in the way of Hive.
+_FOLDER = re.compile(r"""[^\s,;&(){}\[\]'"<>\\/]+(?=/)""")
 # name=value, 'name': value, "name" => value, environ['name'] = value; `name://` starts a URL.
 _NAME = re.compile(r"""(?<![\w.-])(?P<name>[\w.-]+)(?:\\*['"]|%22)?\]?[ \t]*(?:(?!://)[=:]{1,3}>?|%3[aAdD])[ \t]*""")
 _OPTION = re.compile(r"""(?<![\w.-])(?P<name>--?[A-Za-z][\w.-]*)(?:\\*['"],[ \t]*|[ \t]+)(?!-)""")
@@ -90,7 +92,10 @@ _PASSWORD = re.compile(
 )
 _ENVIRONMENT = re.compile(r"""(?<![\w-])(?:--env|-e(?=\W+[A-Z_][A-Z\d_]*=))(?:=|[ \t]+|\\*['"],[ \t]*\\*['"])\w+=""")
 _QUERY_NAMES = frozenset({"key", "code", "extra", "__extra__", "policy"})
-_NO_SECRETS = frozenset(["none", "null", "true", "false", "nil", "undefined", "..."])
+_NO_SECRETS = frozenset(["none", "null", "true", "false", "nil", "undefined", "..."]) | frozenset(
+    # as in schemas
+    ["string", "str", "text", "utf8", "bytes", "binary", "int", "int32", "int64", "integer", "float", "double", "bool"]
+)
 
 
 def redact(text: str, limit: int | None = None) -> str:
@@ -221,7 +226,13 @@ def _has_secret_name(match: re.Match[str]) -> bool:
 
 def _is_harmless(match: re.Match[str], value: str) -> bool:
     name = match.groupdict().get("name", "")
-    return value.lower() in _NO_SECRETS or (value.isdecimal() and is_secret_name(name) and not is_secret(name, 0))
+    parsed = int(value[:20]) if value.isdecimal() else [] if value.startswith("[") else value
+    return value.lower() in _NO_SECRETS or (is_secret_name(name) and not is_secret(name, parsed))
+
+
+def _match_value(match: re.Match[str]) -> re.Match[str] | None:
+    in_path = match.string[match.start() - 1 : match.start()] == "/"
+    return (in_path and _FOLDER.match(match.string, match.end())) or _VALUE.match(match.string, match.end())
 
 
 def _hide_values(
@@ -233,7 +244,7 @@ def _hide_values(
     while match := pattern.search(text, searched):
         searched = match.end()
         # The name is looked at first: a value may be long, and is searched itself if it stays.
-        value = _VALUE.match(text, searched) if is_secret_place(match) else None
+        value = _match_value(match) if is_secret_place(match) else None
         if value is not None and not _is_harmless(match, value[0]):
             parts += text[copied:searched], HIDDEN
             copied = searched = value.end()

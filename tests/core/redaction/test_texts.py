@@ -88,6 +88,8 @@ SECRET_TEXTS = [
     (f'AIRFLOW_CONN_X=\'{{"conn_type": "pg", "password": "{S}"}}\'', '"conn_type": "pg", "password": ***}'),
     (f"(x.OperationalError) failed [parameters: {{'token': '{S}', 'n': 3}}]", "[parameters: {'token': ***, 'n': 3}]"),
     (f"databricks://token:{S}@h?http_path=x", "databricks://token:***"),
+    (f"/data/token={S}/day=3/part-0.parquet", "/data/token=***/day=3/part-0.parquet"),
+    (f"/data/token='{S}/{S}'/day=3", "/data/token=***/day=3"),
     # headers
     (f"curl -H 'X-Api-Key: {S}' https://h", "curl -H 'X-Api-Key: ***' https://h"),
     (f"Authorization: Basic {S}= x", "Authorization: *** x"),
@@ -157,6 +159,9 @@ HARMLESS_TEXTS = [
     "session_length=3; passage: text; monkey=1; author: anna",
     "kafka://h1:9092,h2:9092/t",
     "sed -e s=a=b=",
+    "s3://b/session_id=12/pass=3/part-0.parquet",
+    "{token: string}, struct<token: string, n: int64>",
+    "tokens=['a', 'b'], low_pass=100",
 ]
 
 
@@ -199,9 +204,7 @@ def test_text_that_is_short_enough_is_not_cut() -> None:
     assert redact("x" * 101, 100) == "x" * 100
 
 
-@pytest.mark.parametrize(
-    "secret", [f"-----BEGIN KEY-----\n{S * 300}\n-----END KEY-----", f"https://h/a?token={S * 500}"]
-)
+@pytest.mark.parametrize("secret", [f"-----BEGIN KEY-----{S * 300}-----END KEY-----", f"https://h/a?token={S * 500}"])
 @pytest.mark.parametrize("count", [1, 5])
 def test_text_that_is_cut_keeps_what_stands_beside_long_secrets(secret: str, count: int) -> None:
     cut = redact(f"can't read {f'{secret} and ' * count}" + "it is expired " * 1_000, 2_000)
