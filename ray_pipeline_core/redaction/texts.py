@@ -78,7 +78,8 @@ _FOLDER = re.compile(r"""[^\s,;&(){}\[\]'"<>\\/]+(?=/)""")
 # name=value, 'name': value, "name" => value, environ['name'] = value; `name://` starts a URL.
 _NAME = re.compile(r"""(?<![\w.-])(?P<name>[\w.-]+)(?:\\*['"]|%22)?\]?[ \t]*(?:(?!://)[=:]{1,3}>?|%3[aAdD])[ \t]*""")
 _OPTION = re.compile(r"""(?<![\w.-])(?P<name>--?[A-Za-z][\w.-]*)(?:\\*['"],[ \t]*|[ \t]+)(?!-)""")
-_PAIR = re.compile(r"""\([ \t]*b?(\\*['"])(?P<name>[\w.-]+)\1[ \t]*,[ \t]*""")
+# Only a list in a list is a pair: ['token', 'label'] are columns.
+_PAIR = re.compile(r"""(?:\(|(?:(?<=\[)|(?<=\],)|(?<=\],[ ]))\[)[ \t]*b?(\\*['"])(?P<name>[\w.-]+)\1[ \t]*,[ \t]*""")
 _XML = re.compile(r"<(?P<name>[\w.-]{1,100})>(?=[^<>]{1,4000}</(?P=name)>)")
 # The errors of pydantic have the name of a field in the line before its value.
 _VALIDATION = re.compile(r"^(?P<name>[\w.-]+)\n[^\n]{0,500}?\binput_value=", re.MULTILINE)
@@ -88,6 +89,13 @@ _PASSWORD = re.compile(
     r"""|\blogin[ \t]+\S{1,100}[ \t]+password[ \t]+"""
     r"""|\bjdbc:oracle:\w{1,10}:[\w.-]{1,100}/(?=\S{1,200}@)"""
     r"""|(?<![\w-])(?:-u|--user|--proxy-user)(?:=|[ \t]+|\\*['"],[ \t]*)\\*['"]?[\w.@-]{1,100}:""",
+    re.IGNORECASE,
+)
+# "Incorrect API key provided: …", "Access key … is invalid".
+_SENTENCE = re.compile(
+    r"\b(?:api|access|secret|account|license|auth)[ ](?:key|token)(?:[ ]id)?"
+    r"(?:(?:[ ](?:provided|given|used|received|supplied))?:[ \t]*"
+    r"|[ ]+(?=[^\s\d]{0,100}\d\S{0,200}[ ](?:is|was|has|does)\b))",
     re.IGNORECASE,
 )
 _ENVIRONMENT = re.compile(r"""(?<![\w-])(?:--env|-e(?=\W+[A-Z_][A-Z\d_]*=))(?:=|[ \t]+|\\*['"],[ \t]*\\*['"])\w+=""")
@@ -215,6 +223,10 @@ def _hide_passwords(text: str) -> str:
     return _hide_values(text, _PASSWORD)
 
 
+def _hide_in_sentences(text: str) -> str:
+    return _hide_values(text, _SENTENCE)
+
+
 def _hide_environment(text: str) -> str:
     return _hide_values(text, _ENVIRONMENT)
 
@@ -262,6 +274,7 @@ _RULES: tuple[Callable[[str], str], ...] = (
     _hide_values_of_elements,
     _hide_values_of_fields,
     _hide_passwords,
+    _hide_in_sentences,
     _hide_passwords_of_users,
     _hide_headers,
     _hide_tokens,

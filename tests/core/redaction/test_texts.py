@@ -102,6 +102,12 @@ SECRET_TEXTS = [
     (f"Cookie: a=b; sid={S}\nHost: h", "Cookie: ***\nHost: h"),
     (f"('x-api-key', '{S}')", "('x-api-key', ***)"),
     (f"[(b'authorization', b'Bearer {S}')]", "[(b'authorization', ***)]"),
+    (f"headers=[['x-api-key','{S}']]", "headers=[['x-api-key',***]]"),
+    (f'[["Accept", "json"], ["Authorization", "{S}"]]', '[["Accept", "json"], ["Authorization", ***]]'),
+    # sentences
+    (f"invalid api key: {S}", "invalid api key: ***"),
+    (f"Incorrect API key provided: {S}. You can", "Incorrect API key provided: *** You can"),
+    (f"Access key {S} is invalid", "Access key *** is invalid"),
     # commands
     (f"mysql --password {S} -h db", "mysql --password *** -h db"),
     (f"Command '['mysql', '--password', '{S}']' returned 1", "Command '['mysql', '--password', ***]' returned 1"),
@@ -159,6 +165,7 @@ HARMLESS_TEXTS = [
     "session_length=3; passage: text; monkey=1; author: anna",
     "kafka://h1:9092,h2:9092/t",
     "sed -e s=a=b=",
+    "The API key is invalid, the access key provided has expired",
     "s3://b/session_id=12/pass=3/part-0.parquet",
     "{token: string}, struct<token: string, n: int64>",
     "tokens=['a', 'b'], low_pass=100",
@@ -222,7 +229,17 @@ def test_time_is_linear_where_secrets_shorten_the_text() -> None:
 PIECES = [
     *("x", "a b ", "a:", "a=", "://", "://a:b@", "a@b:", "u:p@", "1:", "x-y.", "token", "=", "\\", '\\"', " \t"),
     *("password=", "password='", "password=(", "password=a,", "password \n", "?key=", "'a', ", "('token', "),
-    *("--password ", "-e A=", "-u a:", "Bearer ", "cookie: ", "http://h/webhook/"),
+    *(
+        "--password ",
+        "api key x1",
+        "api key: ",
+        "[['token', ",
+        "-e A=",
+        "-u a:",
+        "Bearer ",
+        "cookie: ",
+        "http://h/webhook/",
+    ),
     *("-----BEGIN A-----", "eyJabc.", "hf_aaa", "sk-", "AKIA"),
 ]
 
