@@ -73,10 +73,13 @@ _VALUE = re.compile(
     rf"""{_PLAIN}+(?:(?:\\.|[,;&](?![\s'"]|[\w.\-]+[=:]|$)){_PLAIN}*)*""",
     re.IGNORECASE | re.DOTALL,
 )
+# The value of a folder such as /day=1/, of data that is partitioned in the way of Hive.
+_FOLDER = re.compile(r"""[^\s,;&(){}\[\]'"<>\\/]+(?=/)""")
 # name=value, 'name': value, "name" => value, environ['name'] = value; `name://` starts a URL.
 _NAME = re.compile(r"""(?<![\w.-])(?P<name>[\w.-]+)(?:\\*['"]|%22)?\]?[ \t]*(?:(?!://)[=:]{1,3}>?|%3[aAdD])[ \t]*""")
 _OPTION = re.compile(r"""(?<![\w.-])(?P<name>--?[A-Za-z][\w.-]*)(?:\\*['"],[ \t]*|[ \t]+)(?!-)""")
-_PAIR = re.compile(r"""\([ \t]*b?(\\*['"])(?P<name>[\w.-]+)\1[ \t]*,[ \t]*""")
+# Only a list in a list is a pair: ['token', 'label'] are columns.
+_PAIR = re.compile(r"""(?:\(|(?:(?<=\[)|(?<=\],)|(?<=\],[ ]))\[)[ \t]*b?(\\*['"])(?P<name>[\w.-]+)\1[ \t]*,[ \t]*""")
 _XML = re.compile(r"<(?P<name>[\w.-]{1,100})>(?=[^<>]{1,4000}</(?P=name)>)")
 # The errors of pydantic have the name of a field in the line before its value.
 _VALIDATION = re.compile(r"^(?P<name>[\w.-]+)\n[^\n]{0,500}?\binput_value=", re.MULTILINE)
@@ -88,9 +91,19 @@ _PASSWORD = re.compile(
     r"""|(?<![\w-])(?:-u|--user|--proxy-user)(?:=|[ \t]+|\\*['"],[ \t]*)\\*['"]?[\w.@-]{1,100}:""",
     re.IGNORECASE,
 )
+# "Incorrect API key provided: …", "Access key … is invalid".
+_SENTENCE = re.compile(
+    r"\b(?:api|access|secret|account|license|auth)[ ](?:key|token)(?:[ ]id)?"
+    r"(?:(?:[ ](?:provided|given|used|received|supplied))?:[ \t]*"
+    r"|[ ]+(?=[^\s\d]{0,100}\d\S{0,200}[ ](?:is|was|has|does)\b))",
+    re.IGNORECASE,
+)
 _ENVIRONMENT = re.compile(r"""(?<![\w-])(?:--env|-e(?=\W+[A-Z_][A-Z\d_]*=))(?:=|[ \t]+|\\*['"],[ \t]*\\*['"])\w+=""")
 _QUERY_NAMES = frozenset({"key", "code", "extra", "__extra__", "policy"})
-_NO_SECRETS = frozenset(["none", "null", "true", "false", "nil", "undefined", "..."])
+_NO_SECRETS = frozenset(["none", "null", "true", "false", "nil", "undefined", "..."]) | frozenset(
+    # as in schemas
+    ["string", "str", "text", "utf8", "bytes", "binary", "int", "int32", "int64", "integer", "float", "double", "bool"]
+)
 
 
 def redact(text: str, limit: int | None = None) -> str:
@@ -104,11 +117,19 @@ def redact(text: str, limit: int | None = None) -> str:
         limit: the most characters to return. The text is searched before it is cut: half a secret is a secret.
     """
     if limit is not None:
-        searched = text[: limit + _SEARCHED_BEYOND_LIMIT]
-        kept = redact(searched)
-        # What was cut off may have broken a secret at the end, so the end is not returned.
-        return (kept if len(searched) == len(text) else kept[:-_SEARCHED_BEYOND_LIMIT])[:limit]
+        return _redact_start(text, limit)
     return _redact_short(text) if len(text) <= _MAX_CACHED_LENGTH else _redact(text)
+
+
+def _redact_start(text: str, limit: int) -> str:
+    # What is cut off may break a secret at the end, so the end is not returned. Hiding may shorten the text much.
+    size = limit + _SEARCHED_BEYOND_LIMIT
+    while size < len(text):
+        kept = redact(text[:size])
+        if len(kept) >= limit + _SEARCHED_BEYOND_LIMIT:
+            return kept[:limit]
+        size *= 2
+    return redact(text)[:limit]
 
 
 def redact_url(url: str) -> str:
@@ -202,6 +223,10 @@ def _hide_passwords(text: str) -> str:
     return _hide_values(text, _PASSWORD)
 
 
+def _hide_in_sentences(text: str) -> str:
+    return _hide_values(text, _SENTENCE)
+
+
 def _hide_environment(text: str) -> str:
     return _hide_values(text, _ENVIRONMENT)
 
@@ -213,7 +238,13 @@ def _has_secret_name(match: re.Match[str]) -> bool:
 
 def _is_harmless(match: re.Match[str], value: str) -> bool:
     name = match.groupdict().get("name", "")
-    return value.lower() in _NO_SECRETS or (value.isdecimal() and is_secret_name(name) and not is_secret(name, 0))
+    parsed = int(value[:20]) if value.isdecimal() else [] if value.startswith("[") else value
+    return value.lower() in _NO_SECRETS or (is_secret_name(name) and not is_secret(name, parsed))
+
+
+def _match_value(match: re.Match[str]) -> re.Match[str] | None:
+    in_path = match.string[match.start() - 1 : match.start()] == "/"
+    return (in_path and _FOLDER.match(match.string, match.end())) or _VALUE.match(match.string, match.end())
 
 
 def _hide_values(
@@ -225,7 +256,7 @@ def _hide_values(
     while match := pattern.search(text, searched):
         searched = match.end()
         # The name is looked at first: a value may be long, and is searched itself if it stays.
-        value = _VALUE.match(text, searched) if is_secret_place(match) else None
+        value = _match_value(match) if is_secret_place(match) else None
         if value is not None and not _is_harmless(match, value[0]):
             parts += text[copied:searched], HIDDEN
             copied = searched = value.end()
@@ -243,6 +274,7 @@ _RULES: tuple[Callable[[str], str], ...] = (
     _hide_values_of_elements,
     _hide_values_of_fields,
     _hide_passwords,
+    _hide_in_sentences,
     _hide_passwords_of_users,
     _hide_headers,
     _hide_tokens,

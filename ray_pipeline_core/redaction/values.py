@@ -73,7 +73,7 @@ def _item(key: Any, item: Any) -> Any:
 def _sequence(value: Sequence[Any]) -> list[Any]:
     if len(value) == 2 and isinstance(value, tuple) and _is_secret_text(value[0]):
         return [_scalar(value[0]), HIDDEN]
-    plain = [without_secrets(item) for item in value]
+    plain = [_element(item) for item in value]
     for index, (option, item) in enumerate(pairwise(value), start=1):
         if not (isinstance(option, str) and isinstance(item, str)):
             continue
@@ -82,6 +82,11 @@ def _sequence(value: Sequence[Any]) -> list[Any]:
         elif option.startswith("-") and is_secret_name(option) and "=" not in option and not item.startswith("-"):
             plain[index] = HIDDEN
     return plain
+
+
+def _element(item: Any) -> Any:
+    # A list of two is a pair only in another list: ["token", "label"] may be columns.
+    return without_secrets(tuple(item) if type(item) is list and len(item) == 2 else item)
 
 
 def _is_secret_text(name: object) -> bool:

@@ -15,7 +15,7 @@ class AttemptFailure:
 
     Attributes:
         kind: what the retry policy and the user see.
-        error_type: qualified name of the exception, or of Ray's error.
+        error_type: qualified name of the exception, or of Ray's error; secrets in it are hidden.
         message: one sentence; secrets in it are hidden.
         error_names: the names, bare and qualified, of the exception's type and its bases.
         preempted: the node was taken away with notice, so none of the ordinary retries is charged.
@@ -38,6 +38,7 @@ class AttemptFailure:
     log: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "error_type", redact(self.error_type))
         object.__setattr__(self, "message", redact(self.message))
 
     @property

@@ -128,15 +128,30 @@ def _from_step_stats(steps: list[StepStats]) -> PipelineStats:
 def _to_plain_json(stats: Any) -> Any:
     try:
         plain = json.loads(json.dumps(stats.to_dict(), default=plain_number))
-        return plain | {"name": redact(plain["name"])}
+        return plain | {"name": redact(plain["name"]), "stats": _without_secrets(plain["stats"])}
     except (TypeError, ValueError) as error:
         raise StatsMergeError(
             f"the stats of {stats.name!r} are not plain numbers; add only numbers to them: {error}"
         ) from error
 
 
+def _without_secrets(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return metrics whose names and units have no secrets; those that get the same name are added."""
+    clean: dict[str, Any] = {}
+    for name, metric in metrics.items():
+        shown = redact(name)
+        if isinstance(metric, dict) and isinstance(metric.get("unit"), str):
+            metric |= {"unit": redact(metric["unit"])}
+        clean[shown] = _add_plain(clean[shown], metric) if shown in clean else metric
+    return clean
+
+
+def _add_plain(one: Any, other: Any) -> Any:
+    return json.loads(json.dumps((Metric.from_dict(one) + Metric.from_dict(other)).to_dict()))
+
+
 def _summary_of_step(step: dict[str, Any]) -> str:
-    metrics = (f"{name} {_format_number(_total(metric))}" for name, metric in step["stats"].items())
+    metrics = (f"{redact(name)} {_format_number(_total(metric))}" for name, metric in step["stats"].items())
     return ", ".join([f"{_total(step['time_stats']):.3f} s", *metrics])
 
 

@@ -18,7 +18,7 @@ PGPASSWORD MYSQL_PWD AccountKey SharedAccessKey sasl.password sasl_plain_passwor
 SLACK_WEBHOOK_URL webhook PREFECT_API_KEY fs.azure.account.key.acme.dfs.core.windows.net DATABRICKS_TOKEN HF_TOKEN
 id_token refresh_token tokens secrets master_key ssh_key AIRFLOW__CORE__FERNET_KEY apiKey APIKey private-key
 basic_auth X-Amz-Security-Token access_tokens api_keys dbPassword sessionid sas_token key_password --password
-conn_str _password __token
+conn_str _password __token azure_devops_pat blob_sas db_pass user_session storage_key oauth_token
 """
 HARMLESS_NAMES = """
 query_tokens tokens_file token_dtype token_to_id return_tokens
@@ -27,7 +27,10 @@ token_ids decoder_start_token_id keys key key_field primary_key sort_key partiti
 keyboard author authors author_column authority passage passes bypass passthrough pass_rate compass passenger monkey
 session_length session_timeout pattern path path_pattern patience dispatch signal design assign significant
 signature_field secretary password_field credits accounts access private_subnet service_name api_version auth_method
-token_count least
+token_count least token_pattern token_overlap token_window token_separator token_dim token_dropout token_col
+token_filter token_file token_id token_class token_counter token_embedding token_func token_bits token_path first_token
+blank_token fim_token file_pat glob_pat low_pass n_pass band_pass input_sas signature_func n_sig cookies_path auth_url
+oauth_token_url crypto_key
 """
 
 
@@ -48,6 +51,15 @@ def test_name_of_something_else_is_not_taken_for_a_secret(name: str) -> None:
         ("secret_key", 1234, True),
         ("session", 1234, True),
         ("tokens", 1234, False),
+        ("pass", 3, False),
+        ("pass", 1234, True),
+        ("db_pass", 123456, True),
+        ("session_id", 123456, False),
+        ("token_weight", 5, False),
+        ("token", 5, True),
+        ("token_secret", 5, True),
+        ("tokens", ["a", "b"], False),
+        ("access_tokens", ["a", "b"], True),
         ("use_auth", True, False),
         ("token", None, False),
         ("auth", 0.5, False),

@@ -88,6 +88,8 @@ SECRET_TEXTS = [
     (f'AIRFLOW_CONN_X=\'{{"conn_type": "pg", "password": "{S}"}}\'', '"conn_type": "pg", "password": ***}'),
     (f"(x.OperationalError) failed [parameters: {{'token': '{S}', 'n': 3}}]", "[parameters: {'token': ***, 'n': 3}]"),
     (f"databricks://token:{S}@h?http_path=x", "databricks://token:***"),
+    (f"/data/token={S}/day=3/part-0.parquet", "/data/token=***/day=3/part-0.parquet"),
+    (f"/data/token='{S}/{S}'/day=3", "/data/token=***/day=3"),
     # headers
     (f"curl -H 'X-Api-Key: {S}' https://h", "curl -H 'X-Api-Key: ***' https://h"),
     (f"Authorization: Basic {S}= x", "Authorization: *** x"),
@@ -100,6 +102,12 @@ SECRET_TEXTS = [
     (f"Cookie: a=b; sid={S}\nHost: h", "Cookie: ***\nHost: h"),
     (f"('x-api-key', '{S}')", "('x-api-key', ***)"),
     (f"[(b'authorization', b'Bearer {S}')]", "[(b'authorization', ***)]"),
+    (f"headers=[['x-api-key','{S}']]", "headers=[['x-api-key',***]]"),
+    (f'[["Accept", "json"], ["Authorization", "{S}"]]', '[["Accept", "json"], ["Authorization", ***]]'),
+    # sentences
+    (f"invalid api key: {S}", "invalid api key: ***"),
+    (f"Incorrect API key provided: {S}. You can", "Incorrect API key provided: *** You can"),
+    (f"Access key {S} is invalid", "Access key *** is invalid"),
     # commands
     (f"mysql --password {S} -h db", "mysql --password *** -h db"),
     (f"Command '['mysql', '--password', '{S}']' returned 1", "Command '['mysql', '--password', ***]' returned 1"),
@@ -157,6 +165,10 @@ HARMLESS_TEXTS = [
     "session_length=3; passage: text; monkey=1; author: anna",
     "kafka://h1:9092,h2:9092/t",
     "sed -e s=a=b=",
+    "The API key is invalid, the access key provided has expired",
+    "s3://b/session_id=12/pass=3/part-0.parquet",
+    "{token: string}, struct<token: string, n: int64>",
+    "tokens=['a', 'b'], low_pass=100",
 ]
 
 
@@ -199,10 +211,35 @@ def test_text_that_is_short_enough_is_not_cut() -> None:
     assert redact("x" * 101, 100) == "x" * 100
 
 
+@pytest.mark.parametrize("secret", [f"-----BEGIN KEY-----{S * 300}-----END KEY-----", f"https://h/a?token={S * 500}"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_text_that_is_cut_keeps_what_stands_beside_long_secrets(secret: str, count: int) -> None:
+    cut = redact(f"can't read {f'{secret} and ' * count}" + "it is expired " * 1_000, 2_000)
+    assert len(cut) == 2_000
+    assert cut.startswith("can't read ")
+    assert "it is expired" in cut
+    assert S not in cut
+
+
+def test_time_is_linear_where_secrets_shorten_the_text() -> None:
+    assert redact("password=x " * 100_000, 2_000).startswith("password=*** ")
+    assert redact(f"token={'x' * 1_000_000}", 2_000) == "token=***"
+
+
 PIECES = [
     *("x", "a b ", "a:", "a=", "://", "://a:b@", "a@b:", "u:p@", "1:", "x-y.", "token", "=", "\\", '\\"', " \t"),
     *("password=", "password='", "password=(", "password=a,", "password \n", "?key=", "'a', ", "('token', "),
-    *("--password ", "-e A=", "-u a:", "Bearer ", "cookie: ", "http://h/webhook/"),
+    *(
+        "--password ",
+        "api key x1",
+        "api key: ",
+        "[['token', ",
+        "-e A=",
+        "-u a:",
+        "Bearer ",
+        "cookie: ",
+        "http://h/webhook/",
+    ),
     *("-----BEGIN A-----", "eyJabc.", "hf_aaa", "sk-", "AKIA"),
 ]
 

@@ -34,6 +34,7 @@ S = "hunter2XyZ"
         ([{"name": "DB_PASSWORD", "value": S}], [{"name": "DB_PASSWORD", "value": HIDDEN}]),
         ([{"name": "HOME", "value": "/root"}], [{"name": "HOME", "value": "/root"}]),
         ({"type": "service_account", "private_key": S}, {"type": "service_account", "private_key": HIDDEN}),
+        ([["Authorization", S], ["Accept", "json"]], [["Authorization", HIDDEN], ["Accept", "json"]]),
         (["token", "label"], ["token", "label"]),
         (["user", "password", "created_at"], ["user", "password", "created_at"]),
         ({"columns": ("token", "label", "n")}, {"columns": ["token", "label", "n"]}),

@@ -170,6 +170,11 @@ def test_queue_neither_loses_nor_doubles_a_group(steps: list[Any]) -> None:
 # --- retries --------------------------------------------------------------------------------------------------------
 
 
+def test_failure_has_no_secret() -> None:
+    failed = AttemptFailure("error", "password=hunter2", "token=hunter2")
+    assert (failed.error_type, failed.message) == ("password=***", "token=***")
+
+
 def failure(kind: FailureKind, **fields: Any) -> AttemptFailure:
     return AttemptFailure(kind, "Error", "it failed", **fields)
 

@@ -445,6 +445,17 @@ def test_stats_that_json_can_not_hold_are_refused() -> None:
         PipelineStats.from_steps([step])
 
 
+def test_names_and_units_of_metrics_have_no_secrets() -> None:
+    step = Reader()
+    for word in ("hunter2", "hunter3"):
+        step.stats[f"rows postgres://a:{word}@h"].update(3, f"https://u:{word}@h")
+    stats = PipelineStats.from_steps([step])
+    assert "hunter" not in stats.to_json() + stats.summary()
+    metrics = stats.to_list()[0]["stats"]
+    assert metrics == {"rows postgres://a:***@h": {"total": 6, "n": 2, "mean": 3.0, "unit": "https://u:***@h"}}
+    assert "hunter" not in PipelineStats(one_step({"rows postgres://a:hunter2@h": 1})).summary()
+
+
 def test_summary_has_a_readable_line_per_step() -> None:
     metrics = {"documents": 1_234_567, "score": {"total": 0.00025, "mean": 0.00025}, "size": 2500.5}
     stats = PipelineStats(
