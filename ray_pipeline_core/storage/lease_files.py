@@ -192,17 +192,23 @@ class LeaseFiles:
     def _read(self, path: str) -> Lease | None:
         """Return the lease in a file, or None if there is no file.
 
-        The file's modification time replaces a heartbeat that can't be right; a storage that has none makes it stale.
+        The file's modification time replaces a heartbeat that can't be right. If there is none, or it can't be right
+        either, the lease is stale.
         """
         try:
             lease = Lease.from_bytes(self._folder.read_bytes(path))
             is_damaged = lease is None or not self._is_possible(lease.epoch)
             if lease is not None and not is_damaged and lease.heartbeat <= self._clock() + self._stale_s:
                 return lease
-            modified_s = self._folder.modified_s(path)
+            modified_s = self._modified_s(path)
         except FileNotFoundError:
             return None
         return Lease.damaged(modified_s) if lease is None or is_damaged else replace(lease, heartbeat=modified_s)
+
+    def _modified_s(self, path: str) -> float:
+        """Return a file's modification time; 0 if it is in the future too, so that nothing tells when it was written."""
+        modified_s = self._folder.modified_s(path)
+        return modified_s if modified_s <= self._clock() + self._stale_s else 0.0
 
     def _locked_message(self, lease: Lease) -> str:
         age_s = max(0.0, self._clock() - lease.heartbeat)

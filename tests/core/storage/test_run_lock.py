@@ -573,6 +573,20 @@ def test_impossible_values_lock_for_a_minute_after_the_file_was_written(
     assert is_given_back(folder)
 
 
+@pytest.mark.parametrize("content", [b"{", forged(heartbeat=time.time() + 3600)], ids=["damaged", "readable"])
+@pytest.mark.parametrize("path", ["run.lock", "leases/3"])
+def test_lease_that_was_written_while_the_clock_was_ahead_locks_nobody_out(
+    content: bytes, path: str, tmp_path: Path, make_lock: MakeLock
+) -> None:
+    folder = get_data_folder(tmp_path)
+    folder.write_bytes(path, content)
+    written_s = time.time() + 3600
+    os.utime(tmp_path / path, (written_s, written_s))
+    with make_lock(folder, clock=time.time) as lock:
+        lock.check()
+    assert is_given_back(folder)
+
+
 class TimelessFolder(DataFolder):
     """A folder on storage that does not report modification times."""
 
