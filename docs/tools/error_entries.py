@@ -435,6 +435,10 @@ _RUN_FOLDER: Mapping[str, Entry] = {
         "Several drivers tried to take the same lease at the same moment, ten times in a row.",
         "Start one run only, or give each its own `logging_dir`.",
     ),
+    "The lease on {url} was acquired too late, because this process was suspended or the storage did not answer, so another run may have taken it. Start the run again.": Entry(
+        "More than 30 s passed between the driver's look at the lease and the end of its creation.",
+        "Start the run again; if it happens often, find out why the storage is slow.",
+    ),
     "This worker's run no longer has the lease on {url}, so the rank is not marked as completed. The next run in this folder runs it again.": Entry(
         "Another run took the folder over while the rank was running, usually because the driver of this one died or "
         "was suspended.",
