@@ -646,9 +646,9 @@ _OTHER: Mapping[str, Entry] = {
         "Ray, or a machine that shuts down, ended the worker while it ran a rank. The message is only in the rank's log.",
         "Do nothing: the rank counts as lost and is tried again.",
     ),
-    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ranks. Run folder: {logging_dir} {failure} and {more} more; result.json in the run folder lists them all": Entry(
-        "More ranks failed than `max_failed_ranks` allows; the message shows the first twenty, a line for each. It is "
-        "an `AirflowException`, so Airflow retries the task if it has retries left.",
+    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ranks. Run folder: {logging_dir} {failure} and {more} more; failure_groups in result.json has them all": Entry(
+        "More ranks failed than `max_failed_ranks` allows; the message shows the twenty largest groups of ranks that "
+        "failed for the same reason, a line for each. It is an `AirflowException`, so Airflow retries the task if it has retries left.",
         "Read the logs that the message names, correct the cause, then clear the task.",
     ),
     "The Ray pipeline was stopped": Entry(
