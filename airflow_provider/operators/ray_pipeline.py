@@ -32,6 +32,7 @@ from ray_pipeline_core import (
 
 __all__ = ["RayPipelineOperator"]
 
+_MAX_LISTED_FAILURES = 100  # an XCom is a value in Airflow's database
 _NEVER_RENDERED = ("ray_remote_kwargs", "runtime_env", "observers")
 
 
@@ -132,14 +133,15 @@ class RayPipelineOperator(BaseOperator):
         """Run the ranks that are not completed.
 
         Returns:
-            `RunResult.to_dict()`. If ranks failed, it is pushed as the task's XCom before the error is raised.
+            `RunResult.to_dict()`, in which `failed` lists the first 100 ranks at most; `failed_count` and
+            `failure_groups` are complete. If ranks failed, it is pushed as the task's XCom before the error is raised.
 
         Raises:
             AirflowFailException: the arguments, the pipeline or the run folder are wrong, so a retry can't help.
             AirflowException: ranks, the cluster or the storage failed, or the run was stopped.
         """
         try:
-            return self._run_executor(context).to_dict()
+            return _as_xcom(self._run_executor(context))
         except RayPipelineError as error:
             if isinstance(error, RunIncompleteError) and error.result is not None:
                 self._push_result(context, error.result)
@@ -172,11 +174,16 @@ class RayPipelineOperator(BaseOperator):
             return
         try:
             ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            ti.xcom_push(key="return_value", value=result.to_dict())
+            ti.xcom_push(key="return_value", value=_as_xcom(result))
         except Exception:
             self.log.exception(
                 "could not push the result of the failed run to XCom; read result.json in %s", result.logging_dir
             )
+
+
+def _as_xcom(result: RunResult) -> dict[str, Any]:
+    plain = result.to_dict()
+    return plain | {"failed": plain["failed"][:_MAX_LISTED_FAILURES]}
 
 
 class _StopIfKilled(RunObserver):

@@ -450,6 +450,10 @@ _RUN_FOLDER: Mapping[str, Entry] = {
         "Several drivers tried to take the same lease at the same moment, ten times in a row.",
         "Start one run only, or give each its own `logging_dir`.",
     ),
+    "The lease on {url} was acquired too late, because this process was suspended or the storage did not answer, so another run may have taken it. Start the run again.": Entry(
+        "More than 30 s passed between the driver's look at the lease and the end of its creation.",
+        "Start the run again; if it happens often, find out why the storage is slow.",
+    ),
     "This worker's run no longer has the lease on {url}, so the rank is not marked as completed. The next run in this folder runs it again.": Entry(
         "Another run took the folder over while the rank was running, usually because the driver of this one died or "
         "was suspended.",
@@ -657,9 +661,9 @@ _OTHER: Mapping[str, Entry] = {
         "Ray, or a machine that shuts down, ended the worker while it ran a rank. The message is only in the rank's log.",
         "Do nothing: the rank counts as lost and is tried again.",
     ),
-    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ranks. Run folder: {logging_dir} {failure} and {more} more; result.json in the run folder lists them all": Entry(
-        "More ranks failed than `max_failed_ranks` allows; the message shows the first twenty, a line for each. It is "
-        "an `AirflowException`, so Airflow retries the task if it has retries left.",
+    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ranks. Run folder: {logging_dir} {failure} and {more} more; failure_groups in result.json has them all": Entry(
+        "More ranks failed than `max_failed_ranks` allows; the message shows the twenty largest groups of ranks that "
+        "failed for the same reason, a line for each. It is an `AirflowException`, so Airflow retries the task if it has retries left.",
         "Read the logs that the message names, correct the cause, then clear the task.",
     ),
     "The Ray pipeline was stopped": Entry(

@@ -11,8 +11,8 @@ next epoch counts on from it. `run.lock` then is a copy, for users and for drive
 file. A lease of theirs has no epoch, and is respected. First epochs are times, so that a driver that still knows an
 epoch from before `run.lock` was removed, and takes the next one, is behind those that came after.
 
-Heartbeats are compared with the reader's clock: the clocks of machines that share a folder must differ by less than
-the time after which a lease is stale.
+Heartbeats are compared with the reader's clock. A holder trusts its own for half of the time after which others find
+it stale, so the clocks of machines that share a folder may differ by the other half, less the time of a write.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ LOCK_FILE = "run.lock"
 
 _MAX_TRIES = 10
 _MAX_AHEAD_S = 86_400.0
-_TRUSTED_PART = (
-    0.75  # of the time until the lease is stale; the rest is for clocks that differ and answers that are lost
-)
+_TRUSTED_PART = 0.5  # of the time until the lease is stale; the rest is for clocks that differ and for a write
 _log = get_logger(__name__)
 _live_ids: set[str] = set()  # of the leases that this process holds or is acquiring
 
@@ -123,6 +121,7 @@ class LeaseFiles:
             epoch = former[0].epoch + 1 if former and former[0].epoch else int(now_s * 1000)
             taken = self._create(replace(lease, epoch=epoch, heartbeat=now_s, is_first=not former))
             if taken is not None:
+                self._check_in_time(taken)
                 self._remove_older(taken.epoch)
                 self.publish(taken)
                 return taken, self._warn_of_take_over(former)
@@ -130,6 +129,18 @@ class LeaseFiles:
             f"Several runs are starting in {self._folder.url} at the same time. Start only one of them, or use another "
             "folder."
         )
+
+    def _check_in_time(self, lease: Lease) -> None:
+        """Give a new lease back if its creation took so long that it may have overwritten a timely one.
+
+        That happens where creation is not exclusive, but looks for the file and then writes.
+        """
+        if not self.is_confirmed(lease):
+            self.release(lease)
+            raise RunFolderLockedError(
+                f"The lease on {self._folder.url} was acquired too late, because this process was suspended or the "
+                "storage did not answer, so another run may have taken it. Start the run again."
+            )
 
     def _take_next_epoch(self, lease: Lease) -> Lease | None:
         return self._create(replace(lease, epoch=lease.epoch + 1, heartbeat=self._clock(), is_first=False))
@@ -192,17 +203,23 @@ class LeaseFiles:
     def _read(self, path: str) -> Lease | None:
         """Return the lease in a file, or None if there is no file.
 
-        The file's modification time replaces a heartbeat that can't be right; a storage that has none makes it stale.
+        The file's modification time replaces a heartbeat that can't be right. If there is none, or it can't be right
+        either, the lease is stale.
         """
         try:
             lease = Lease.from_bytes(self._folder.read_bytes(path))
             is_damaged = lease is None or not self._is_possible(lease.epoch)
             if lease is not None and not is_damaged and lease.heartbeat <= self._clock() + self._stale_s:
                 return lease
-            modified_s = self._folder.modified_s(path)
+            modified_s = self._modified_s(path)
         except FileNotFoundError:
             return None
         return Lease.damaged(modified_s) if lease is None or is_damaged else replace(lease, heartbeat=modified_s)
+
+    def _modified_s(self, path: str) -> float:
+        """Return a file's modification time; 0 if it is in the future too, so that nothing tells when it was written."""
+        modified_s = self._folder.modified_s(path)
+        return modified_s if modified_s <= self._clock() + self._stale_s else 0.0
 
     def _locked_message(self, lease: Lease) -> str:
         age_s = max(0.0, self._clock() - lease.heartbeat)

@@ -207,7 +207,7 @@ class LeaseModel(RuleBasedStateMachine):
         for driver in self._drivers:
             driver.step()
 
-    @rule(seconds=st.sampled_from([61.0, 31.0, 1.0]))
+    @rule(seconds=st.sampled_from([61.0, 31.0, 21.0, 1.0]))
     def advance(self, seconds: float) -> None:
         self._clock.now_s += seconds
         for driver in self._drivers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -378,6 +379,23 @@ def test_suspended_holder_notices_that_its_successor_came_and_went(
     assert is_given_back(folder)
 
 
+@pytest.mark.parametrize("ahead_s", [20.0, -20.0])
+def test_holder_does_not_trust_a_lease_that_another_clock_finds_stale(
+    ahead_s: float, tmp_path: Path, clock: ManualClock
+) -> None:
+    folder, other_clock = get_data_folder(tmp_path), ManualClock(clock.now_s + ahead_s)
+    files, other_files = LeaseFiles(folder, clock, 60), LeaseFiles(folder, other_clock, 60)
+    lease, _ = files.acquire(ELSEWHERE)
+    taken: Lease | None = None
+    while taken is None:
+        clock.now_s += 1
+        other_clock.now_s += 1
+        with contextlib.suppress(RunFolderLockedError):
+            taken, _ = other_files.acquire(OTHER)
+    assert other_files.is_confirmed(taken)
+    assert not files.is_confirmed(lease)
+
+
 def test_suspended_holder_goes_on_when_nobody_took_over(
     folder: DataFolder, make_lock: MakeLock, clock: ManualClock
 ) -> None:
@@ -519,6 +537,40 @@ def test_what_a_driver_read_before_it_was_suspended_does_not_look_stale_afterwar
     assert not others.is_replaced(leases[-1].id)
 
 
+class OverwritingFolder(SuspendingFolder):
+    """A folder on a store whose creation looks for the file and then writes, like fsspec's generic one."""
+
+    def create_exclusive(self, path: str, data: bytes) -> None:
+        if self.isfile(path):
+            raise FileExistsError(path)
+        self._suspend("create_exclusive")
+        self.write_bytes(path, data)
+
+
+def test_driver_suspended_in_a_creation_that_is_not_exclusive_does_not_join_a_holder(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    suspended_folder, folder = OverwritingFolder(str(tmp_path)), get_data_folder(tmp_path)
+    suspended, others = LeaseFiles(suspended_folder, clock, 60), LeaseFiles(folder, clock, 60)
+    others.acquire(ELSEWHERE)
+    clock.now_s += 61
+    held: list[Lease | None] = []
+
+    def work_for_half_an_hour() -> None:
+        held.append(others.acquire(OTHER)[0])
+        for _ in range(180):
+            clock.now_s += 10
+            assert held[-1] is not None
+            held.append(others.renew(held[-1]))
+
+    suspended_folder.suspend_before, suspended_folder.meanwhile = "create_exclusive", work_for_half_an_hour
+    with pytest.raises(RunFolderLockedError, match="too late"):
+        suspended.acquire(replace(OTHER, pid=17))
+    assert held[-1] is not None
+    assert others.is_replaced(held[-1].id)
+    others.release(others.acquire(ELSEWHERE)[0])
+
+
 def test_holder_that_was_suspended_right_after_its_heartbeat_is_not_believed_blindly(
     tmp_path: Path, clock: ManualClock
 ) -> None:
@@ -570,6 +622,20 @@ def test_impossible_values_lock_for_a_minute_after_the_file_was_written(
     with make_lock(folder, clock=time.time) as lock:
         lock.check()
         RunFolder(folder).check_lease(lock.lease_id)
+    assert is_given_back(folder)
+
+
+@pytest.mark.parametrize("content", [b"{", forged(heartbeat=time.time() + 3600)], ids=["damaged", "readable"])
+@pytest.mark.parametrize("path", ["run.lock", "leases/3"])
+def test_lease_that_was_written_while_the_clock_was_ahead_locks_nobody_out(
+    content: bytes, path: str, tmp_path: Path, make_lock: MakeLock
+) -> None:
+    folder = get_data_folder(tmp_path)
+    folder.write_bytes(path, content)
+    written_s = time.time() + 3600
+    os.utime(tmp_path / path, (written_s, written_s))
+    with make_lock(folder, clock=time.time) as lock:
+        lock.check()
     assert is_given_back(folder)
 
 

@@ -1,0 +1,80 @@
+"""What Airflow shows and stores of a run with failed ranks; no scheduler and no database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException
+
+from airflow_provider.exceptions import as_airflow_error
+from airflow_provider.operators.ray_pipeline import RayPipelineOperator
+from ray_pipeline_core import RankFailure, RunIncompleteError, RunResult
+
+RANKS = 1200
+RESULT = RunResult(
+    name="clean",
+    world_size=RANKS,
+    completed=0,
+    skipped=0,
+    failed=tuple(RankFailure(rank, "error", 1, "ValueError", "bad", log=f"/run/{rank}.log") for rank in range(RANKS)),
+    retries=0,
+    preemptions=0,
+    started_at=datetime(2024, 1, 1, tzinfo=timezone.utc),
+    duration_s=1.0,
+    stats=[],
+    logging_dir="/run",
+)
+
+
+class FakeTaskInstance:
+    """Keeps what is pushed."""
+
+    def __init__(self) -> None:
+        self.pushed: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+
+def test_equal_failures_are_one_line() -> None:
+    lines = str(as_airflow_error(RunIncompleteError("", RESULT))).splitlines()
+    assert lines[1:] == ["1200 ranks: error: ValueError: bad (ranks 0-1199); log of rank 0: /run/0.log"]
+
+
+def test_different_failures_have_twenty_lines_and_the_rest_a_number() -> None:
+    words = ["x" * (rank + 1) for rank in range(30)]
+    failed = tuple(RankFailure(rank, "error", 1, "ValueError", word) for rank, word in enumerate(words))
+    lines = str(as_airflow_error(RunIncompleteError("", replace(RESULT, failed=failed)))).splitlines()
+    assert lines[1] == str(failed[0])
+    assert lines[21:] == ["and 10 more; failure_groups in result.json has them all"]
+
+
+def test_many_ranges_are_shortened() -> None:
+    line = str(as_airflow_error(RunIncompleteError("", replace(RESULT, failed=RESULT.failed[::2])))).splitlines()[1]
+    assert len(line) < 300
+    assert "(ranks 0, 2, 4, " in line
+    assert ", and more); log" in line
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_xcom_lists_a_hundred_failed_ranks_and_all_groups(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: RayPipelineOperator, context: Any) -> RunResult:
+        if fails:
+            raise RunIncompleteError("", RESULT)
+        return RESULT
+
+    monkeypatch.setattr(RayPipelineOperator, "_run_executor", run)
+    operator, ti = RayPipelineOperator(task_id="clean", pipeline=[print]), FakeTaskInstance()
+    if fails:
+        with pytest.raises(AirflowException):
+            operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+        plain = ti.pushed["return_value"]
+    else:
+        plain = operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+    assert [failure["rank"] for failure in plain["failed"]] == list(range(100))
+    assert plain["failed_count"] == RANKS
+    assert [group["ranks"] for group in plain["failure_groups"]] == ["0-1199"]
+    assert len(RunResult.from_dict(plain).failed) == RANKS
