@@ -17,6 +17,7 @@ from airflow_provider.executor_arguments import (
     with_runtime_env,
 )
 from airflow_provider.unrendered import unrendered, unrendered_steps, unwrap
+from airflow_provider.xcom import as_xcom
 from ray_pipeline_core import (
     ConfigError,
     RayPipelineError,
@@ -32,7 +33,6 @@ from ray_pipeline_core import (
 
 __all__ = ["RayPipelineOperator"]
 
-_MAX_LISTED_FAILURES = 100  # an XCom is a value in Airflow's database
 _NEVER_RENDERED = ("ray_remote_kwargs", "runtime_env", "observers")
 
 
@@ -141,7 +141,7 @@ class RayPipelineOperator(BaseOperator):
             AirflowException: ranks, the cluster or the storage failed, or the run was stopped.
         """
         try:
-            return _as_xcom(self._run_executor(context))
+            return as_xcom(self._run_executor(context))
         except RayPipelineError as error:
             if isinstance(error, RunIncompleteError) and error.result is not None:
                 self._push_result(context, error.result)
@@ -174,16 +174,11 @@ class RayPipelineOperator(BaseOperator):
             return
         try:
             ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            ti.xcom_push(key="return_value", value=_as_xcom(result))
+            ti.xcom_push(key="return_value", value=as_xcom(result))
         except Exception:
             self.log.exception(
                 "could not push the result of the failed run to XCom; read result.json in %s", result.logging_dir
             )
-
-
-def _as_xcom(result: RunResult) -> dict[str, Any]:
-    plain = result.to_dict()
-    return plain | {"failed": plain["failed"][:_MAX_LISTED_FAILURES]}
 
 
 class _StopIfKilled(RunObserver):
