@@ -173,12 +173,10 @@ class RayPipelineOperator(BaseOperator):
         if not self.do_xcom_push:
             return
         try:
-            ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            ti.xcom_push(key="return_value", value=as_xcom(result))
+            context["ti"].xcom_push(key="return_value", value=as_xcom(result))  # pyright: ignore[reportTypedDictNotRequiredAccess]
         except Exception:
-            self.log.exception(
-                "could not push the result of the failed run to XCom; read result.json in %s", result.logging_dir
-            )
+            text = "could not push the result of the failed run to XCom; read result.json in %s"
+            self.log.exception(text, result.logging_dir)
 
 
 class _StopIfKilled(RunObserver):

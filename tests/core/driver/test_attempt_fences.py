@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,12 @@ def test_markers_are_read_together(
     folder.mark_completed(3, 1)
     reads: list[Sequence[str]] = []
     read_many = DataFolder.read_many
-    monkeypatch.setattr(DataFolder, "read_many", lambda folder, paths: reads.append(paths) or read_many(folder, paths))
+
+    def read_and_note(folder: DataFolder, paths: Sequence[str]) -> Any:
+        reads.append(paths)
+        return read_many(folder, paths)
+
+    monkeypatch.setattr(DataFolder, "read_many", read_and_note)
     monkeypatch.setattr(DataFolder, "read_bytes", lambda *arguments: pytest.fail("it read one marker"))
     assert fences.completed_among(dict.fromkeys(range(50), 1), may_run) == {3}
     fences.remove_late_markers()
