@@ -133,8 +133,7 @@ class RayPipelineOperator(BaseOperator):
         """Run the ranks that are not completed.
 
         Returns:
-            `RunResult.to_dict()`, in which `failed` lists the first 100 ranks at most; `failed_count` and
-            `failure_groups` are complete. If ranks failed, it is pushed as the task's XCom before the error is raised.
+            `RunResult.to_dict()` with at most 100 failures. If ranks failed, it is pushed before the error is raised.
 
         Raises:
             AirflowFailException: the arguments, the pipeline or the run folder are wrong, so a retry can't help.
@@ -175,8 +174,9 @@ class RayPipelineOperator(BaseOperator):
         try:
             context["ti"].xcom_push(key="return_value", value=as_xcom(result))  # pyright: ignore[reportTypedDictNotRequiredAccess]
         except Exception:
-            text = "could not push the result of the failed run to XCom; read result.json in %s"
-            self.log.exception(text, result.logging_dir)
+            self.log.exception(
+                "could not push the result of the failed run to XCom; read result.json in %s", result.logging_dir
+            )
 
 
 class _StopIfKilled(RunObserver):

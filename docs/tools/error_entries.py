@@ -697,6 +697,13 @@ _RANKS: Mapping[str, Entry] = {
         "The rank group ran longer than `time`.",
         "Raise `time`, cut the work into more ranks, or allow retries with `RetryPolicy(max_timeouts=...)`.",
     ),
+    "an earlier attempt, which was given up because its worker could not be reached, has set the rank's marker after a "
+    "later attempt had completed, so its files may be of either and the marker was removed; the next run runs it "
+    "again": Entry(
+        "A worker on another machine was out of reach while its attempt was given up and the rank ran again elsewhere. Its "
+        "marker came after the next attempt's, at the end of the run. `stats.json` still includes the rank.",
+        "Start the run again: it runs the rank again.",
+    ),
     "its worker had not stored its files 600.0 s after its steps, and was killed": Entry(
         "On remote storage, the files of short ranks are stored while the next ones run. A call of the storage did not "
         "return, so the worker was replaced. The rank is tried again as after the loss of a worker.",

@@ -71,6 +71,7 @@ class PipelineRun:
         observers = with_default_observers(spec.observers, self._folder, self._lock.check)
         self._observers = ObserverGroup(observers)
         self._stats = RunStats(self._folder, spec.config.tasks)
+        self._unsettled: Exception | None = None
 
     def execute(self, backends: BackendSource, later: Sequence[RunConfig] = ()) -> RunResult:
         """Run the ranks that are not completed.
@@ -95,8 +96,8 @@ class PipelineRun:
             pending = pending_ranks(self._config.tasks, completed)
             numbers = self._claim_folder(pending)
             self._recorder = AttemptRecorder(self._history, numbers)
-            self._fences = AttemptFences(self._folder, numbers, self._lock.lease_id)
-            self._tracker = self._make_tracker(skipped=len(completed))
+            fences = AttemptFences(self._folder, numbers, self._lock.lease_id)
+            self._tracker = self._make_tracker(len(completed), fences)
             self._observers.on_run_started(make_plan(self._spec, completed))
             try:
                 self._run_ranks(pending, numbers, backends, later)
@@ -134,7 +135,7 @@ class PipelineRun:
             attempts.update((rank, max(attempts.get(rank, 0), logged[rank])) for rank in pending if rank in logged)
         return attempts
 
-    def _make_tracker(self, skipped: int) -> RunTracker:
+    def _make_tracker(self, skipped: int, fences: AttemptFences) -> RunTracker:
         return RunTracker(
             self._spec.name,
             self._folder,
@@ -142,7 +143,7 @@ class PipelineRun:
             skipped,
             self._stats,
             self._recorder,
-            self._fences,
+            fences,
             self._observers,
             started_s=self._started_s,
         )
@@ -169,16 +170,27 @@ class PipelineRun:
             check_lease=self._lock.check,
             started_s=self._started_s,
         )
-        unfinished = cancelled_failure()
+        ended: BaseException | None = None
         try:
             manager.run()
-        except RunTimedOut:
-            unfinished = run_timeout_failure(self._config.run_timeout)
+        except BaseException as error:
+            ended = error
             raise
         finally:
             backend.close()
+            self._settle_running(manager, ended)
+
+    def _settle_running(self, manager: RayTaskManager, ended: BaseException | None) -> None:
+        """Settle the ranks that were running; an error doing so must not hide why the run has ended."""
+        is_over = isinstance(ended, RunTimedOut)
+        unfinished = run_timeout_failure(self._config.run_timeout) if is_over else cancelled_failure()
+        try:
             manager.give_up_running(unfinished)
-            self._fences.remove_late_markers()
+            self._tracker.take_back_late()
+        except Exception as error:
+            if ended is None:
+                raise
+            self._unsettled = error
 
     def _can_batch(self) -> bool:
         """Return whether a worker may be given several groups at once.
@@ -209,13 +221,16 @@ class PipelineRun:
 
     def _finish(self, ending: RunEnding) -> RunResult:
         """Write stats, history and result, whatever the ending, and return the result or raise what the run raises."""
-        unsaved: Exception | None = None
+        unsaved = self._unsettled
         try:
+            if unsaved is not None:
+                self._warn_of_unsaved(unsaved)
             self._give_up_rest(ending)
             result = self._write_result(ending.is_cancelled)
         except Exception as error:  # noqa: BLE001 - the run and its observers still get their end
-            unsaved = error
-            result = self._make_unsaved_result(error, ending.is_cancelled)
+            unsaved = unsaved or error
+            self._warn_of_unsaved(error)
+            result = self._make_result([], ending.is_cancelled)
         self._observers.on_progress(self._tracker.progress())
         self._observers.on_run_finished(result)
         ending.raise_error(result, unsaved)
@@ -235,12 +250,11 @@ class PipelineRun:
         self._folder.write_result(result.to_dict())
         return result
 
-    def _make_unsaved_result(self, error: Exception, is_cancelled: bool) -> RunResult:
-        """Return the result of a run that could not store it, without stats."""
+    def _warn_of_unsaved(self, error: Exception) -> None:
         warning = f"the end of the run could not be stored in {self._folder.url}: {type(error).__name__}: {error}"
-        logger.warning("%s: %s", self._spec.name, warning)
-        self._warnings = (*self._warnings, warning)
-        return self._make_result([], is_cancelled)
+        if warning not in self._warnings:
+            logger.warning("%s: %s", self._spec.name, warning)
+            self._warnings = (*self._warnings, warning)
 
     def _make_result(self, stats: list[dict[str, Any]], is_cancelled: bool) -> RunResult:
         tracker = self._tracker

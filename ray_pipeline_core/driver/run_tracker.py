@@ -17,6 +17,13 @@ from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.retry import Retry
 from ray_pipeline_core.storage.run_folder import RunFolder
 
+_LATE = AttemptFailure(
+    "worker_lost",
+    "LateAttempt",
+    "an earlier attempt, which was given up because its worker could not be reached, has set the rank's marker after a "
+    "later attempt had completed, so its files may be of either and the marker was removed; the next run runs it again",
+)
+
 
 class RunTracker:
     """Counts what becomes of the ranks of one run, and passes it on; all calls come from the driver's thread.
@@ -58,6 +65,7 @@ class RunTracker:
         self.retries = 0
         self.preemptions = 0
         self._retried: dict[int, RankFailure] = {}
+        self._completed_again: dict[int, int] = {}
         self._texts = FailureTexts()
         self._name = name
         self._folder = folder
@@ -73,6 +81,8 @@ class RunTracker:
     def rank_completed(self, outcome: RankOutcome, attempt: int) -> None:
         """Count a rank whose marker exists, and merge its stats."""
         self.completed += 1
+        if attempt > 1:
+            self._completed_again[outcome.rank] = attempt
         self._stats.add(outcome)
         self._recorder.record(outcome, attempt)
         self._observers.on_rank_finished(outcome.rank, outcome.seconds)
@@ -94,6 +104,14 @@ class RunTracker:
     def completed_among(self, attempts: Mapping[int, int], may_run: bool) -> set[int]:
         """Return those ranks whose attempt had set its marker; see `AttemptFences.completed_among`."""
         return self._fences.completed_among(attempts, may_run)
+
+    def take_back_late(self) -> None:
+        """Remove late markers of given-up attempts, and fail those of their ranks that had completed later."""
+        for rank in sorted(self._fences.remove_late_markers() & self._completed_again.keys()):
+            self.completed -= 1
+            failure = self._describe(rank, self._texts.received(_LATE), self._completed_again.pop(rank))
+            self.failures[rank] = failure
+            self._observers.on_rank_failed(failure, False)
 
     def give_up(self, ranks: Collection[int], failure: AttemptFailure) -> None:
         """Count ranks that no worker will run any more; those that failed before keep their attempts and log."""

@@ -46,7 +46,7 @@ def _restore(before: Any, python_handler: Any) -> None:
     while True:
         now = signal.getsignal(signal.SIGTERM)
         if now in (signal.SIG_DFL, signal.SIG_IGN):
-            _libc.signal(int(signal.SIGTERM), ctypes.c_void_p(int(now)))
+            _libc.signal(int(signal.SIGTERM), ctypes.c_void_p(int(signal.Handlers(now))))
         elif (action := before if now is None else python_handler) is not None:
             _libc.sigaction(int(signal.SIGTERM), action, None)
         if signal.getsignal(signal.SIGTERM) is now:  # else the main thread has just set another one

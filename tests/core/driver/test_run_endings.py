@@ -8,7 +8,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import pytest
 
 from ray_pipeline_core import (
     ClusterError,
+    ClusterUnreachableError,
     DependencyFailedError,
     PipelineStep,
     RayPipelineExecutor,
+    RetryPolicy,
     RunCancelledError,
     RunFolderAccessError,
     RunFolderLockedError,
@@ -28,16 +30,20 @@ from ray_pipeline_core import (
 )
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver import pipeline_run
+from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.graph import run_graph
 from ray_pipeline_core.driver.run_stats import RunStats
-from ray_pipeline_core.scheduling.backend import WorkerBackend
+from ray_pipeline_core.driver.task_manager import RunStopped
+from ray_pipeline_core.scheduling.backend import BackendEvent, SlotLost, WorkerBackend
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.storage.call_retries import RetryLimits
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.lease import Holder
 from ray_pipeline_core.storage.lease_files import LeaseFiles
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.storage.run_lock import RunLock
-from ray_pipeline_core.testing import run_in_process
+from ray_pipeline_core.testing import _InProcessBackend, run_in_process
 from ray_pipeline_core.worker.setup import WorkerSetup
 from tests.support.clocks import ManualClock
 from tests.support.waiting import wait_for
@@ -89,6 +95,23 @@ def test_workers_wait_for_an_answer_of_the_storage_for_a_limited_time(
     with pytest.raises(ClusterError, match="no workers"):
         run_graph(RayPipelineExecutor([Nothing()], logging_dir=folder), source, threading.Event())
     assert source.setup.settings.folder.folder.retry_limits.call_timeout_s == expected_s
+
+
+class Workers:
+    """A source of workers.
+
+    Args:
+        make: returns the backend of a run.
+    """
+
+    def __init__(self, make: Callable[[WorkerSetup], WorkerBackend]) -> None:
+        self._make = make
+
+    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig]) -> WorkerBackend:
+        return self._make(setup)
+
+    def close(self) -> None:
+        pass
 
 
 def refuse(*arguments: object) -> None:
@@ -191,6 +214,88 @@ def test_stop_is_not_hidden_by_an_end_that_cannot_be_stored(tmp_path: Path, monk
     with pytest.raises(RunCancelledError) as caught:
         run_graph(RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path)), NoWorkers(ValueError()), stop)
     assert isinstance(caught.value.__cause__, RunFolderAccessError)
+
+
+class StoppedWhileAtWork(_InProcessBackend):
+    """A backend whose rank is still at work when the run ends with an error."""
+
+    def __init__(self, setup: WorkerSetup, error: BaseException) -> None:
+        super().__init__(setup, threading.Event())
+        self._error = error
+        self._is_at_work = False
+
+    def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
+        self._is_at_work = True
+
+    def poll(self, timeout_s: float) -> list[BackendEvent]:
+        if self._is_at_work:
+            raise self._error
+        return super().poll(timeout_s)
+
+
+@pytest.mark.parametrize(
+    ("ended", "raised"), [(RunStopped(), RunCancelledError), (ClusterUnreachableError("gone"), ClusterUnreachableError)]
+)
+@pytest.mark.parametrize("method", ["completed_among", "remove_late_markers"])
+def test_end_of_the_run_is_not_hidden_by_ranks_that_cannot_be_settled(
+    ended: BaseException, raised: type[Exception], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AttemptFences, method, refuse)
+    listener = Listener()
+    executor = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path), observers=[listener])
+
+    with pytest.raises(raised) as caught:
+        run_graph(executor, Workers(lambda setup: StoppedWhileAtWork(setup, ended)), threading.Event())
+
+    (result,) = listener.results
+    assert result.cancelled == (raised is RunCancelledError)
+    assert any("the disk is full" in warning for warning in result.warnings)
+    assert not result.cancelled or isinstance(caught.value.__cause__, RunFolderAccessError)
+
+
+def test_ranks_that_cannot_be_settled_fail_a_run_that_nothing_else_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AttemptFences, "remove_late_markers", refuse)
+    with pytest.raises(RunFolderAccessError, match="the disk is full"):
+        run_in_process(RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path)))
+
+
+class LosesTheFirstAttempt(_InProcessBackend):
+    """A backend whose first worker can't be reached any more, and sets its rank's marker at the end of the run."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        super().__init__(setup, threading.Event())
+        self._is_lost = False
+
+    def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
+        if groups[0].attempt > 1:
+            super().submit(slot, groups)
+        self._is_lost = groups[0].attempt == 1
+
+    def poll(self, timeout_s: float) -> list[BackendEvent]:
+        if self._is_lost:
+            self._is_lost = False
+            return [SlotLost(0, AttemptFailure("worker_lost", "ActorDiedError", "no answer"), may_run=True)]
+        return super().poll(timeout_s)
+
+    def close(self) -> None:
+        self._settings.folder.mark_completed(0, 1)
+
+
+def test_rank_whose_marker_is_replaced_by_a_late_one_has_not_completed(tmp_path: Path) -> None:
+    listener = Listener()
+    executor = RayPipelineExecutor(
+        [Nothing()], logging_dir=str(tmp_path), observers=[listener], retry=RetryPolicy(backoff_s=0)
+    )
+    with pytest.raises(RunIncompleteError, match="LateAttempt: an earlier attempt, which was given up"):
+        run_graph(executor, Workers(LosesTheFirstAttempt), threading.Event())
+
+    (result,) = listener.results
+    assert (result.completed, result.ok) == (0, False)
+    assert [(failure.rank, failure.kind, failure.attempts) for failure in result.failed] == [(0, "worker_lost", 2)]
+    assert not (tmp_path / "completions/00000").exists()
+    assert run_in_process(executor).ok
 
 
 def test_last_progress_that_cannot_be_stored_is_a_warning(
