@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import time
@@ -18,6 +19,7 @@ _EXIT_TIMEOUT_S = 10.0
 _EXIT_CHECK_INTERVAL_S = 0.01
 
 
+@functools.cache
 def machine_id() -> str:
     """Return what process ids are unique in: the host, its boot and the container."""
     try:
@@ -71,6 +73,7 @@ class _Forks:
 forks = _Forks()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=forks.increment)
+    os.register_at_fork(after_in_child=machine_id.cache_clear)  # the child may be in another PID namespace
 
 
 @contextlib.contextmanager

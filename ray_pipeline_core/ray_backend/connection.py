@@ -116,10 +116,10 @@ def join(where: str, check: Check) -> SharedConnection | None:
     global _newest
     with _locked(check):
         if _newest is None or not _newest.is_usable:
-            if ray.is_initialized():
-                return None
             if _newest is not None:
                 _newest._wait_until_closed(check)
+            if ray.is_initialized():
+                return None
             _newest = SharedConnection(where)
             _newest._open(check)
         _newest._users += 1

@@ -43,6 +43,8 @@ PLACEMENT_GROUP_CHECK_INTERVAL_S = 3.0
 """Time between two checks whether the placement groups of starting gangs still exist, in seconds."""
 GANG_GRACE_S = 30.0
 """How long the other members of a gang may continue after one has failed a rank, in seconds."""
+MAX_RELEASED = 1000
+"""How many released workers of this machine are remembered before those whose processes have ended are forgotten."""
 DEFERRED_COMMIT_MAX_GROUP_S = 2.0
 """How long a group of a gang may take, in seconds, for its markers to be set by the next call; else at once."""
 _Answer = tuple[int, int, Any, BaseException | None]
@@ -202,7 +204,7 @@ class RayWorkerPool:
     def _on_answer(self, number: int, index: int, value: Any, error: BaseException | None) -> Iterable[BackendEvent]:
         slot = self._slots.get(number)
         if slot is None:  # retired while it was starting
-            self._released.update([value] if isinstance(value, WorkerLocation) else ())
+            self._note_released([value] if isinstance(value, WorkerLocation) else ())
             return []
         slot.pending_calls -= 1
         self._record_answer(slot, index, value, error)
@@ -304,8 +306,13 @@ class RayWorkerPool:
             self._release(slot)
 
     def _release(self, slot: Slot) -> None:
-        self._released.update((*slot.previous_locations, *slot.locations.values()))
+        self._note_released((*slot.previous_locations, *slot.locations.values()))
         self._cluster.call(partial(release_workers, slot.placement_group, slot.actors))
+
+    def _note_released(self, locations: Iterable[WorkerLocation]) -> None:
+        self._released.update(location for location in locations if location.is_here())
+        if len(self._released) > MAX_RELEASED:
+            self._released = set(running_here(self._released))
 
     def _end_overdue_gangs(self) -> None:
         for number in self._gang_grace.check_timeouts():

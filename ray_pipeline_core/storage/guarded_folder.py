@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from ray_pipeline_core.storage.data_folder import DataFolder
 
+_REMOVED_BETWEEN_CHECKS = 1000  # as many as one request to an object store removes
+
 
 class GuardedFolder(DataFolder):
     """The same folder as another one, with a check right before each write, removal and retry. It can't be pickled.
@@ -42,8 +44,9 @@ class GuardedFolder(DataFolder):
 
     def remove_many(self, paths: Sequence[str]) -> None:
         """Remove files; missing ones are ignored."""
-        self._check()
-        super().remove_many(paths)
+        for start in range(0, len(paths), _REMOVED_BETWEEN_CHECKS):
+            self._check()
+            super().remove_many(paths[start : start + _REMOVED_BETWEEN_CHECKS])
 
     def move(self, source: str, target: str) -> None:
         """Rename a file, creating the target's parent directories."""

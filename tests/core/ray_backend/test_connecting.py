@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ray_pipeline_core import ConfigError, RunCancelledError
-from ray_pipeline_core.ray_backend import connecting, head, interruptible
+from ray_pipeline_core.ray_backend import connecting, connection, head, interruptible
 from ray_pipeline_core.ray_backend.connecting import ConnectTimeoutError, ConnectWait
 from ray_pipeline_core.ray_backend.head import HeadWatch, answers
 from tests.support.waiting import wait_for
@@ -119,6 +120,32 @@ def test_wait_ends_when_stopped_or_when_the_time_is_over() -> None:
     stop.set()
     with pytest.raises(RunCancelledError, match="waited for a cluster"):
         ConnectWait("a cluster", stop, None).check()
+
+
+def test_run_after_one_that_was_stopped_while_connecting_waits_for_the_end_of_that_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened, close = threading.Event(), threading.Event()
+
+    def disconnect() -> None:
+        close.wait(60)
+        opened.clear()
+
+    def stop() -> None:
+        if opened.is_set():
+            raise ConnectTimeoutError
+
+    monkeypatch.setattr(connection, "_newest", None)
+    monkeypatch.setattr(connection, "connection_id", lambda: "it" if opened.is_set() else "")
+    monkeypatch.setattr(connection.ray, "is_initialized", opened.is_set)
+    monkeypatch.setattr(connection.ray, "init", lambda **options: (opened.set(), time.sleep(0.5)))
+    monkeypatch.setattr(connection.ray, "shutdown", disconnect)
+    with pytest.raises(ConnectTimeoutError):
+        connection.join("local", stop)
+
+    joined = connection.join("local", close.set)
+    assert joined is not None, "the dying connection is not one of other code"
+    connection.leave(joined)
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf"])

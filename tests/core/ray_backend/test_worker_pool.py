@@ -1,8 +1,9 @@
-"""The worker pool makes its calls of Ray so that a head that has died can't block the driver: without Ray."""
+"""What the worker pool does around its calls of Ray: none of these tests starts Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import ray
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.ray_backend import idle_workers
 from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
+from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
 
 ONE_CPU = RankResources(1, 0, 0)
@@ -78,3 +80,17 @@ def test_idle_workers_are_ended_by_calls_that_can_be_given_up(
     reserve.keep(WorkerSet(None, [], ()))
     pool.start(0, 2.0)
     assert reserve.take() is None
+
+
+def test_pool_remembers_only_ended_workers_that_it_may_have_to_kill(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(cluster, IdleWorkers())
+    monkeypatch.setattr(worker_pool, "MAX_RELEASED", 2)
+    here = WorkerLocation.of_this_process("node", "10.0.0.1")
+    elsewhere, *ended = replace(here, machine="another"), *(replace(here, process_start=str(n)) for n in range(2))
+
+    for location in (elsewhere, here, *ended):
+        pool._on_answer(7, 0, location, None)  # the slot was retired while it was starting
+
+    assert pool._released == {here}

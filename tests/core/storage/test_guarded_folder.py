@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ray_pipeline_core.errors import RunFolderLockedError
 from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.guarded_folder import GuardedFolder
 from tests.support.faulty_proxy import FaultyProxy
 
@@ -49,6 +51,23 @@ def test_write_is_not_tried_again_once_the_check_fails(faulty_folder: DataFolder
     with pytest.raises(RunFolderLockedError):
         guarded.write_bytes("file", b"mine")
     assert len(proxy.requests) == checks[-1] == 1
+
+
+def test_many_removals_are_checked_now_and_then(tmp_path: Path) -> None:
+    checks: list[int] = []
+
+    def check() -> None:
+        checks.append(len(list(tmp_path.iterdir())))
+        if len(checks) == 3:
+            refuse()
+
+    names = [str(number) for number in range(2500)]
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(RunFolderLockedError):
+        GuardedFolder(get_data_folder(tmp_path), check).remove_many(names)
+    assert checks == [2500, 1500, 500]
+    assert len(list(tmp_path.iterdir())) == 500
 
 
 def test_writes_go_through_while_the_check_passes(folder: DataFolder) -> None:
