@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pickle
 import sys
@@ -31,16 +32,35 @@ def is_pickled_by_value(value: object) -> bool:
 
 
 def functions_by_value(step: object) -> list[FunctionType]:
-    """Return a step itself if it is a function by value, or the methods of its class if that is one by value."""
-    if isinstance(step, FunctionType):
-        return [step] if is_pickled_by_value(step) else []
-    if not is_pickled_by_value(type(step)):
+    """Return a step itself if it is a function by value, or the methods of those of its classes that are by value."""
+    return _functions_of(step if isinstance(step, FunctionType) else type(step))
+
+
+def _functions_of(value: object) -> list[FunctionType]:
+    """Return what is by value of a function, or of the methods of a class and its bases."""
+    if isinstance(value, FunctionType):
+        return [value] if is_pickled_by_value(value) else []
+    if not isinstance(value, type):
         return []
-    return [method for _, method in sorted(vars(type(step)).items()) if isinstance(method, FunctionType)]
+    classes = filter(is_pickled_by_value, value.__mro__)
+    members = (member for each in classes for _, member in sorted(vars(each).items()))
+    return [function for member in members for function in _unwrapped(member) if is_pickled_by_value(function)]
+
+
+def _unwrapped(member: Any) -> list[FunctionType]:
+    """Return the functions that a member of a class consists of."""
+    functions: list[Any] = [member]
+    if isinstance(member, property):
+        functions = [member.fget, member.fset, member.fdel]
+    elif isinstance(member, functools.cached_property):
+        functions = [member.func]
+    elif isinstance(member, staticmethod | classmethod):
+        functions = [member.__func__]
+    return [function for function in functions if isinstance(function, FunctionType)]
 
 
 def code_digest(functions: Iterable[FunctionType]) -> str:
-    """Return a digest of the code of functions and of those by value that they call, the same in every process."""
+    """Return a digest of the code of functions and of what is by value that they use, the same in every process."""
     found = _with_called(functions)
     described = repr([_describe_code(each.__code__, each.__doc__) for each in found])
     return hashlib.sha256(described.encode(errors="backslashreplace")).hexdigest()[:_DIGEST_LENGTH]
@@ -49,7 +69,7 @@ def code_digest(functions: Iterable[FunctionType]) -> str:
 def captured_values(functions: Iterable[FunctionType]) -> dict[str, Any]:
     """Return the values that are sent along with functions, by name: defaults, closures, and globals that they use.
 
-    Modules are left out, and so are functions by value, which belong to the digest.
+    Modules are left out, and so are functions and classes by value, which belong to the digest.
     """
     values: dict[str, Any] = {}
     for each in _with_called(functions):
@@ -64,8 +84,7 @@ def _with_called(functions: Iterable[FunctionType]) -> list[FunctionType]:
         function = waiting.pop(0)
         if function not in found:
             found[function] = None
-            called = (value for _, value in _captured(function) if isinstance(value, FunctionType))
-            waiting += filter(is_pickled_by_value, called)
+            waiting += (called for _, value in _captured(function) for called in _functions_of(value))
     return list(found)
 
 

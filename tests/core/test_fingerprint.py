@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import json
 import re
@@ -260,6 +261,67 @@ def test_methods_of_a_class_by_value_count_as_functions_do() -> None:
     assert changes(counter_class(1), counter_class(1)) == ""
     assert "captured start (1 -> 2)" in changes(counter_class(1), counter_class(2))
     assert "code (Python " in changes(counter_class(1), counter_class(-1))
+
+
+def inherited(start: int) -> Step:
+    """Return a step whose class has all it does from a base that no worker could import either."""
+
+    class Base(Filter):
+        def run(self, data: Any, rank: int, world_size: int) -> Any:
+            return super().run(data, rank, world_size) + start
+
+    class Sub(Base):
+        pass
+
+    return Sub()
+
+
+def with_member(kind: Callable[[Any], Any], function: Callable[[Any], Any]) -> Step:
+    class WithMember(Filter):
+        member = kind(function)
+
+    return WithMember()
+
+
+def with_helper(least: int) -> Step:
+    class Helper:
+        @staticmethod
+        def keeps(value: int) -> bool:
+            return value > least
+
+    class Better(Helper):
+        pass
+
+    return lambda data, rank, world_size: [value for value in data if Better.keeps(value)]
+
+
+def test_inherited_methods_and_those_of_helper_classes_count_too() -> None:
+    for make in (inherited, with_helper):
+        assert changes(make(1), make(1)) == ""
+        assert re.search(r"captured (start|least) \(1 -> 2\)", changes(make(1), make(2)))
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod, property, functools.cached_property])
+def test_members_of_every_kind_count(kind: Callable[[Any], Any]) -> None:
+    one, other = (lambda self: 1), (lambda self: 2)
+    assert changes(with_member(kind, one), with_member(kind, one)) == ""
+    assert "code (Python " in changes(with_member(kind, one), with_member(kind, other))
+
+
+def with_data_classes() -> Step:
+    @dataclass
+    class Pair:
+        one: int = 1
+        more: list[int] = field(default_factory=list)
+
+    class Color(enum.Enum):
+        RED = 1
+
+    return lambda data, rank, world_size: [(Pair(), Color.RED) for _ in data]
+
+
+def test_helper_classes_with_generated_methods_are_the_same_when_they_are_defined_again() -> None:
+    assert describe_step(with_data_classes()) == describe_step(with_data_classes())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import pickle
+import sys
 import traceback
 
 import pytest
@@ -56,6 +58,28 @@ def test_cause_with_a_secret_is_replaced_and_any_other_kept() -> None:
     replaced = cause_to_show(inner)
     assert S not in str(replaced)
     assert "ValueError: outer" in str(replaced)
+
+
+def connect(token: str) -> None:
+    raise ConnectionError("refused")
+
+
+def test_cause_whose_source_code_alone_looks_secret_is_kept() -> None:
+    with pytest.raises(ConnectionError) as caught:
+        connect(token=S)
+    assert "token=S" in "".join(traceback.format_exception(caught.value))
+    assert cause_to_show(caught.value) is caught.value
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has neither notes nor groups")
+def test_cause_with_a_secret_in_a_note_a_context_or_a_group_is_replaced() -> None:
+    noted, late = ValueError("x"), ValueError("x")
+    vars(noted)["__notes__"] = [f"password={S}"]
+    late.__context__ = noted
+    for error in (noted, late, vars(builtins)["ExceptionGroup"]("x", [OSError(1, f"token={S}")])):
+        replaced = cause_to_show(error)
+        assert replaced is not error
+        assert S not in str(replaced)
 
 
 @pytest.mark.parametrize("kind", [ConfigError, PipelineLoadError, RunIncompleteError])
