@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from ray_pipeline_core.config import RankResources
-from ray_pipeline_core.ray_backend import idle_workers
+from ray_pipeline_core.ray_backend import idle_workers, worker_pool
 from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
