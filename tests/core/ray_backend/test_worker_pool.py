@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.ray_backend import idle_workers, worker_pool
@@ -46,7 +47,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
         assert cluster.is_calling, "this could block for ever"
         return arguments
 
-    monkeypatch.setattr(worker_pool.ray, "put", call_ray)
+    monkeypatch.setattr(ray, "put", call_ray)
     monkeypatch.setattr(idle_workers, "release_workers", call_ray)
     return cluster
 
