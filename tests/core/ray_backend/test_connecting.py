@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 
 from ray_pipeline_core import ConfigError, RunCancelledError
 from ray_pipeline_core.ray_backend import connecting, connection, head, interruptible
@@ -127,6 +129,10 @@ def test_run_after_one_that_was_stopped_while_connecting_waits_for_the_end_of_th
 ) -> None:
     opened, close = threading.Event(), threading.Event()
 
+    def connect(**options: Any) -> None:
+        opened.set()
+        time.sleep(0.5)
+
     def disconnect() -> None:
         close.wait(60)
         opened.clear()
@@ -137,9 +143,9 @@ def test_run_after_one_that_was_stopped_while_connecting_waits_for_the_end_of_th
 
     monkeypatch.setattr(connection, "_newest", None)
     monkeypatch.setattr(connection, "connection_id", lambda: "it" if opened.is_set() else "")
-    monkeypatch.setattr(connection.ray, "is_initialized", opened.is_set)
-    monkeypatch.setattr(connection.ray, "init", lambda **options: (opened.set(), time.sleep(0.5)))
-    monkeypatch.setattr(connection.ray, "shutdown", disconnect)
+    monkeypatch.setattr(ray, "is_initialized", opened.is_set)
+    monkeypatch.setattr(ray, "init", connect)
+    monkeypatch.setattr(ray, "shutdown", disconnect)
     with pytest.raises(ConnectTimeoutError):
         connection.join("local", stop)
 
