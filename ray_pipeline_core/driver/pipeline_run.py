@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
@@ -108,14 +108,21 @@ class PipelineRun:
     # --- before the ranks ---
 
     def _load_completed(self) -> set[int]:
-        """Return the ranks that need not run; a rank with damaged stats loses its marker and runs again."""
+        """Return the ranks that need not run; a rank with damaged stats or a late marker runs again."""
         state = inspect_folder(self._spec)
         for warning in state.warnings:
             logger.warning(warning)
         self._warnings, self._older = state.warnings, state.older
-        damaged = self._stats.load(state.completed)
+        completed = state.completed - self._remove_late_markers(state.completed)
+        damaged = self._stats.load(completed)
         self._folder.remove_markers(damaged)
-        return set(state.completed).difference(damaged)
+        return set(completed).difference(damaged)
+
+    def _remove_late_markers(self, completed: Collection[int]) -> set[int]:
+        """Remove markers that attempts have set which a killed run had given up, and return their ranks."""
+        late = self._folder.late_markers(completed) if completed and self._lock.took_over_stale_lease else set()
+        self._folder.remove_markers(late)
+        return late
 
     def _claim_folder(self, pending: Sequence[int]) -> AttemptNumbers:
         """Make the folder this run's, and return the numbers of the attempts that it has seen."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ray_pipeline_core.errors import RunFolderLockedError
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.lease_files import LeaseFiles
 from ray_pipeline_core.strict_json import json_value, parse_object
+from ray_pipeline_core.validation import is_integer
 
 COMPLETIONS = "completions"
 STATS = "stats"
@@ -27,6 +28,7 @@ RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.json"
 
 _MOVED_LOG = re.compile(rf"{ATTEMPTS}/([0-9]+)/([1-9][0-9]{{0,5}})\.log")
+_FENCE = re.compile(rf"{ATTEMPTS}/([0-9]+)/fence\.json")
 _PARTIAL_FILE_MAX_AGE_S = 3600.0
 _LISTING_PAGE_SIZE = 1000
 _MAX_DIGITS = 20
@@ -164,6 +166,14 @@ class RunFolder:
             fence = {"lease": lease_id, "given_up": attempt}
             self.folder.write_bytes(self.fence_path(rank), json.dumps(fence).encode())
 
+    def late_markers(self, ranks: Collection[int]) -> set[int]:
+        """Return those of these ranks whose marker an attempt has set that was given up, whichever run gave it up."""
+        matches = (_FENCE.fullmatch(path) for path in self.folder.list_files(ATTEMPTS))
+        fenced = (parse_rank(match[1]) for match in matches if match)
+        paths = {rank: self.fence_path(rank) for rank in fenced if rank is not None and rank in ranks}
+        fences, attempts = self.folder.read_many(list(paths.values())), self.marker_attempts(paths)
+        return {rank for rank, path in paths.items() if 0 < (attempts[rank] or 0) <= _given_up_in(fences[path])}
+
     def check_fence(self, lease_id: str, rank: int, attempt: int) -> None:
         """Check that an attempt was not given up by its run, which has this lease.
 
@@ -283,6 +293,15 @@ def _attempt_in(content: bytes | Exception) -> int | None:
         return None
     digits = content.strip()
     return int(digits) if digits.isdigit() and len(digits) < _MAX_DIGITS else 0
+
+
+def _given_up_in(content: bytes | Exception) -> int:
+    """Return the newest attempt that a fence with this content forbids; 0 if it is damaged or missing."""
+    try:
+        given_up = parse_object(content).get("given_up") if isinstance(content, bytes) else 0
+    except ValueError:
+        return 0
+    return given_up if is_integer(given_up) else 0
 
 
 def parse_rank(name: str) -> int | None:

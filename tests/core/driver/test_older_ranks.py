@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from ray_pipeline_core import PipelineStep, RayPipelineExecutor, RunIncompleteError
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
+from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.testing import run_in_process
 
 bad_ranks: set[int] = set()
@@ -75,6 +77,35 @@ def test_ranks_with_the_parameters_of_now_are_not_named(tmp_path: Path) -> None:
     assert run(tmp_path, 3, skip_completed=False) == ()
     assert run(tmp_path, 3) == ()
     assert json.loads((tmp_path / "executor.json").read_text())["older_ranks"] == []
+
+
+# --- markers that came late for a killed driver -----------------------------------------------------------------------
+
+ran: list[int] = []
+"""The ranks that have run."""
+
+
+def note_rank(data: Any, rank: int, world_size: int) -> None:
+    ran.append(rank)
+
+
+@pytest.mark.parametrize(("killed", "runs_again"), [(True, [1, 4]), (False, [])])
+def test_marker_of_an_attempt_that_a_killed_run_gave_up_is_not_believed(
+    killed: bool, runs_again: list[int], tmp_path: Path
+) -> None:
+    executor = RayPipelineExecutor([note_rank], 6, logging_dir=str(tmp_path))
+    run_in_process(executor)
+    folder = RunFolder(get_data_folder(tmp_path))
+    for rank, attempt in {1: 1, 2: 2, 4: 1, 5: 0}.items():
+        folder.mark_completed(rank, attempt or None)
+    folder.fence_attempts("killed", {1: 1, 2: 1, 4: 2, 5: 1, 99: 1})
+    folder.folder.write_bytes(folder.fence_path(3), b'{"given_up": "x"}')
+    if killed:
+        (tmp_path / "run.lock").write_text(json.dumps(KILLED))
+
+    ran.clear()
+    assert run_in_process(executor).completed == 6
+    assert ran == runs_again
 
 
 # --- the numbers of logs after a take-over ---------------------------------------------------------------------------
