@@ -217,7 +217,7 @@ class LeaseFiles:
         return Lease.damaged(modified_s) if lease is None or is_damaged else replace(lease, heartbeat=modified_s)
 
     def _modified_s(self, path: str) -> float:
-        """Return a file's modification time; 0 if it is in the future too, so that nothing tells when it was written."""
+        """Return a file's modification time; 0 if that is in the future too, so that nothing tells it."""
         modified_s = self._folder.modified_s(path)
         return modified_s if modified_s <= self._clock() + self._stale_s else 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from ray_pipeline_core.errors import RunFolderLockedError
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.lease_files import LeaseFiles
 from ray_pipeline_core.strict_json import json_value, parse_object
+from ray_pipeline_core.validation import is_integer
 
 COMPLETIONS = "completions"
 STATS = "stats"
@@ -242,6 +244,15 @@ class RunFolder:
             return parse_object(self.folder.read_bytes(EXECUTOR_FILE))
         except FileNotFoundError:
             return None
+
+    def recorded_world_size(self) -> int | None:
+        """Return the world size of the last run, by `result.json` or else `progress.json`; None if neither tells it."""
+        for path in (RESULT_FILE, PROGRESS_FILE):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                world_size = parse_object(self.folder.read_bytes(path)).get("world_size")
+                if is_integer(world_size):
+                    return int(world_size)
+        return None
 
     def check_lease(self, lease_id: str) -> None:
         """Check that a run still has its lease, for a worker that may have outlived the run.
