@@ -910,6 +910,7 @@ NEVER_SHOWN: Mapping[str, str] = {
     "no older ranks": "A warning about executor.json says it instead.",
     "no number of an attempt": "A warning about the history says it instead.",
     "no ranks": "A warning about the history says it instead.",
+    "not in order": "A warning about executor.json says it instead.",
     "no worker could start within startup_timeout={startup_timeout} s: runs in this process": "A slot always starts.",
     "{reason}: runs in this process": "The slot in this process takes a group of any size.",
     "{message}; runs in this process": "Nothing is unschedulable in this process.",

@@ -166,6 +166,16 @@ def test_attempt_number_that_no_run_has_written_names_no_log(folder: Path, attem
     assert json.loads((folder / "attempts/history.jsonl").read_text().splitlines()[-1])["attempt"] == 2
 
 
+def test_attempts_after_the_highest_number_are_counted(folder: Path) -> None:
+    with (folder / "attempts/history.jsonl").open("a") as history:
+        print(json.dumps({"rank": 1, "attempt": 1_000_000}), file=history)
+    attempts = []
+    for _ in range(2):
+        run_again(folder)
+        attempts.append(json.loads((folder / "attempts/history.jsonl").read_text().splitlines()[-1])["attempt"])
+    assert attempts == [999_001, 999_001]
+
+
 @pytest.mark.parametrize(
     "metric",
     [
