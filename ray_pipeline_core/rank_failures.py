@@ -149,10 +149,15 @@ def parse_ranks(ranges: str, world_size: int) -> list[int]:
     """Return the ranks below `world_size` that `format_ranks` wrote.
 
     Raises:
-        ValueError: `ranges` has another form.
+        ValueError: `ranges` has another form, or a range does not begin after the end of the one before.
     """
     ranks: list[int] = []
+    end = -1
     for part in ranges.split(", ") if ranges else []:
-        first, _, last = part.partition("-") if "-" in part else (part, "", part)
-        ranks += range(int(first), min(int(last) + 1, world_size))
+        start, _, stop = part.partition("-") if "-" in part else (part, "", part)
+        first, last = int(start), int(stop)
+        if not end < first <= last:
+            raise ValueError("not in order")
+        ranks += range(first, min(last + 1, world_size))
+        end = last
     return ranks

@@ -123,10 +123,18 @@ def _failures_of(plain: Mapping[str, Any]) -> tuple[RankFailure, ...]:
         return tuple(listed)
     failures = {failure.rank: failure for failure in listed}
     for group in plain.get("failure_groups", ()):
-        for rank in parse_ranks(group["ranks"], plain["world_size"]):
+        for rank in _ranks_of(group, plain["world_size"]):
             other = RankFailure(rank, group["kind"], error_type=group["error_type"], message=group["message"])
             failures.setdefault(rank, other)
     return tuple(failures[rank] for rank in sorted(failures))
+
+
+def _ranks_of(group: Mapping[str, Any], world_size: int) -> list[int]:
+    """Return the ranks of a group; none if they have a form that this release does not know."""
+    try:
+        return parse_ranks(group["ranks"], world_size)
+    except (ValueError, AttributeError, LookupError):
+        return []
 
 
 @dataclass(frozen=True)

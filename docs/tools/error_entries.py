@@ -484,6 +484,10 @@ _RUN_FOLDER: Mapping[str, Entry] = {
         "`tasks` was changed since the earlier run of this folder, so its markers belong to other shards.",
         "Restore the earlier `tasks`, use another `logging_dir`, or pass `skip_completed=False`.",
     ),
+    "Run folder {url} has ranks completed by another pipeline: it completed rank {highest}, now it has {tasks} ranks. Use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted.": Entry(
+        "`executor.json` is damaged or missing, and a marker shows that an earlier run had more ranks.",
+        "Pass the `tasks` of the earlier run, or do what the message says.",
+    ),
     "Run folder {url} has ranks completed by another pipeline: its steps were {before}, now {now}. Use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted.": Entry(
         "Steps were added, removed, renamed or reordered since the earlier run of this folder.",
         "Restore the earlier steps, use another `logging_dir`, or pass `skip_completed=False`.",
@@ -762,8 +766,12 @@ _WARNINGS: Mapping[str, Entry] = {
         "The merged stats that an earlier run kept don't fit their own digest, or can't be read.",
         "Do nothing: the file is written again at the end of the run.",
     ),
+    "{url}/executor.json is missing or has no fingerprint, although ranks are completed, so this run can't be compared with the earlier one; check that the pipeline is the same": Entry(
+        "Somebody has removed or replaced the description of the earlier run; the number of ranks alone was compared, as far as other files tell it.",
+        "Make sure that the pipeline is the same as in the earlier run, or use another `logging_dir`.",
+    ),
     "{url}/executor.json is damaged or of a newer release, so this run can't be compared with the earlier one; check that the pipeline is the same": Entry(
-        "The description of the earlier run can't be read, so its pipeline can't be compared with this one.",
+        "The description of the earlier run can't be read; the number of ranks alone was compared, as far as other files tell it.",
         "Make sure that the pipeline is the same as in the earlier run, or use another `logging_dir`.",
     ),
     "stats/{rank}.json is damaged, so its rank has to run again: it has no steps": Entry(
@@ -924,6 +932,7 @@ NEVER_SHOWN: Mapping[str, str] = {
     "no older ranks": "A warning about executor.json says it instead.",
     "no number of an attempt": "A warning about the history says it instead.",
     "no ranks": "A warning about the history says it instead.",
+    "not in order": "A warning about executor.json says it instead.",
     "no worker could start within startup_timeout={startup_timeout} s: runs in this process": "A slot always starts.",
     "{reason}: runs in this process": "The slot in this process takes a group of any size.",
     "{message}; runs in this process": "Nothing is unschedulable in this process.",

@@ -15,7 +15,7 @@ from ray_pipeline_core.pipeline import PipelineSpec, Step, load_pipeline, pack_f
 from ray_pipeline_core.result import RunPlan, RunResult
 from ray_pipeline_core.scheduling.rank_groups import make_groups
 from ray_pipeline_core.storage.data_folder import DataFolder
-from ray_pipeline_core.storage.run_folder import EXECUTOR_FILE, RunFolder
+from ray_pipeline_core.storage.run_folder import EXECUTOR_FILE, RunFolder, parse_rank
 
 
 class ExecutorNode(Protocol):
@@ -157,15 +157,14 @@ def inspect_folder(spec: RunSpec) -> FolderState:
     if not spec.config.skip_completed:
         return FolderState()
     warnings: list[str] = []
-    earlier: Mapping[str, Any] = {}
-    listed: Sequence[OlderRanks] = ()
-    try:
-        stored = spec.folder.read_executor() or {}
-        earlier, listed = stored_fingerprint(stored), stored_older_ranks(stored, spec.config.tasks)
-    except ValueError:
+    earlier, listed, is_damaged = _read_earlier(spec)
+    markers = None if earlier else spec.folder.marker_names()
+    completed = frozenset(spec.folder.completed_ranks(spec.config.tasks, markers))
+    _check_same_pipeline(spec, earlier, markers)
+    if is_damaged:
         warnings.append(_not_compared(spec.folder))
-    completed = frozenset(spec.folder.completed_ranks(spec.config.tasks))
-    _check_same_pipeline(spec, earlier)
+    elif markers:
+        warnings.append(_without_description(spec.folder))
     older = []
     for each in _by_parameters(earlier, listed, completed):
         changes = spec.fingerprint.changed_parameters({"steps": each.steps}, sorted(each.ranks))
@@ -173,6 +172,15 @@ def inspect_folder(spec: RunSpec) -> FolderState:
         if changes:
             older.append(each)
     return FolderState(completed, tuple(older), tuple(warnings))
+
+
+def _read_earlier(spec: RunSpec) -> tuple[Mapping[str, Any], Sequence[OlderRanks], bool]:
+    """Return the fingerprint and the older ranks in `executor.json`, and whether it is damaged."""
+    try:
+        stored = spec.folder.read_executor() or {}
+        return stored_fingerprint(stored), stored_older_ranks(stored, spec.config.tasks), False
+    except ValueError:
+        return {}, (), True
 
 
 def _by_parameters(
@@ -184,6 +192,13 @@ def _by_parameters(
     return [each for each in (*older, newest) if each.ranks]
 
 
+def _without_description(folder: RunFolder) -> str:
+    return (
+        f"{folder.url}/{EXECUTOR_FILE} is missing or has no fingerprint, although ranks are completed, so this run "
+        "can't be compared with the earlier one; check that the pipeline is the same"
+    )
+
+
 def _not_compared(folder: RunFolder) -> str:
     return (
         f"{folder.url}/{EXECUTOR_FILE} is damaged or of a newer release, so this run can't be compared with the "
@@ -191,15 +206,29 @@ def _not_compared(folder: RunFolder) -> str:
     )
 
 
-def _check_same_pipeline(spec: RunSpec, earlier: Mapping[str, Any]) -> None:
-    differences = spec.fingerprint.differences(earlier) if earlier else []
-    if not differences or not spec.folder.marker_names():
+def _check_same_pipeline(spec: RunSpec, earlier: Mapping[str, Any], markers: Sequence[str] | None) -> None:
+    if markers is None:
+        differences = spec.fingerprint.differences(earlier)
+        markers = spec.folder.marker_names() if differences else ()
+    else:
+        differences = _differences_by_other_files(spec, markers) if markers else []
+    if not (differences and markers):
         return
     raise RunFolderMismatchError(
         f"Run folder {spec.folder.url} has ranks completed by another pipeline: {'; and '.join(differences)}. "
         "Use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. "
         "Nothing was deleted."
     )
+
+
+def _differences_by_other_files(spec: RunSpec, markers: Sequence[str]) -> list[str]:
+    """Return why the folder must not be continued, when `executor.json` does not say what ran in it."""
+    tasks = spec.config.tasks
+    world_size = spec.folder.recorded_world_size()
+    if world_size is not None and world_size != tasks:
+        return spec.fingerprint.differences({"world_size": world_size})
+    highest = max((rank for rank in map(parse_rank, markers) if rank is not None), default=0)
+    return [f"it completed rank {highest}, now it has {tasks} ranks"] if highest >= tasks else []
 
 
 def plan_run(spec: RunSpec, count_slots: Callable[[], int | None]) -> RunPlan:

@@ -19,6 +19,8 @@ from ray_pipeline_core.validation import is_integer
 
 _MAX_ATTEMPT = 1_000_000
 """No rank is ever tried as often; a larger number in the file is damage."""
+_MAX_EARLIER_ATTEMPTS = _MAX_ATTEMPT - 1000
+"""What is counted of a number that is hardly smaller, so that the numbers of this run's attempts are no damage."""
 _ALWAYS_JOINED_BYTES = 8 * 2**20
 """Up to this size, the history is written again as a whole at the end of a run; beyond it, once a run adds a half."""
 _log = get_logger(__name__)
@@ -148,4 +150,4 @@ def _parse_line(line: bytes) -> tuple[list[int], int]:
         raise ValueError("no number of an attempt")
     if not (isinstance(ranks, list) and all(is_integer(rank) and rank >= 0 for rank in ranks)):
         raise ValueError("no ranks")
-    return ranks, attempt
+    return ranks, min(attempt, _MAX_EARLIER_ATTEMPTS)

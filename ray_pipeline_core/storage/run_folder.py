@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -254,6 +255,15 @@ class RunFolder:
             return parse_object(self.folder.read_bytes(EXECUTOR_FILE))
         except FileNotFoundError:
             return None
+
+    def recorded_world_size(self) -> int | None:
+        """Return the world size of the last run, by `result.json` or else `progress.json`; None if neither tells it."""
+        for path in (RESULT_FILE, PROGRESS_FILE):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                world_size = parse_object(self.folder.read_bytes(path)).get("world_size")
+                if is_integer(world_size):
+                    return int(world_size)
+        return None
 
     def check_lease(self, lease_id: str) -> None:
         """Check that a run still has its lease, for a worker that may have outlived the run.

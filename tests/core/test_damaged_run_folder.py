@@ -103,6 +103,44 @@ def test_executor_file_that_cannot_be_read_is_damage(folder: Path, content: str)
     assert "executor.json is damaged" in warning
 
 
+WITHOUT_FINGERPRINT = ["{", "{}", None]
+
+
+def replace_executor_file(folder: Path, content: str | None) -> None:
+    path = folder / "executor.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+
+
+@pytest.mark.parametrize("content", WITHOUT_FINGERPRINT)
+@pytest.mark.parametrize("witness", ["result.json", "progress.json"])
+def test_other_files_tell_the_world_size_when_executor_file_does_not(
+    folder: Path, content: str | None, witness: str
+) -> None:
+    replace_executor_file(folder, content)
+    for name in {"result.json", "progress.json"} - {witness}:
+        (folder / name).write_text("{")
+    for tasks in (RANKS - 1, RANKS + 1):
+        other = executor(folder, tasks=tasks)
+        with pytest.raises(RunFolderMismatchError, match=f"it was cut into {RANKS} ranks, now into {tasks}"):
+            run_in_process(other)
+        assert "it was cut into" in other.plan().warnings[0]
+    [warning] = run_again(folder).warnings
+    assert "can't be compared" in warning
+
+
+@pytest.mark.parametrize("content", WITHOUT_FINGERPRINT)
+def test_markers_of_more_ranks_are_noticed_when_no_file_tells_the_world_size(folder: Path, content: str | None) -> None:
+    replace_executor_file(folder, content)
+    (folder / "result.json").unlink()
+    (folder / "progress.json").write_text('{"world_size": "3"}')
+    with pytest.raises(RunFolderMismatchError, match="it completed rank 2, now it has 2 ranks"):
+        run_in_process(executor(folder, tasks=2))
+    [warning] = run_in_process(executor(folder, tasks=RANKS + 1)).warnings
+    assert "can't be compared" in warning
+
+
 def test_executor_file_of_a_newer_format_is_not_compared(folder: Path) -> None:
     change(folder / "executor.json", format_version=2, fingerprint={"anything": 1})
     [warning] = run_again(folder).warnings
@@ -126,6 +164,16 @@ def test_attempt_number_that_no_run_has_written_names_no_log(folder: Path, attem
     run_again(folder)
     assert [path.name for path in (folder / "attempts/00001").iterdir()] == ["1.log"]
     assert json.loads((folder / "attempts/history.jsonl").read_text().splitlines()[-1])["attempt"] == 2
+
+
+def test_attempts_after_the_highest_number_are_counted(folder: Path) -> None:
+    with (folder / "attempts/history.jsonl").open("a") as history:
+        print(json.dumps({"rank": 1, "attempt": 1_000_000}), file=history)
+    attempts = []
+    for _ in range(2):
+        run_again(folder)
+        attempts.append(json.loads((folder / "attempts/history.jsonl").read_text().splitlines()[-1])["attempt"])
+    assert attempts == [999_001, 999_001]
 
 
 @pytest.mark.parametrize(

@@ -97,5 +97,11 @@ def test_other_text_is_no_ranges(ranges: str) -> None:
         parse_ranks(ranges, 10)
 
 
+@pytest.mark.parametrize("ranges", ["0-9, 0-9", "0-9, 9", "4-3", "5, 4", ", ".join(["0-99999"] * 100)])
+def test_ranges_that_are_not_in_order_are_refused(ranges: str) -> None:
+    with pytest.raises(ValueError, match="not in order"):
+        parse_ranks(ranges, 10)
+
+
 def test_ranges_end_with_the_world() -> None:
     assert parse_ranks("3-99999999999999", 6) == [3, 4, 5]

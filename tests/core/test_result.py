@@ -127,6 +127,14 @@ def test_result_of_a_newer_version_comes_back_without_what_is_new() -> None:
     assert RunResult.from_dict(plain) == result()
 
 
+@pytest.mark.parametrize("ranks", [[0, 1], None, 7, "1:5", "5, 4", "0-9, 0-9"])
+def test_group_whose_ranks_have_an_unknown_form_is_left_out(ranks: Any) -> None:
+    plain = result().to_dict()
+    group = {"kind": "error", "error_type": "ValueError", "message": "bad", "ranks": ranks}
+    plain |= {"failed_count": len(plain["failed"]) + 1, "failure_groups": [group]}
+    assert RunResult.from_dict(plain) == result()
+
+
 def test_result_and_failure_come_back_without_what_has_a_default() -> None:
     plain = result().to_dict()
     for name in ("skipped", "retries", "preemptions", "duration_s", "stats", "failed_count", "failure_groups"):
