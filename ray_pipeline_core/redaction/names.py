@@ -25,7 +25,7 @@ _HARMLESS_BEFORE_THE_END = re.compile(r"n|num|low|high|band|all|single|first|sec
 # Secret alone, or after the name of what they are for; `glob_pat` and `input_sas` are something else.
 _SECRET_OF_A_VENDOR = re.compile(r"pat|sas")
 _VENDOR = re.compile(
-    r"github|gh|gitlab|gl|git|azure|devops|ado|jira|databricks|airtable|blob|container|storage|account|service|"
+    r"github|gh|gitlab|gl|git|azure|devops|ado|jira|databricks|airtable|blob|container|storage|account|service|my|repo|user|ci|bot|"
 )
 _ENDING = re.compile(r"id|key|token|value")
 _SECRET_KEY = re.compile(
@@ -78,7 +78,8 @@ def _is_count(name: str, value: int) -> bool:
 def is_secret_name(name: str) -> bool:
     """Return whether a name says that its value is secret."""
     words = _words(name)
-    if not words or _HARMLESS_LAST_WORD.fullmatch(words[-1]):
+    # The path of a web hook is its secret.
+    if not words or (_HARMLESS_LAST_WORD.fullmatch(words[-1]) and words[-2:] != ["webhook", "path"]):
         return False
     if _SECRET_PART.search(name.lower()):
         return True

@@ -18,7 +18,7 @@ PGPASSWORD MYSQL_PWD AccountKey SharedAccessKey sasl.password sasl_plain_passwor
 SLACK_WEBHOOK_URL webhook PREFECT_API_KEY fs.azure.account.key.acme.dfs.core.windows.net DATABRICKS_TOKEN HF_TOKEN
 id_token refresh_token tokens secrets master_key ssh_key AIRFLOW__CORE__FERNET_KEY apiKey APIKey private-key
 basic_auth X-Amz-Security-Token access_tokens api_keys dbPassword sessionid sas_token key_password --password
-conn_str _password __token azure_devops_pat blob_sas db_pass user_session storage_key oauth_token
+conn_str _password __token azure_devops_pat blob_sas my_pat webhook_path db_pass user_session storage_key oauth_token
 """
 HARMLESS_NAMES = """
 query_tokens tokens_file token_dtype token_to_id return_tokens
