@@ -70,7 +70,8 @@ _LAST_SECTIONS = (
     Section(
         "Warnings in results",
         "What `RunResult.warnings`, `RunPlan.warnings` and `result.json` say; the log has them too. A damaged stats "
-        "file, or in a plan the folder of another pipeline, is a warning with the message of the error above.",
+        "file, or in a plan the folder of another pipeline, is a warning with the message of the error above. What "
+        "many ranks have in common is said once, of the first of them, with all ranks at the end.",
         (RESULT_WARNING,),
     ),
     Section("Errors in logs", "", (LOGGED_ERROR,)),

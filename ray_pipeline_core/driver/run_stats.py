@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ray_pipeline_core.errors import StatsMergeError
+from ray_pipeline_core.rank_failures import format_ranks
 from ray_pipeline_core.redaction import redact
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.stats.cache import StatsCache, ranks_in_cache
@@ -16,24 +18,61 @@ MIN_CACHED_RANKS = 100
 """The fewest ranks whose merged stats are stored: the files of fewer are read as quickly."""
 
 
+_MAX_CAUSES = 100
+_MAX_NAMED_RANGES = 20
+
+
+class RankWarnings:
+    """Warnings, in which those of several ranks for the same cause are one."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._ranks: defaultdict[str, list[int]] = defaultdict(list)
+
+    def append(self, message: str, rank: int) -> None:
+        """Add what is to be said of a rank."""
+        cause = message.replace(f"{rank:05d}", "<rank>").replace(f"rank {rank} ", "rank <rank> ")
+        if cause not in self._first and len(self._first) >= _MAX_CAUSES:
+            cause = ""
+        self._first.setdefault(cause, message)
+        self._ranks[cause].append(rank)
+
+    def extend(self, messages: Iterable[str]) -> None:
+        """Add what is to be said of the run."""
+        self._first.update((message, message) for message in messages)
+
+    def texts(self) -> list[str]:
+        """Return one warning for each cause."""
+        return [self._text(cause) for cause in self._first]
+
+    def _text(self, cause: str) -> str:
+        ranks = sorted(set(self._ranks.get(cause, ())))
+        if len(ranks) <= 1:
+            return self._first[cause]
+        same = "the same holds for" if cause else "there are such warnings about"
+        return f"{self._first[cause]} ({same} {len(ranks)} ranks: {format_ranks(ranks, _MAX_NAMED_RANGES)})"
+
+
 class RunStats:
     """Merges the stats of a run's completed ranks.
 
     Args:
         folder: the run folder.
         world_size: number of ranks.
-
-    Attributes:
-        warnings: which ranks are missing in the merged stats, and why.
     """
 
     def __init__(self, folder: RunFolder, world_size: int) -> None:
-        self.warnings: list[str] = []
+        self._warnings = RankWarnings()
         self._folder = folder
         self._world_size = world_size
         self._merged = StatsCache()
         self._unread: list[int] = []
         self._cached_ranks = 0
+
+    @property
+    def warnings(self) -> list[str]:
+        """Which ranks are missing in the merged stats, and why."""
+        return self._warnings.texts()
 
     def load(self, completed: Collection[int]) -> list[int]:
         """Merge the stats of ranks that earlier runs completed.
@@ -56,7 +95,7 @@ class RunStats:
         self._merge_files(self._unread)
         self._unread = []
         stats = self._merged.result()
-        self.warnings.extend(self._merged.problems)
+        self._warnings.extend(self._merged.problems)
         return stats
 
     def store_cache(self) -> None:
@@ -89,8 +128,8 @@ class RunStats:
                 return loaded
         except ValueError as error:
             loaded = set()
-            self.warnings.append(
-                f"{STATS_CACHE_FILE} is damaged or was altered, so the stats files are read instead: {error}"
+            self._warnings.extend(
+                [f"{STATS_CACHE_FILE} is damaged or was altered, so the stats files are read instead: {error}"]
             )
         self._folder.remove_stats_cache()
         return loaded
@@ -113,12 +152,14 @@ class RunStats:
         for rank, content in self._folder.read_rank_stats(sorted(ranks)).items():
             if isinstance(content, Exception):
                 path = self._folder.stats_path(rank)
-                self.warnings.append(f"{path} could not be read, so stats.json lacks this rank: {redact(str(content))}")
+                self._warnings.append(
+                    f"{path} could not be read, so stats.json lacks this rank: {redact(str(content))}", rank
+                )
                 continue
             try:
                 stats = parse_stats(content, self._folder.stats_path(rank)).to_list()
             except StatsMergeError as error:
-                self.warnings.append(str(error))
+                self._warnings.append(str(error), rank)
                 damaged.append(rank)
                 continue
             if stats:
@@ -130,10 +171,10 @@ class RunStats:
     def _merge_without_steps(self, ranks: Sequence[int]) -> list[int]:
         """Merge files without steps, and return their ranks if others have steps: then these files are damaged."""
         if ranks and self._merged.result().to_list():
-            self.warnings.extend(
-                f"{self._folder.stats_path(rank)} is damaged, so its rank has to run again: it has no steps"
-                for rank in ranks
-            )
+            for rank in ranks:
+                self._warnings.append(
+                    f"{self._folder.stats_path(rank)} is damaged, so its rank has to run again: it has no steps", rank
+                )
             return list(ranks)
         for rank in ranks:
             self._merge(rank, [], len("[]"))
@@ -143,4 +184,4 @@ class RunStats:
         try:
             self._merged.add(rank, stats, size_bytes)
         except StatsMergeError as error:
-            self.warnings.append(f"stats of rank {rank} are not in stats.json: {error}")
+            self._warnings.append(f"stats of rank {rank} are not in stats.json: {error}", rank)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_pipeline_core import PipelineStep, RayPipelineExecutor, RunFolderMismatchError, RunResult
+from ray_pipeline_core.driver.run_stats import RankWarnings
 from ray_pipeline_core.testing import run_in_process
 
 RANKS = 3
@@ -211,6 +213,42 @@ def assert_rank_0_alone_runs_again(folder: Path) -> None:
 def test_stats_file_of_another_shape_makes_its_rank_run_again(folder: Path, content: str) -> None:
     (folder / "stats/00000.json").write_text(content)
     assert_rank_0_alone_runs_again(folder)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_text("[]")
+
+
+def cut(path: Path) -> None:
+    path.write_text(path.read_text()[:10])
+
+
+def rename_step(path: Path) -> None:
+    path.write_text(path.read_text().replace("numbers", "figures"))
+
+
+@pytest.mark.parametrize("damage", [remove, empty, cut, rename_step])
+def test_warnings_of_many_ranks_for_one_cause_are_one(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    ranks = 60
+    run_in_process(executor(tmp_path, tasks=ranks))
+    for rank in range(1, ranks):
+        damage(tmp_path / f"stats/{rank:05d}.json")
+    [warning] = run_in_process(executor(tmp_path, tasks=ranks)).warnings
+    assert "00001.json" in warning or "rank 1 " in warning
+    assert warning.endswith("(the same holds for 59 ranks: 1-59)")
+
+
+def test_warnings_of_many_ranks_for_many_causes_are_limited() -> None:
+    warnings = RankWarnings()
+    for rank in range(1000):
+        warnings.append(f"damaged: {'x' * rank}", rank)
+    texts = warnings.texts()
+    assert len(texts) == 101
+    assert texts[-1].endswith("(there are such warnings about 900 ranks: 100-999)")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
