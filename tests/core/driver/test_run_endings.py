@@ -38,6 +38,7 @@ from ray_pipeline_core.scheduling.backend import BackendEvent, SlotLost, WorkerB
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.storage.call_retries import RetryLimits
+from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.lease import Holder
 from ray_pipeline_core.storage.lease_files import LeaseFiles
@@ -306,15 +307,26 @@ def test_last_progress_that_cannot_be_stored_is_a_warning(
     assert "the last progress of the run could not be stored" in caplog.text
 
 
+LOCKS: list[RunLock] = []
+
+
+def make_lock(folder: DataFolder) -> RunLock:
+    """Return a lock that a step can find: what a step refers to as a global is not copied."""
+    LOCKS.append(RunLock(folder, heartbeat_s=0.01))
+    return LOCKS[-1]
+
+
+def lose_lease(folder: str, data: Any, rank: int, world_size: int) -> None:
+    Path(folder, "run.lock").unlink()
+    wait_for(lambda: any(lock.lost.is_set() for lock in LOCKS), "the loss")
+
+
 def test_lost_lease_fails_that_executor_and_no_other_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_run, "RunLock", functools.partial(RunLock, heartbeat_s=0.01))
+    monkeypatch.setattr(pipeline_run, "RunLock", make_lock)
+    LOCKS.clear()
     listener = Listener()
-
-    def lose_lease(data: Any, rank: int, world_size: int) -> None:
-        (tmp_path / "lost" / "run.lock").unlink()
-        wait_for(lambda: not [each for each in threading.enumerate() if each.name == "run-lock-heartbeat"], "the loss")
-
-    lost = RayPipelineExecutor([lose_lease], logging_dir=str(tmp_path / "lost"), observers=[listener])
+    step = functools.partial(lose_lease, str(tmp_path / "lost"))
+    lost = RayPipelineExecutor([step], logging_dir=str(tmp_path / "lost"), observers=[listener])
     bystander = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path / "bystander"))
     last = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path / "last"), depends=[lost, bystander])
 
