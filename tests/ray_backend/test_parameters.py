@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +131,17 @@ def test_skip_completed_false_removes_markers_before_ranks_run(
     assert [file.name for file in (run_folder / "completions").iterdir()] == ["00000"]
 
 
-def test_randomize_start_duration_delays_ranks(make_executor: ExecutorFactory, run_folder: Path) -> None:
-    finished: list[float] = []
+def test_randomize_start_duration_delays_ranks(make_executor: ExecutorFactory, tmp_path: Path) -> None:
+    def note_start(data: Any, rank: int, world_size: int) -> None:
+        (tmp_path / f"{rank}.started").write_text(str(time.time()))
 
-    class Watch:
-        def on_rank_finished(self, rank: int, seconds: float) -> None:
-            finished.append(seconds)
+    make_executor([note_start], tasks=5, workers=1, randomize_start_duration=1).run()
 
-    make_executor([do_nothing], tasks=4, randomize_start_duration=1, observers=[Watch()]).run()
-
-    assert len(finished) == 4
-    assert max(finished) > 0.1, "four waits of up to a second, all below a tenth of it"
-    assert len({round(seconds, 2) for seconds in finished}) > 1, "all ranks waited alike"
+    started = sorted(float(path.read_text()) for path in tmp_path.glob("*.started"))
+    waits = [after - before for before, after in itertools.pairwise(started)]
+    assert len(waits) == 4
+    assert max(waits) > 0.1, "four waits of up to a second, all below a tenth of it"
+    assert len({round(wait, 2) for wait in waits}) > 1, "all ranks waited alike"
 
 
 def test_cpus_and_memory_are_reserved(make_executor: ExecutorFactory, tmp_path: Path) -> None:
