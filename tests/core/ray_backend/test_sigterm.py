@@ -15,6 +15,7 @@ from ray_pipeline_core.ray_backend.sigterm import sigterm_handler_kept
 
 ACTIONS = {"default": signal.SIG_DFL, "ignored": signal.SIG_IGN, "handler": lambda *_: print("handled", flush=True)}
 before, after = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 begun, go_on = threading.Event(), threading.Event()
 
 def connect():
