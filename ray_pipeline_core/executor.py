@@ -46,9 +46,9 @@ class _ConfigField(Generic[Value]):
     def __get__(self, executor: RayPipelineExecutor | None, owner: type) -> _ConfigField[Value] | Value:
         return self if executor is None else getattr(executor.config, self._name)
 
-    def __set__(self, executor: RayPipelineExecutor, value: Value) -> None:
-        """Let type checkers know that it can be set, which `RayPipelineExecutor.__setattr__` does."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # `RayPipelineExecutor.__setattr__` sets it
+
+        def __set__(self, executor: RayPipelineExecutor, value: Value) -> None: ...
 
 
 class RayPipelineExecutor:

@@ -73,31 +73,19 @@ def test_attempt_that_was_given_up_stores_neither_stats_nor_marker(run_folder: R
     assert files(run_folder) == set()
 
 
-def test_attempt_that_is_given_up_while_it_stores_sets_no_marker(
-    run_folder: RunFolder, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("loss", ["given up", "lease lost"])
+def test_attempt_that_loses_its_right_while_it_stores_sets_no_marker(
+    loss: str, run_folder: RunFolder, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rank = finished(run_folder)
     write_stats = RunFolder.write_rank_stats
 
     def write_slowly(folder: RunFolder, number: int, stats: str) -> None:
         write_stats(folder, number, stats)
-        run_folder.fence_attempts(LEASE, {3: 1})
-        clock.now_s += RECHECK_AFTER_S + 1
-
-    monkeypatch.setattr(RunFolder, "write_rank_stats", write_slowly)
-    assert rank.store().failure is not None
-    assert not run_folder.is_completed(3)
-
-
-def test_attempt_whose_run_loses_its_lease_while_it_stores_sets_no_marker(
-    run_folder: RunFolder, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rank = finished(run_folder)
-    write_stats = RunFolder.write_rank_stats
-
-    def write_slowly(folder: RunFolder, number: int, stats: str) -> None:
-        write_stats(folder, number, stats)
-        take_lease(run_folder, "another")
+        if loss == "given up":
+            run_folder.fence_attempts(LEASE, {3: 1})
+        else:
+            take_lease(run_folder, "another")
         clock.now_s += RECHECK_AFTER_S + 1
 
     monkeypatch.setattr(RunFolder, "write_rank_stats", write_slowly)
