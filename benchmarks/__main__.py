@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.support.folders import folders_removed_at_end
 from benchmarks.support.fresh_process import in_fresh_process
 from benchmarks.support.groups import GROUPS, measure_group
 from benchmarks.support.pictures import fill_docs
@@ -34,9 +35,10 @@ def main() -> None:
     if unknown := set(arguments.names) - set(GROUPS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     rows: list[Row] = []
-    for name in arguments.names or GROUPS:
-        rows += _measure_in_fresh_process(name, arguments.full)
-        saved = save(rows, arguments.output)
+    with folders_removed_at_end():
+        for name in arguments.names or GROUPS:
+            rows += _measure_in_fresh_process(name, arguments.full)
+            saved = save(rows, arguments.output)
     print(f"\n{now()}, {machine()}\n\n{to_markdown(rows)}\n\nsaved as {saved}")
     if arguments.docs is not None:
         fill_docs(rows, arguments.docs)

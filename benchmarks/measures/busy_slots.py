@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.clusters import executor_of, local_cluster, new_folder
+from benchmarks.support.clusters import executor_of, local_cluster
+from benchmarks.support.folders import new_folder
 from benchmarks.support.table import Row
 from benchmarks.support.worked_ranks import Work, note_work, worked_ranks
 
@@ -63,7 +64,8 @@ def busy_share(works: list[Work]) -> float:
 
 def measure(full: bool) -> list[Row]:
     parts = stretches(full)
-    with local_cluster(cpus=SLOTS + 2), new_folder() as folder:
+    folder = new_folder()
+    with local_cluster(cpus=SLOTS + 2):
         notes = Path(folder, "notes")
         notes.mkdir()
         step: Any = functools.partial(work, str(notes), parts)

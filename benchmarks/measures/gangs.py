@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.support.clusters import Stopwatch, cluster_of_nodes, executor_of, new_folder
+from benchmarks.support.clusters import Stopwatch, cluster_of_nodes, executor_of
+from benchmarks.support.folders import new_folder
 from benchmarks.support.table import Row
 from tests.support.steps import do_nothing
 
@@ -18,10 +19,10 @@ def work_a_little(data: Any, rank: int, world_size: int) -> None:
 
 def _group_ms(step: Any, nodes: int, groups: int) -> float:
     """Return the time per group on one slot, in milliseconds."""
-    with new_folder() as folder:
-        watch = Stopwatch()
-        executor_of(step, folder, groups, workers=1, nodes_per_task=nodes, observers=[watch]).run()
-        return watch.per_rank_s * 1000
+    folder = new_folder()
+    watch = Stopwatch()
+    executor_of(step, folder, groups, workers=1, nodes_per_task=nodes, observers=[watch]).run()
+    return watch.per_rank_s * 1000
 
 
 def measure(full: bool) -> list[Row]:

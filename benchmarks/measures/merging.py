@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.clusters import new_folder
+from benchmarks.support.folders import new_folder
 from benchmarks.support.slow_s3 import DELAY_S, slow_s3
 from benchmarks.support.table import Row
 from ray_pipeline_core.driver.run_stats import RunStats
@@ -68,10 +68,10 @@ def _on_s3_s(folder: Path, ranks: int) -> float:
 
 def measure(full: bool) -> list[Row]:
     ranks = 10_000
-    with new_folder() as folder:
-        _write_stats(folder, ranks)
-        pairs = [(_ours_s(DataFolder(str(folder)), ranks), _datatrove_s(folder, ranks)) for _ in range(_TURNS)]
-        on_s3_s = _on_s3_s(folder, ranks)
+    folder = new_folder()
+    _write_stats(folder, ranks)
+    pairs = [(_ours_s(DataFolder(str(folder)), ranks), _datatrove_s(folder, ranks)) for _ in range(_TURNS)]
+    on_s3_s = _on_s3_s(folder, ranks)
     ours_s, theirs_s = (min(values) for values in zip(*pairs, strict=True))
     on = f"{ranks:,} files, {len(_STEPS)} steps"
     s3 = f"S3 with {DELAY_S * 1000:.0f} ms per call"

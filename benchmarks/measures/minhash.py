@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.clusters import WORKERS, local_cluster, new_folder
+from benchmarks.support.clusters import WORKERS, local_cluster
+from benchmarks.support.folders import new_folder
 from benchmarks.support.fresh_process import in_fresh_process
 from benchmarks.support.table import Row
 from examples.minhash_dedup import STANDARD_LIBRARY, build_executors, build_stages, write_documents
@@ -55,9 +56,9 @@ def _seconds(run: Any, source: Path) -> tuple[float, int]:
     Returns:
         The duration in seconds, and the number of documents.
     """
-    with new_folder() as folder:
-        documents = write_documents(source, folder, _TASKS)
-        return in_fresh_process(run, folder), documents
+    folder = new_folder()
+    documents = write_documents(source, folder, _TASKS)
+    return in_fresh_process(run, folder), documents
 
 
 def _part_of_library(folder: Path) -> Path:
@@ -67,11 +68,11 @@ def _part_of_library(folder: Path) -> Path:
 
 
 def measure(full: bool) -> list[Row]:
-    with new_folder() as part:
-        source = STANDARD_LIBRARY if full else _part_of_library(part)
-        ours_s, documents = _seconds(run_ours, source)
-        local_s, _ = _seconds(run_local, source)
-        on_ray_s = _seconds(run_datatrove_on_ray, source)[0] if full else None
+    part = new_folder()
+    source = STANDARD_LIBRARY if full else _part_of_library(part)
+    ours_s, documents = _seconds(run_ours, source)
+    local_s, _ = _seconds(run_local, source)
+    on_ray_s = _seconds(run_datatrove_on_ray, source)[0] if full else None
     on = f"{documents:,} documents, {WORKERS} processes"
     rows = [
         Row("MinHash, ray-pipeline", ours_s, "s", None, f"{on}, on a running cluster"),

@@ -13,7 +13,8 @@ import ray
 from ray.util import ActorPool
 
 from benchmarks.support.bare_ray import BareWorker
-from benchmarks.support.clusters import WORKERS, Stopwatch, executor_of, local_cluster, new_folder, seconds_of_run
+from benchmarks.support.clusters import WORKERS, Stopwatch, executor_of, local_cluster, seconds_of_run
+from benchmarks.support.folders import new_folder
 from benchmarks.support.plain_processes import seconds_of_writing
 from benchmarks.support.table import Row
 from tests.support.steps import do_nothing
@@ -23,20 +24,19 @@ WHOLE = 500
 DATATROVE_RANKS = 4
 
 
-@contextlib.contextmanager
-def _run_folder() -> Iterator[Path]:
-    with new_folder() as folder:
-        for name in ("stats", "logs", "completions"):
-            (folder / name).mkdir()
-        yield folder
+def _new_run_folder() -> Path:
+    folder = new_folder()
+    for name in ("stats", "logs", "completions"):
+        (folder / name).mkdir()
+    return folder
 
 
 def _after_first_s(ranks: int) -> float:
     """Return the time from the first completed rank to the end of the run, in seconds."""
-    with new_folder() as folder:
-        watch = Stopwatch()
-        executor_of(do_nothing, folder, ranks, observers=[watch]).run()
-        return watch.elapsed_s - watch.first_s
+    folder = new_folder()
+    watch = Stopwatch()
+    executor_of(do_nothing, folder, ranks, observers=[watch]).run()
+    return watch.elapsed_s - watch.first_s
 
 
 def _bare_pool_ms(ranks: int, write: bool) -> float:
@@ -44,14 +44,14 @@ def _bare_pool_ms(ranks: int, write: bool) -> float:
     actors = [BareWorker.remote() for _ in range(WORKERS)]  # type: ignore[attr-defined]
     ray.get([actor.idle.remote(0) for actor in actors])
     pool = ActorPool(actors)
-    with _run_folder() as folder:
-        started_s = time.perf_counter()
-        if write:
-            results = pool.map_unordered(lambda actor, rank: actor.write.remote(str(folder), rank), range(ranks))  # type: ignore[arg-type]
-        else:
-            results = pool.map_unordered(lambda actor, rank: actor.idle.remote(rank), range(ranks))  # type: ignore[arg-type]
-        done = sum(1 for _ in results)
-        seconds = time.perf_counter() - started_s
+    folder = _new_run_folder()
+    started_s = time.perf_counter()
+    if write:
+        results = pool.map_unordered(lambda actor, rank: actor.write.remote(folder, rank), range(ranks))  # type: ignore[arg-type]
+    else:
+        results = pool.map_unordered(lambda actor, rank: actor.idle.remote(rank), range(ranks))  # type: ignore[arg-type]
+    done = sum(1 for _ in results)
+    seconds = time.perf_counter() - started_s
     assert done == ranks
     for actor in actors:
         ray.kill(actor)
@@ -60,9 +60,9 @@ def _bare_pool_ms(ranks: int, write: bool) -> float:
 
 def _plain_ms(ranks: int) -> float:
     """Return the time per rank of processes that only write its files, in milliseconds."""
-    with _run_folder() as folder:
-        seconds = seconds_of_writing(folder, ranks, WORKERS)
-        assert len(list((folder / "completions").iterdir())) == ranks
+    folder = _new_run_folder()
+    seconds = seconds_of_writing(folder, ranks, WORKERS)
+    assert len(list((folder / "completions").iterdir())) == ranks
     return seconds / ranks * 1000
 
 
@@ -77,7 +77,8 @@ def _datatrove_ms(ranks: int) -> float:
         def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
             yield from ()
 
-    with _run_folder() as folder, contextlib.redirect_stderr(io.StringIO()):
+    folder = _new_run_folder()
+    with contextlib.redirect_stderr(io.StringIO()):
         executor = DatatroveExecutor(
             [Nothing()], tasks=ranks, workers=WORKERS, mem_per_cpu_gb=0.1, logging_dir=str(folder)
         )

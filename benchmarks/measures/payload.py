@@ -14,7 +14,8 @@ import psutil
 import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-from benchmarks.support.clusters import WORKERS, Stopwatch, executor_of, local_cluster, new_folder
+from benchmarks.support.clusters import WORKERS, Stopwatch, executor_of, local_cluster
+from benchmarks.support.folders import new_folder
 from benchmarks.support.fresh_process import in_fresh_process
 from benchmarks.support.table import Row
 
@@ -47,7 +48,8 @@ def _stored() -> tuple[int, int]:
 
 def carry(payload_mb: int) -> Carried:
     """Run a pipeline with a payload, in a process whose peak memory is that of this run."""
-    with local_cluster(), new_folder() as folder:
+    folder = new_folder()
+    with local_cluster():
         notes = folder / "notes"
         notes.mkdir()
         step: Any = functools.partial(note_memory, str(notes), os.urandom(payload_mb * 1_000_000))

@@ -10,7 +10,8 @@ from typing import Any
 
 import fsspec
 
-from benchmarks.support.clusters import executor_of, local_cluster, new_folder
+from benchmarks.support.clusters import executor_of, local_cluster
+from benchmarks.support.folders import new_folder
 from benchmarks.support.slow_s3 import DELAY_S, S3Server, slow_s3
 from benchmarks.support.table import Row
 
@@ -60,7 +61,8 @@ def _rows(where: str, ranks: int, resume_s: float, ten_s: float) -> list[Row]:
 
 def measure(full: bool) -> list[Row]:
     ranks = 100_000 if full else 10_000
-    with local_cluster(), new_folder() as folder:
+    folder = new_folder()
+    with local_cluster():
         _make_folder(folder / "full", ranks)
         with slow_s3(full=folder / "full") as server:
             ten_s, resume_s = _seconds(folder / "ten", MISSING), _seconds(folder / "full", ranks)

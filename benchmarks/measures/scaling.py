@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.support.bare_ray import seconds_of_actor_start
-from benchmarks.support.clusters import Stopwatch, executor_of, local_cluster, new_folder, seconds_of_run
+from benchmarks.support.clusters import Stopwatch, executor_of, local_cluster, seconds_of_run
+from benchmarks.support.folders import new_folder
 from benchmarks.support.fresh_process import in_fresh_process
 from benchmarks.support.table import Row
 from tests.support.steps import do_nothing
@@ -38,12 +39,12 @@ class Scale:
 
 
 def _run(ranks: int) -> tuple[float, float, float]:
-    with new_folder() as folder:
-        watch = Stopwatch()
-        cpu_s = time.process_time()
-        executor_of(do_nothing, folder, ranks, observers=[watch]).run()
-        cpu_s = time.process_time() - cpu_s
-        return watch.per_rank_s * 1000, cpu_s / ranks * 1000, watch.first_s
+    folder = new_folder()
+    watch = Stopwatch()
+    cpu_s = time.process_time()
+    executor_of(do_nothing, folder, ranks, observers=[watch]).run()
+    cpu_s = time.process_time() - cpu_s
+    return watch.per_rank_s * 1000, cpu_s / ranks * 1000, watch.first_s
 
 
 def measure_size(ranks: int) -> Scale:

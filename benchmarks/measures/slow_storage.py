@@ -9,7 +9,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.clusters import WORKERS, executor_of, local_cluster, new_folder
+from benchmarks.support.clusters import WORKERS, executor_of, local_cluster
+from benchmarks.support.folders import new_folder
 from benchmarks.support.slow_s3 import DELAY_S, slow_s3
 from benchmarks.support.table import Row
 from benchmarks.support.worked_ranks import note_work, worked_ranks
@@ -28,7 +29,8 @@ def gaps_s(folder: Path) -> list[float]:
 
 def measure(full: bool) -> list[Row]:
     ranks = 120 if full else 40
-    with local_cluster(), slow_s3() as server, new_folder() as notes:
+    notes = new_folder()
+    with local_cluster(), slow_s3() as server:
         step: Any = functools.partial(note_work, str(notes), _RANK_S)
         started_s = time.perf_counter()
         executor_of(step, server.folder("run"), ranks).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import ray
 
@@ -16,7 +17,7 @@ class BareWorker:
     def idle(self, rank: int) -> int:
         return rank
 
-    def write(self, folder: str, rank: int) -> int:
+    def write(self, folder: Path, rank: int) -> int:
         write_rank_files(folder, rank)
         return rank
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
+from benchmarks.support.folders import new_folder
 from ray_pipeline_core import RayPipelineExecutor, RunObserver
 
 WORKERS = 2
@@ -45,12 +45,6 @@ def cluster_of_nodes(nodes: int = 3) -> Iterator[None]:
         cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
-@contextlib.contextmanager
-def new_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        yield Path(folder)
-
-
 def executor_of(step: Any, folder: Any, ranks: int, **parameters: Any) -> RayPipelineExecutor:
     """Return an executor of one step, or of a list of steps, whose workers need little memory."""
     steps = step if isinstance(step, list) else [step]
@@ -61,11 +55,11 @@ def executor_of(step: Any, folder: Any, ranks: int, **parameters: Any) -> RayPip
 
 def seconds_of_run(step: Any, ranks: int, **parameters: Any) -> float:
     """Return the duration of a whole run in a new local folder, in seconds."""
-    with new_folder() as folder:
-        executor = executor_of(step, folder, ranks, **parameters)
-        started_s = time.perf_counter()
-        executor.run()
-        return time.perf_counter() - started_s
+    folder = new_folder()
+    executor = executor_of(step, folder, ranks, **parameters)
+    started_s = time.perf_counter()
+    executor.run()
+    return time.perf_counter() - started_s
 
 
 class Stopwatch(RunObserver):
