@@ -82,14 +82,14 @@ def forks_ended() -> Iterator[None]:
 
     Such a process is a copy of this one, and would continue as a second worker or driver.
     """
-    pid = os.getpid()
+    before = forks.count
     try:
         yield
     except BaseException as error:
-        if os.getpid() != pid:
+        if forks.count != before:
             end_fork(error)
         raise
-    if os.getpid() != pid:
+    if forks.count != before:
         end_fork()
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from numbers import Integral, Real
 from time import perf_counter
 from typing import Any, TypeVar
 
 DEFAULT_UNIT = "doc"
 _TASK_UNIT = "task"
+_MICROSECONDS = 6  # decimal places of a time in seconds
 
 _Metric = TypeVar("_Metric", bound="Metric")
 
@@ -246,6 +248,17 @@ class Timing(Metric):
 
 def _humanize(seconds: float) -> str:
     """Return a string such as "2 hours and 3 seconds"."""
+    return _humanize_rounded(round(seconds, _MICROSECONDS))
+
+
+def _humanize_to_ms(seconds: float) -> str:
+    """Return a string such as "3 seconds and 20.00 milliseconds"."""
+    return _humanize_rounded_to_ms(round(seconds, _MICROSECONDS))
+
+
+# `humanize` takes a good part of the time of a short rank, most of whose times are the same, to the microsecond.
+@lru_cache(maxsize=1024)
+def _humanize_rounded(seconds: float) -> str:
     from humanize import precisedelta
 
     try:
@@ -254,8 +267,8 @@ def _humanize(seconds: float) -> str:
         return f"{seconds} seconds"
 
 
-def _humanize_to_ms(seconds: float) -> str:
-    """Return a string such as "3 seconds and 20.00 milliseconds"."""
+@lru_cache(maxsize=1024)
+def _humanize_rounded_to_ms(seconds: float) -> str:
     from humanize import precisedelta
 
     try:

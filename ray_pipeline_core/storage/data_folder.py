@@ -217,7 +217,8 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         if self._local is None:
             return None
         full: str = self._join(path)
-        self._local.make_directory(os.path.dirname(full))
+        if not os.path.isdir(parent := os.path.dirname(full)):
+            self._local.make_directory(parent)
         return full
 
     def ensure_writable(self, subdirectory: str) -> None:

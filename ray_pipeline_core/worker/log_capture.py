@@ -107,16 +107,19 @@ class _LoguruSink:
         """Add the sink, also if it was removed, for example by `logger.remove()`."""
         from loguru import logger as loguru_logger
 
-        self._is_added = False
-        loguru_logger.trace("ray-pipeline checks that it still receives the records of loguru")
         if not self._is_added:
-            loguru_logger.add(self._write, level="TRACE", format="{message}", colorize=False)
+            loguru_logger.add(self, level="DEBUG", format="{message}", colorize=False)
+            self._is_added = True
 
-    def _write(self, message: Any) -> None:
+    def stop(self) -> None:
+        """Note that the sink was removed; loguru calls it."""
+        self._is_added = False
+
+    def write(self, message: Any) -> None:
+        """Write a record; loguru calls it."""
         record = message.record
-        self._is_added = True
         output = running_outputs.current()
-        if output is not None and record["level"].no >= logging.DEBUG:
+        if output is not None:
             source = f"{record['name']}:{record['function']}:{record['line']}"
             output.log.write_record(record["level"].no, record["level"].name, source, str(message).rstrip("\n"))
 

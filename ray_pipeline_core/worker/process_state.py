@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray_pipeline_core.worker.shared_context import SharedContext
@@ -25,19 +25,68 @@ _SIGNALS = (
     signal.SIGUSR2,
 )
 
+_PRIVATE = 0o077
+# Without the enums that `signal` makes of handlers, which take most of the time.
+_handler_of: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+
+
+class _ProcessState:
+    """The state of this process at the time when it is created."""
+
+    def __init__(self) -> None:
+        self._variables = _variables()
+        self._directory = _current_directory()
+        self._umask = os.umask(_PRIVATE)  # there is no other way to read it
+        os.umask(self._umask)
+        self._path, self._path_entries = sys.path, sys.path[:]
+        self._disabled_level = logging.root.manager.disable
+        self._alarm_s = signal.getitimer(signal.ITIMER_REAL)[0]
+        self._handlers = [_handler_of(number) for number in _SIGNALS]
+
+    def restore(self) -> None:
+        """Restore it, as far as this thread may."""
+        self._restore_variables()
+        self._restore_directory()
+        os.umask(self._umask)
+        self._restore_import_path()
+        if logging.root.manager.disable != self._disabled_level:
+            logging.disable(self._disabled_level)
+        if not self._alarm_s:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            self._restore_handlers()
+
+    def _restore_variables(self) -> None:
+        before, after = self._variables, _variables()
+        if after != before:
+            for name in after.keys() - before.keys():
+                os.environb.pop(name, None)
+            os.environb.update({name: value for name, value in before.items() if after.get(name) != value})
+
+    def _restore_directory(self) -> None:
+        if self._directory is not None and _current_directory() != self._directory:
+            with contextlib.suppress(OSError):  # the rank has removed it
+                os.chdir(self._directory)
+
+    def _restore_import_path(self) -> None:
+        sys.path = self._path
+        if sys.path != self._path_entries:
+            sys.path[:] = self._path_entries
+
+    def _restore_handlers(self) -> None:
+        for number, handler in zip(_SIGNALS, self._handlers, strict=True):
+            if handler is not None and _handler_of(number) != handler:
+                signal.signal(number, handler)
+
 
 @contextlib.contextmanager
 def _restore_process_state() -> Iterator[None]:
-    with (
-        warnings.catch_warnings(),
-        _environment(),
-        _working_directory(),
-        _umask(),
-        _import_path(),
-        _disabled_logging(),
-        _signal_handlers(),
-    ):
-        yield
+    with warnings.catch_warnings():
+        state = _ProcessState()
+        try:
+            yield
+        finally:
+            state.restore()
 
 
 restored_process_state = SharedContext(_restore_process_state)
@@ -45,33 +94,9 @@ restored_process_state = SharedContext(_restore_process_state)
 `logging.disable`, signal handlers and the alarm timer. If several threads are in such a block, the last one does."""
 
 
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    before = _variables()
-    try:
-        yield
-    finally:
-        after = _variables()
-        if after != before:
-            for name in after.keys() - before.keys():
-                os.environb.pop(name, None)
-            os.environb.update({name: value for name, value in before.items() if after.get(name) != value})
-
-
 def _variables() -> dict[bytes, bytes]:
     # Without a copy of what is inside, each variable would be decoded, which takes a good part of an empty rank's time.
     return dict(vars(os.environ)["_data"])
-
-
-@contextlib.contextmanager
-def _working_directory() -> Iterator[None]:
-    before = _current_directory()
-    try:
-        yield
-    finally:
-        if before is not None and _current_directory() != before:
-            with contextlib.suppress(OSError):  # the rank has removed it
-                os.chdir(before)
 
 
 def _current_directory() -> str | None:
@@ -79,52 +104,3 @@ def _current_directory() -> str | None:
         return os.getcwd()
     except OSError:  # it has been removed
         return None
-
-
-@contextlib.contextmanager
-def _umask() -> Iterator[None]:
-    before = os.umask(0o077)  # there is no other way to read it
-    os.umask(before)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-@contextlib.contextmanager
-def _import_path() -> Iterator[None]:
-    before = sys.path, sys.path[:]
-    try:
-        yield
-    finally:
-        sys.path = before[0]
-        if sys.path != before[1]:
-            sys.path[:] = before[1]
-
-
-@contextlib.contextmanager
-def _disabled_logging() -> Iterator[None]:
-    before = logging.root.manager.disable
-    try:
-        yield
-    finally:
-        if logging.root.manager.disable != before:
-            logging.disable(before)
-
-
-@contextlib.contextmanager
-def _signal_handlers() -> Iterator[None]:
-    timer_s, before = signal.getitimer(signal.ITIMER_REAL)[0], [signal.getsignal(number) for number in _SIGNALS]
-    try:
-        yield
-    finally:
-        if not timer_s:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            _set_handlers(before)
-
-
-def _set_handlers(handlers: Sequence[Any]) -> None:
-    for number, handler in zip(_SIGNALS, handlers, strict=True):
-        if handler is not None and signal.getsignal(number) is not handler:
-            signal.signal(number, handler)

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from ray_pipeline_core.redaction import get_logger, trace_of
 from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.error_translation import StorageErrors
 from ray_pipeline_core.worker.log_upload import LogUpload
 
 FLUSH_INTERVAL_S = 30.0
@@ -77,7 +78,7 @@ class RankLog:
         """Write one record; `source` is where it was logged, as module:function:line."""
         if self.before_record is not None:
             self.before_record()
-        stamp = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        stamp = datetime.now().astimezone().replace(tzinfo=None).isoformat(" ", "milliseconds")
         self._write_lines(f"{self._prefix}{stamp} | {level_name: <8} | {source} - {message}\n", level)
 
     def _write_lines(self, lines: str, level: int) -> None:
@@ -176,4 +177,5 @@ def _create_file(local_path: str | None) -> TextIO:
         os.close(descriptor)
     else:
         path = local_path
-    return open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    with StorageErrors("write", path):
+        return open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
