@@ -8,12 +8,14 @@ import shutil
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.support.clusters import WORKERS, local_cluster
 from benchmarks.support.folders import new_folder
 from benchmarks.support.fresh_process import in_fresh_process
 from benchmarks.support.table import Row
 from examples.minhash_dedup import STANDARD_LIBRARY, build_executors, build_stages, write_documents
+from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
 
 _TASKS = 4
 _PART = ("asyncio", "email", "http", "importlib", "json", "logging", "multiprocessing", "unittest", "xml")
@@ -50,6 +52,12 @@ def run_ours(folder: Path) -> float:
         return time.perf_counter() - started_s
 
 
+def run_ours_with_new_workers(folder: Path) -> float:
+    """Run the stages without workers that are kept from one for the next."""
+    with patch.object(IdleWorkers, "keep", lambda *arguments: False):
+        return run_ours(folder)
+
+
 def _seconds(run: Any, source: Path) -> tuple[float, int]:
     """Call `run` in a new process, since datatrove's executor forks and this process may have Ray's threads.
 
@@ -72,10 +80,14 @@ def measure(full: bool) -> list[Row]:
     source = STANDARD_LIBRARY if full else _part_of_library(part)
     ours_s, documents = _seconds(run_ours, source)
     local_s, _ = _seconds(run_local, source)
+    new_workers_s, _ = _seconds(run_ours_with_new_workers, source)
     on_ray_s = _seconds(run_datatrove_on_ray, source)[0] if full else None
     on = f"{documents:,} documents, {WORKERS} processes"
     rows = [
         Row("MinHash, ray-pipeline", ours_s, "s", None, f"{on}, on a running cluster"),
+        Row(
+            "MinHash, ray-pipeline, new workers for each stage", new_workers_s, "s", None, f"{on}, on a running cluster"
+        ),
         Row("MinHash, datatrove's local executor", local_s, "s", None, on),
         Row("MinHash, ray-pipeline / datatrove's local executor", ours_s / local_s, "x", 1.05, on),
     ]

@@ -20,6 +20,7 @@ GROUPS = (
     "gangs",
     "payload",
     "recovery",
+    "batches",
 )
 
 

@@ -19,7 +19,7 @@ from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.worker.attempt_guard import AttemptGuard
 from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
-from ray_pipeline_core.worker.log_capture import silence_loguru_console
+from ray_pipeline_core.worker.log_capture import prepare_logging
 from ray_pipeline_core.worker.output_spool import start_spool
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from ray_pipeline_core.worker.rank_runner import WorkerTerminated
@@ -85,7 +85,7 @@ class RankWorker:
             unpack_pipeline(packed_pipeline.content)
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
             return f"{error}; the worker ran on node {_node_ip()}"
-        silence_loguru_console()
+        prepare_logging()
         signal.signal(signal.SIGTERM, _terminate)
         if self._runner is None:
             spool = start_spool()

@@ -14,7 +14,7 @@ from typing import Any
 
 from ray_pipeline_core.errors import PipelineLoadError
 from ray_pipeline_core.pipeline import unpack_pipeline
-from ray_pipeline_core.worker.log_capture import silence_loguru_console
+from ray_pipeline_core.worker.log_capture import prepare_logging
 from ray_pipeline_core.worker.output_spool import start_spool
 from ray_pipeline_core.worker.rank_attempt import RankAttempt
 from ray_pipeline_core.worker.rank_runner import run_rank
@@ -46,7 +46,7 @@ def serve(connection: Connection[Any, Any]) -> None:
     packed_pipeline, settings = connection.recv()
     with contextlib.suppress(PipelineLoadError):  # `run_rank` reports it as the failure of the rank
         unpack_pipeline(packed_pipeline)
-    silence_loguru_console()
+    prepare_logging()
     spool = start_spool()
     start_reaper(spool.reader, spool.state)
     while True:

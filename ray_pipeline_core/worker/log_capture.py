@@ -61,12 +61,17 @@ def _replaced_root_handlers() -> Iterator[None]:
     root = logging.getLogger()
     others, level = root.handlers[:], root.level
     root.handlers[:] = [_LogHandler(others)]
-    root.setLevel(min(level, logging.INFO) if level else logging.INFO)
+    _set_level(root, min(level, logging.INFO) if level else logging.INFO)
     try:
         yield
     finally:
         root.handlers[:] = others
-        root.setLevel(level)
+        _set_level(root, level)
+
+
+def _set_level(logger: logging.Logger, level: int) -> None:
+    if logger.level != level:  # every logger forgets what it has cached if the level is set, even to what it is
+        logger.setLevel(level)
 
 
 class _LogHandler(logging.Handler):
@@ -132,8 +137,12 @@ def _has_loguru() -> bool:
     return find_spec("loguru") is not None
 
 
-def silence_loguru_console() -> None:
-    """Remove all sinks of loguru in a worker's process: a rank's records reach the console through its log."""
+def prepare_logging() -> None:
+    """Prepare a worker's process: set the level that ranks have, and remove all sinks of loguru.
+
+    A rank's records reach the console through its log.
+    """
+    _set_level(logging.getLogger(), logging.INFO)
     if _has_loguru():
         from loguru import logger as loguru_logger
 
