@@ -8,6 +8,8 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,16 @@ class Reference:
         yield
 
 
+def submitted(threads: ThreadPoolExecutor) -> Future[int]:
+    with threads:
+        return threads.submit(int, "no number")
+
+
+def apply_async(threads: ThreadPool) -> Any:
+    with threads:
+        return threads.apply_async(int, ("3",))
+
+
 def returns(make: Callable[[], Any]) -> Any:
     return lambda data, rank, world_size: make()
 
@@ -63,6 +75,9 @@ def reads_async(data: Any, rank: int, world_size: int) -> list[int]:
         (lambda: [Reference()], "Reference"),
         (lambda: (Reference() for _ in range(2)), "Reference"),
         (lambda: [1, None, Reference()], "Reference"),
+        (lambda: [Future()], "Future"),
+        (lambda: (submitted(ThreadPoolExecutor(1)) for _ in range(2)), "Future"),
+        (lambda: [apply_async(ThreadPool(1))], "ApplyResult"),
     ],
 )
 def test_last_step_that_returns_unfinished_work_fails_the_rank(make: Callable[[], Any], kind: str) -> None:
@@ -70,9 +85,20 @@ def test_last_step_that_returns_unfinished_work_fails_the_rank(make: Callable[[]
         run_pipeline([numbers, returns(make)], 0, 1)
 
 
-@pytest.mark.parametrize("make", [lambda: [numbers(None, 0, 1)], lambda: (numbers(None, 0, 1) for _ in range(2))])
-def test_last_step_that_yields_generators_instead_of_their_items_fails_the_rank(make: Callable[[], Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^pipeline\[1\]: .* returned generators.*yield from"):
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: [numbers(None, 0, 1)], "generator"),
+        (lambda: (numbers(None, 0, 1) for _ in range(2)), "generator"),
+        (lambda: [map(print, "abc")], "map"),
+        (lambda: [filter(print, "abc")], "filter"),
+        (lambda: [itertools.starmap(print, ["a", "b"])], "starmap"),
+    ],
+)
+def test_last_step_that_yields_generators_instead_of_their_items_fails_the_rank(
+    make: Callable[[], Any], kind: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^pipeline\[1\]: .* returned {kind} objects, which nothing.*yield from"):
         run_pipeline([numbers, returns(make)], 0, 1)
 
 

@@ -356,6 +356,17 @@ def test_time_that_passes_before_workers_are_asked_for_counts_for_the_run(tmp_pa
     assert [failure.kind for failure in caught.value.result.failed] == ["timeout"]
 
 
+def test_time_that_it_takes_to_get_workers_counts_for_the_run(tmp_path: Path) -> None:
+    def connect(setup: WorkerSetup) -> WorkerBackend:
+        threading.Event().wait(0.6)
+        return _InProcessBackend(setup, threading.Event())
+
+    executor = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path), run_timeout=0.5)
+    with pytest.raises(RunIncompleteError, match=r"run's time limit of 0\.5 s"):
+        run_graph(executor, Workers(connect), threading.Event())
+    assert executor.get_incomplete_ranks() == [0]
+
+
 @pytest.mark.parametrize("moment", ["load", "result"])
 def test_driver_that_is_replaced_while_it_merges_stats_writes_nothing(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
