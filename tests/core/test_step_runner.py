@@ -75,6 +75,7 @@ def reads_async(data: Any, rank: int, world_size: int) -> list[int]:
         (lambda: [Reference()], "Reference"),
         (lambda: (Reference() for _ in range(2)), "Reference"),
         (lambda: [1, None, Reference()], "Reference"),
+        (lambda: [stream()], "async_generator"),
         (lambda: [Future()], "Future"),
         (lambda: (submitted(ThreadPoolExecutor(1)) for _ in range(2)), "Future"),
         (lambda: [apply_async(ThreadPool(1))], "ApplyResult"),

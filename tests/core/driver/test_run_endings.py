@@ -425,6 +425,17 @@ def test_error_says_once_what_many_ranks_have_in_common(tmp_path: Path) -> None:
     assert [failure.rank for failure in error.result.failed] == list(range(8))
 
 
+def fail_in_its_own_way(data: Any, rank: int, world_size: int) -> None:
+    raise LookupError(f"no column {'abcdefgh'[rank]}")
+
+
+def test_error_names_a_few_causes_and_counts_the_other_ranks(tmp_path: Path) -> None:
+    with pytest.raises(RunIncompleteError) as caught:
+        run_in_process(RayPipelineExecutor([fail_in_its_own_way], 8, logging_dir=str(tmp_path)))
+    assert str(caught.value).count("no column") == 5
+    assert "; and 3 more. 0 completed" in str(caught.value)
+
+
 def test_error_of_a_single_rank_says_all_of_it(tmp_path: Path) -> None:
     error = failed_run(tmp_path, "no column {rank}", 1)
     assert "(0 allowed): rank 0: error after 1 attempt(s): ValueError: " in str(error)
