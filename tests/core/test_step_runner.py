@@ -257,6 +257,14 @@ def forks_in_a_generator(how: str, codes: list[int], data: Any, rank: int, world
     yield 1
 
 
+def forks_before_it_yields(how: str, codes: list[int], data: Any, rank: int, world_size: int) -> Iterator[int]:
+    if (pid := os.fork()) == 0:
+        leave(how)
+    else:
+        codes.append(child_code(pid))
+    yield 1
+
+
 def notes_processes(folder: Path, data: Any, rank: int, world_size: int) -> None:
     for _ in data or ():
         pass
@@ -264,7 +272,7 @@ def notes_processes(folder: Path, data: Any, rank: int, world_size: int) -> None
 
 
 @pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise", 1), ("exit", 7)])
-@pytest.mark.parametrize("step", [forks, forks_in_a_generator])
+@pytest.mark.parametrize("step", [forks, forks_in_a_generator, forks_before_it_yields])
 def test_fork_that_leaves_a_step_ends_at_once(step: Any, how: str, code: int, tmp_path: Path) -> None:
     pid, codes = os.getpid(), list[int]()
     try:
@@ -311,14 +319,39 @@ def test_traceback_of_a_fork_has_no_secrets(capfd: pytest.CaptureFixture[str]) -
     assert "hunter2" not in written
 
 
-def test_fork_that_leaves_a_rank_stores_nothing(tmp_path: Path) -> None:
+class ForksWhenRead:
+    """An iterator that is no generator, so that only the rank's own end is watched."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __iter__(self) -> ForksWhenRead:
+        return self
+
+    def __next__(self) -> Any:
+        if not fork_and_note(self._folder):
+            raise StopIteration
+        raise ValueError("the rank itself fails")
+
+
+def fork_and_note(folder: Path) -> bool:
+    """Fork; in this process, write down how the child has ended and return True."""
+    child = os.fork()
+    if child:
+        (folder / "code").write_text(str(child_code(child)))
+    return child != 0
+
+
+@pytest.mark.parametrize("where", ["in the step", "in an iterator"])
+def test_fork_that_leaves_a_rank_stores_nothing(where: str, tmp_path: Path) -> None:
     pid = os.getpid()
 
-    def forks_and_fails(data: Any, rank: int, world_size: int) -> None:
-        if (child := os.fork()) == 0:
-            return
-        (tmp_path / "code").write_text(str(child_code(child)))
-        raise ValueError("the rank itself fails")
+    def forks_and_fails(data: Any, rank: int, world_size: int) -> Any:
+        if where == "in an iterator":
+            return ForksWhenRead(tmp_path)
+        if fork_and_note(tmp_path):
+            raise ValueError("the rank itself fails")
+        return None
 
     executor = RayPipelineExecutor([forks_and_fails], logging_dir=str(tmp_path / "run"))
     try:
