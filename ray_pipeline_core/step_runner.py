@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from multiprocessing.pool import AsyncResult
 from time import perf_counter
 from types import GeneratorType, TracebackType
 from typing import Any
@@ -22,6 +25,10 @@ _ITEMS_METRIC = "items"
 # Generators, map, zip and the like: they can be replaced by a generator that counts items, without a difference for
 # the next step.
 _BUILTIN_ITERATOR_MODULES = ("builtins", "itertools")
+# What calls the user's code only when it is read.
+_LAZY_TYPES = (GeneratorType, map, filter, itertools.starmap)
+# Work in other threads or processes, whose errors only who asks for the result learns.
+_FUTURES = (Future, AsyncResult)
 
 
 def run_pipeline(steps: Sequence[Step], rank: int, world_size: int) -> PipelineStats:
@@ -156,16 +163,18 @@ class _StepRun:
         if self._asynchronous is not None:
             return  # left to `check_awaited`
         kinds = set(map(type, returned)) if isinstance(returned, Iterable) else {type(returned)}
-        if GeneratorType in kinds:
+        unread = [kind.__qualname__ for kind in kinds if kind in _LAZY_TYPES]
+        if unread:
             raise ConfigError(
-                f"pipeline[{self._index}]: {step_name(self.step)!r} returned generators, which nothing reads, so they "
-                "have done nothing; write 'yield from' instead of 'yield'"
+                f"pipeline[{self._index}]: {step_name(self.step)!r} returned {unread[0]} objects, which nothing reads, "
+                "so they have done nothing; write 'yield from' instead of 'yield'"
             )
         unfinished = [kind.__qualname__ for kind in kinds if _is_unfinished(kind)]
         if unfinished:
             raise ConfigError(
                 f"pipeline[{self._index}]: {step_name(self.step)!r} returned {unfinished[0]} objects, whose results "
-                "nothing fetches; let the step wait for them, with ray.get() or asyncio.run(), and return the results"
+                "nothing fetches; let the step wait for them, with ray.get(), asyncio.run() or .result(), and return "
+                "the results"
             )
 
     def check_awaited(self) -> None:
@@ -190,7 +199,8 @@ class _StepRun:
 
 def _is_unfinished(kind: type) -> bool:
     """Return whether objects of a type are work whose result must be awaited or fetched."""
-    return issubclass(kind, Awaitable) or (issubclass(kind, AsyncIterable) and not issubclass(kind, Iterable))
+    is_awaited = issubclass(kind, (Awaitable, *_FUTURES))
+    return is_awaited or (issubclass(kind, AsyncIterable) and not issubclass(kind, Iterable))
 
 
 class _StepClock:

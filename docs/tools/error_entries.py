@@ -196,17 +196,18 @@ _CONFIG: Mapping[str, Entry] = {
         "A step returned a coroutine or an asynchronous generator, and no later step has run it. The rank fails.",
         "Run it in the step with `asyncio.run(...)`, and return its result.",
     ),
-    "pipeline[{index}]: {step} returned generators, which nothing reads, so they have done nothing; write 'yield from' "
-    "instead of 'yield'": Entry(
+    "pipeline[{index}]: {step} returned {unread} objects, which nothing reads, so they have done nothing; write "
+    "'yield from' instead of 'yield'": Entry(
         "The items of the last step are generators, for example because it has `yield write(batch)` where `write` is a "
-        "generator itself. Nothing reads them, so nothing is written. The rank fails.",
+        "generator itself, or `map` objects. Nothing reads them, so nothing is written. The rank fails.",
         "Write `yield from write(batch)`.",
     ),
     "pipeline[{index}]: {step} returned {unfinished} objects, whose results nothing fetches; let the step wait for "
-    "them, with ray.get() or asyncio.run(), and return the results": Entry(
-        "The last step returned Ray object references or other awaitable objects. Whether their work was done, or failed, "
-        "is unknown. The rank fails.",
-        "Wait for the work in the step: return `ray.get(references)` instead of `references`.",
+    "them, with ray.get(), asyncio.run() or .result(), and return the results": Entry(
+        "The last step returned Ray object references, futures of threads or processes, or other awaitable objects. "
+        "Whether their work was done, or failed, is unknown. The rank fails.",
+        "Wait for the work in the step: return `ray.get(references)` instead of `references`, and "
+        "`[future.result() for future in futures]` instead of `futures`.",
     ),
     "pipeline[{index}]={value}: must be callable as step(data, rank, world_size), or a sequence that becomes the data": Entry(
         "An element of `pipeline` is neither callable nor a sequence of data; strings are not accepted as data.",

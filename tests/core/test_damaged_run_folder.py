@@ -143,8 +143,11 @@ def test_markers_of_more_ranks_are_noticed_when_no_file_tells_the_world_size(fol
     assert "can't be compared" in warning
 
 
-def test_executor_file_of_a_newer_format_is_not_compared(folder: Path) -> None:
-    change(folder / "executor.json", format_version=2, fingerprint={"anything": 1})
+@pytest.mark.parametrize(
+    "fingerprint", [{"anything": 1}, {"world_size": RANKS, "steps": [STEP]}], ids=["unknown", "of the same form"]
+)
+def test_executor_file_of_a_newer_format_is_not_compared(folder: Path, fingerprint: Any) -> None:
+    change(folder / "executor.json", format_version=2, fingerprint=fingerprint)
     [warning] = run_again(folder).warnings
     assert "executor.json is damaged or of a newer release" in warning
 
@@ -158,7 +161,9 @@ def test_executor_file_of_datatrove_has_its_world_size_alone(folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "attempt", [10**300, -1, 0, 1.5, math.inf, "1", "../../x", True, None, [1]], ids=lambda attempt: repr(attempt)[:9]
+    "attempt",
+    [10**300, 10**7, -1, 0, 1.5, math.inf, "1", "../../x", True, None, [1]],
+    ids=lambda attempt: repr(attempt)[:9],
 )
 def test_attempt_number_that_no_run_has_written_names_no_log(folder: Path, attempt: Any) -> None:
     with (folder / "attempts/history.jsonl").open("a") as history:

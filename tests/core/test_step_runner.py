@@ -8,6 +8,8 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,16 @@ class Reference:
         yield
 
 
+def submitted(threads: ThreadPoolExecutor) -> Future[int]:
+    with threads:
+        return threads.submit(int, "no number")
+
+
+def apply_async(threads: ThreadPool) -> Any:
+    with threads:
+        return threads.apply_async(int, ("3",))
+
+
 def returns(make: Callable[[], Any]) -> Any:
     return lambda data, rank, world_size: make()
 
@@ -63,6 +75,10 @@ def reads_async(data: Any, rank: int, world_size: int) -> list[int]:
         (lambda: [Reference()], "Reference"),
         (lambda: (Reference() for _ in range(2)), "Reference"),
         (lambda: [1, None, Reference()], "Reference"),
+        (lambda: [stream()], "async_generator"),
+        (lambda: [Future()], "Future"),
+        (lambda: (submitted(ThreadPoolExecutor(1)) for _ in range(2)), "Future"),
+        (lambda: [apply_async(ThreadPool(1))], "ApplyResult"),
     ],
 )
 def test_last_step_that_returns_unfinished_work_fails_the_rank(make: Callable[[], Any], kind: str) -> None:
@@ -70,9 +86,20 @@ def test_last_step_that_returns_unfinished_work_fails_the_rank(make: Callable[[]
         run_pipeline([numbers, returns(make)], 0, 1)
 
 
-@pytest.mark.parametrize("make", [lambda: [numbers(None, 0, 1)], lambda: (numbers(None, 0, 1) for _ in range(2))])
-def test_last_step_that_yields_generators_instead_of_their_items_fails_the_rank(make: Callable[[], Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^pipeline\[1\]: .* returned generators.*yield from"):
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: [numbers(None, 0, 1)], "generator"),
+        (lambda: (numbers(None, 0, 1) for _ in range(2)), "generator"),
+        (lambda: [map(print, "abc")], "map"),
+        (lambda: [filter(print, "abc")], "filter"),
+        (lambda: [itertools.starmap(print, ["a", "b"])], "starmap"),
+    ],
+)
+def test_last_step_that_yields_generators_instead_of_their_items_fails_the_rank(
+    make: Callable[[], Any], kind: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^pipeline\[1\]: .* returned {kind} objects, which nothing.*yield from"):
         run_pipeline([numbers, returns(make)], 0, 1)
 
 
@@ -230,6 +257,14 @@ def forks_in_a_generator(how: str, codes: list[int], data: Any, rank: int, world
     yield 1
 
 
+def forks_before_it_yields(how: str, codes: list[int], data: Any, rank: int, world_size: int) -> Iterator[int]:
+    if (pid := os.fork()) == 0:
+        leave(how)
+    else:
+        codes.append(child_code(pid))
+    yield 1
+
+
 def notes_processes(folder: Path, data: Any, rank: int, world_size: int) -> None:
     for _ in data or ():
         pass
@@ -237,7 +272,7 @@ def notes_processes(folder: Path, data: Any, rank: int, world_size: int) -> None
 
 
 @pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise", 1), ("exit", 7)])
-@pytest.mark.parametrize("step", [forks, forks_in_a_generator])
+@pytest.mark.parametrize("step", [forks, forks_in_a_generator, forks_before_it_yields])
 def test_fork_that_leaves_a_step_ends_at_once(step: Any, how: str, code: int, tmp_path: Path) -> None:
     pid, codes = os.getpid(), list[int]()
     try:
@@ -284,14 +319,39 @@ def test_traceback_of_a_fork_has_no_secrets(capfd: pytest.CaptureFixture[str]) -
     assert "hunter2" not in written
 
 
-def test_fork_that_leaves_a_rank_stores_nothing(tmp_path: Path) -> None:
+class ForksWhenRead:
+    """An iterator that is no generator, so that only the rank's own end is watched."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __iter__(self) -> ForksWhenRead:
+        return self
+
+    def __next__(self) -> Any:
+        if not fork_and_note(self._folder):
+            raise StopIteration
+        raise ValueError("the rank itself fails")
+
+
+def fork_and_note(folder: Path) -> bool:
+    """Fork; in this process, write down how the child has ended and return True."""
+    child = os.fork()
+    if child:
+        (folder / "code").write_text(str(child_code(child)))
+    return child != 0
+
+
+@pytest.mark.parametrize("where", ["in the step", "in an iterator"])
+def test_fork_that_leaves_a_rank_stores_nothing(where: str, tmp_path: Path) -> None:
     pid = os.getpid()
 
-    def forks_and_fails(data: Any, rank: int, world_size: int) -> None:
-        if (child := os.fork()) == 0:
-            return
-        (tmp_path / "code").write_text(str(child_code(child)))
-        raise ValueError("the rank itself fails")
+    def forks_and_fails(data: Any, rank: int, world_size: int) -> Any:
+        if where == "in an iterator":
+            return ForksWhenRead(tmp_path)
+        if fork_and_note(tmp_path):
+            raise ValueError("the rank itself fails")
+        return None
 
     executor = RayPipelineExecutor([forks_and_fails], logging_dir=str(tmp_path / "run"))
     try:

@@ -18,7 +18,7 @@ from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
-from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY, RunFolder
+from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY, ATTEMPT_HISTORY_PARTS, RunFolder
 from tests.support.clocks import ManualClock
 from tests.support.waiting import wait_for
 
@@ -92,6 +92,20 @@ def test_run_does_not_wait_for_its_uploads_until_its_end(folder: SlowFolder) -> 
     assert folder.writes == []
 
     folder.may_write.set()
+    run.reporter.flush()
+    assert history_ranks(folder) == list(range(6))
+
+
+def test_history_is_uploaded_in_parts_until_the_end(folder: SlowFolder) -> None:
+    folder.may_write.set()
+    run = Run(folder)
+    for _ in range(3):
+        run.complete(2)
+        run.report_later()
+        assert run.reporter._upload is not None
+        run.reporter._upload.join()
+    assert [path.rpartition("/")[0] for path in folder.writes] == [ATTEMPT_HISTORY_PARTS] * 3
+
     run.reporter.flush()
     assert history_ranks(folder) == list(range(6))
 

@@ -356,6 +356,17 @@ def test_time_that_passes_before_workers_are_asked_for_counts_for_the_run(tmp_pa
     assert [failure.kind for failure in caught.value.result.failed] == ["timeout"]
 
 
+def test_time_that_it_takes_to_get_workers_counts_for_the_run(tmp_path: Path) -> None:
+    def connect(setup: WorkerSetup) -> WorkerBackend:
+        threading.Event().wait(0.6)
+        return _InProcessBackend(setup, threading.Event())
+
+    executor = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path), run_timeout=0.5)
+    with pytest.raises(RunIncompleteError, match=r"run's time limit of 0\.5 s"):
+        run_graph(executor, Workers(connect), threading.Event())
+    assert executor.get_incomplete_ranks() == [0]
+
+
 @pytest.mark.parametrize("moment", ["load", "result"])
 def test_driver_that_is_replaced_while_it_merges_stats_writes_nothing(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -412,6 +423,17 @@ def test_error_says_once_what_many_ranks_have_in_common(tmp_path: Path) -> None:
     assert [(group["count"], group["ranks"]) for group in written["failure_groups"]] == [(8, "0-7")]
     assert error.result is not None
     assert [failure.rank for failure in error.result.failed] == list(range(8))
+
+
+def fail_in_its_own_way(data: Any, rank: int, world_size: int) -> None:
+    raise LookupError(f"no column {'abcdefgh'[rank]}")
+
+
+def test_error_names_a_few_causes_and_counts_the_other_ranks(tmp_path: Path) -> None:
+    with pytest.raises(RunIncompleteError) as caught:
+        run_in_process(RayPipelineExecutor([fail_in_its_own_way], 8, logging_dir=str(tmp_path)))
+    assert str(caught.value).count("no column") == 5
+    assert "; and 3 more. 0 completed" in str(caught.value)
 
 
 def test_error_of_a_single_rank_says_all_of_it(tmp_path: Path) -> None:

@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
-from ray_pipeline_core import ConfigError, RunCancelledError
-from ray_pipeline_core.ray_backend import connecting, connection, head, interruptible
+from ray_pipeline_core import ClusterUnreachableError, ConfigError, RunCancelledError
+from ray_pipeline_core.ray_backend import cluster, connecting, connection, head, interruptible
+from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.connecting import ConnectTimeoutError, ConnectWait
 from ray_pipeline_core.ray_backend.head import HeadWatch, answers
 from tests.support.waiting import wait_for
@@ -104,6 +106,43 @@ def test_wait_for_a_cluster_has_a_limit(dead_address: str, tmp_path: Path) -> No
         process.kill()
     assert f"ClusterUnreachableError no Ray cluster at address='{dead_address}': nothing answers there" in output
     assert (tmp_path / "result.json").exists()
+
+
+def test_ray_is_not_called_where_nobody_answers(dead_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(ray, "init", lambda **options: called.append(options))
+    with pytest.raises(ClusterUnreachableError, match="nothing answers there"):
+        Cluster(dead_address, timeout_s=0.2)
+    assert called == [], "it would try for minutes, and no other run of the process could use Ray meanwhile"
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A connection to a cluster whose head does not answer any more."""
+    monkeypatch.setattr(cluster, "_connect", lambda *arguments: None)
+    monkeypatch.setattr(cluster, "_check_connected_to", lambda address: None)
+    monkeypatch.setattr(cluster, "connection_id", lambda: "this one")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
+    with Cluster("127.0.0.1:1") as connected:
+        yield connected
+
+
+@pytest.mark.parametrize("now", ["", "another one"])
+def test_connection_that_other_code_has_closed_is_noticed(
+    now: str, connected: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected.check()
+    monkeypatch.setattr(cluster, "connection_id", lambda: now)
+    with pytest.raises(ClusterUnreachableError, match="was closed while the run used it"):
+        connected.call(lambda: None)
+
+
+def test_head_that_is_silent_for_too_long_ends_the_call_that_waits_for_it(connected: Cluster) -> None:
+    gate = threading.Event()
+    connected.check()
+    connected._watch.silent_s = cluster.MAX_SILENCE_S + 1
+    with pytest.raises(ClusterUnreachableError, match="has not answered for 15 s"):
+        connected.call(gate.wait)
 
 
 def test_wait_says_what_it_waits_for_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +15,16 @@ import pytest
 import ray
 
 from ray_pipeline_core.config import RankResources
-from ray_pipeline_core.ray_backend import idle_workers, worker_pool
+from ray_pipeline_core.processes import process_start
+from ray_pipeline_core.ray_backend import idle_workers, worker_location, worker_pool
 from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
+from ray_pipeline_core.ray_backend.slot import Phase, Slot
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
+from ray_pipeline_core.scheduling.backend import SlotLost
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure
+from ray_pipeline_core.scheduling.rank_groups import make_groups
+from tests.support.waiting import wait_for
 
 ONE_CPU = RankResources(1, 0, 0)
 
@@ -49,7 +59,26 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
 
     monkeypatch.setattr(ray, "put", call_ray)
     monkeypatch.setattr(idle_workers, "release_workers", call_ray)
+    monkeypatch.setattr(worker_pool, "release_workers", call_ray)
     return cluster
+
+
+@pytest.fixture
+def stopped_worker() -> Iterator[WorkerLocation]:
+    """A worker on this machine whose process does nothing that it is told, as behind a broken connection."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        here = WorkerLocation.of_this_process("node", "10.0.0.1")
+        yield replace(here, pid=process.pid, process_start=process_start(process.pid))
+        process.kill()
+
+
+def lose_worker(pool: RayWorkerPool, location: WorkerLocation, submitted_s: float = 1.0) -> None:
+    """Let Ray call the busy worker of slot 0 dead."""
+    slot = Slot(0, None, [None], locations={0: location}, phase=Phase.BUSY, submitted_s=submitted_s)
+    pool._slots[0] = slot
+    pool._mark_lost(slot, AttemptFailure("worker_lost", "ActorDiedError", "its node has died"))
+    pool._await_exit(slot)
 
 
 def make_pool(cluster: FakeCluster, reserve: IdleWorkers) -> RayWorkerPool:
@@ -94,3 +123,76 @@ def test_pool_remembers_only_ended_workers_that_it_may_have_to_kill(
         pool._on_answer(7, 0, location, None)  # the slot was retired while it was starting
 
     assert pool._released == {here}
+
+
+def test_lost_worker_on_this_machine_is_dead_when_its_loss_is_reported(
+    cluster: FakeCluster, stopped_worker: WorkerLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_pool, "EXIT_GRACE_S", 0.1)
+    pool = make_pool(cluster, IdleWorkers())
+    lose_worker(pool, stopped_worker)
+
+    events: list[Any] = []
+
+    def is_reported() -> bool:
+        events.extend(pool.poll(0))
+        return bool(events)
+
+    assert not is_reported()
+    assert stopped_worker.runs_here(), "Ray has time to end it"
+    wait_for(is_reported, "the loss")
+    assert not stopped_worker.runs_here()
+    (lost,) = events
+    assert isinstance(lost, SlotLost)
+    assert not lost.may_run
+
+
+@pytest.mark.parametrize(("submitted_s", "may_run"), [(1.0, True), (0.0, False)], ids=["busy", "never had work"])
+def test_lost_worker_elsewhere_may_go_on_with_its_groups(
+    submitted_s: float, may_run: bool, cluster: FakeCluster, stopped_worker: WorkerLocation
+) -> None:
+    pool = make_pool(cluster, IdleWorkers())
+    lose_worker(pool, replace(stopped_worker, machine="another"), submitted_s)
+    (lost,) = pool.poll(0)
+    assert isinstance(lost, SlotLost)
+    assert lost.may_run == may_run
+    assert stopped_worker.runs_here(), "a process with that number here is another one"
+
+
+@pytest.mark.parametrize("known_as", ["lost", "started after its slot was retired"])
+def test_no_worker_on_this_machine_outlives_its_pool(
+    known_as: str, cluster: FakeCluster, stopped_worker: WorkerLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_location, "EXIT_GRACE_S", 0.1)
+    pool = make_pool(cluster, IdleWorkers())
+    if known_as == "lost":
+        lose_worker(pool, stopped_worker)
+    else:
+        pool._on_answer(7, 0, stopped_worker, None)
+    pool.close()
+    assert not stopped_worker.runs_here()
+
+
+def test_groups_that_are_sent_to_a_dead_worker_have_not_begun(
+    cluster: FakeCluster, stopped_worker: WorkerLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_pool, "has_died", lambda actors: True)
+    pool = make_pool(cluster, IdleWorkers())
+    elsewhere = replace(stopped_worker, machine="another")
+    pool._slots[0] = Slot(0, None, [None], locations={0: elsewhere}, phase=Phase.IDLE)
+    pool.submit(0, make_groups([3, 4], 1))
+    (lost,) = pool.poll(0)
+    assert isinstance(lost, SlotLost)
+    assert (lost.not_begun, lost.may_run) == ((3, 4), False)
+
+
+def test_pool_asks_which_requests_wait_besides_those_of_its_own_slots(cluster: FakeCluster) -> None:
+    pool = make_pool(cluster, IdleWorkers())
+    asked: list[Any] = []
+    requests: Any = SimpleNamespace(is_due=lambda: not asked, check=lambda *counts: asked.append(counts))
+    pool._waiting_requests = requests
+    for number, phase in enumerate((Phase.STARTING, Phase.BUSY, Phase.IDLE)):
+        pool._slots[number] = Slot(number, None, [None], phase=phase)
+    pool.poll(0)
+    pool.poll(0)
+    assert asked == [(ONE_CPU.bundle(), 1, 2)]

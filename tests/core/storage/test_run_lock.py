@@ -598,6 +598,7 @@ FORGED = [
     forged(pid=True),
     forged(heartbeat=float("nan")),
     forged(heartbeat=float("inf")),
+    forged(heartbeat=float("-inf")),
     forged(heartbeat=10**400),
     forged(heartbeat=time.time() + 3600),
     forged(heartbeat=None),
@@ -899,6 +900,37 @@ def test_lease_of_a_failed_attempt_to_acquire_keeps_nobody_out(
     proxy.refuse_uploads = None
     with make_lock(faulty_folder) as lock:
         lock.check()
+
+
+def test_lease_whose_file_was_created_before_acquiring_it_failed_keeps_nobody_out(
+    tmp_path: Path, make_lock: MakeLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(files: LeaseFiles, lease: Lease) -> bool:
+        raise RunFolderAccessError("the storage does not answer")
+
+    folder = get_data_folder(tmp_path)
+    with monkeypatch.context() as failing:
+        failing.setattr(LeaseFiles, "_is_newest", fail)
+        with pytest.raises(RunFolderAccessError):
+            make_lock(folder).acquire()
+    assert folder.isfile("run.lock")
+    with make_lock(folder) as lock:
+        lock.check()
+
+
+def test_heartbeat_is_one_call_and_does_not_depend_on_the_look_before_it(
+    tmp_path: Path, make_lock: MakeLock, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: DataFolder, *arguments: object) -> Any:
+        raise RunFolderAccessError("the storage does not answer")
+
+    with make_lock(get_data_folder(tmp_path)) as lock, monkeypatch.context() as failing:
+        for call in ("read_bytes", "read_many", "list_names", "modified_s", "create_exclusive", "remove_many"):
+            failing.setattr(DataFolder, call, fail)
+        clock.now_s += 10
+        lock._send_heartbeat()
+        failing.undo()
+        assert stored_lease(get_data_folder(tmp_path))["heartbeat"] == clock.now_s
 
 
 class SlowMemory(MemoryFileSystem):  # type: ignore[misc]

@@ -58,7 +58,8 @@ class OwnProcess:
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[OwnProcess]:
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnProcess]:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it, Python itself empties the buffer of the C library
     process = OwnProcess(tmp_path / "run")
     yield process
     process.close()

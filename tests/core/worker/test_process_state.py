@@ -43,7 +43,10 @@ STATES: dict[str, tuple[Callable[[], Any], Read]] = {
     "umask": (lambda: os.umask(0o777), umask),
     "sys.path": (lambda: sys.path.insert(0, "/left/behind"), lambda: "/left/behind" in sys.path),
     "another sys.path": (lambda: setattr(sys, "path", ["/left/behind", *sys.path]), lambda: "/left/behind" in sys.path),
-    "filter of warnings": (lambda: warnings.simplefilter("ignore"), lambda: warnings.filters[0][0]),
+    "filter of warnings": (
+        lambda: warnings.filterwarnings("ignore", message="left behind"),
+        lambda: len(warnings.filters),
+    ),
     "logging.disable": (lambda: logging.disable(logging.CRITICAL), is_logging_disabled),
     "signal handler": (
         lambda: signal.signal(signal.SIGUSR1, lambda *arguments: None),
