@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 
+from tests.support import nodes
 from tests.support.leftovers import Leftovers
 from tests.support.waiting import wait_for
 
@@ -37,7 +38,7 @@ def add_node(ray_cluster: Any) -> Iterator[NodeFactory]:
     alive_before = count_alive_nodes()
 
     def add(**arguments: Any) -> Any:
-        added.append(ray_cluster.add_node(**_NODE | {"num_cpus": 2} | arguments))
+        added.append(nodes.add_node(ray_cluster, **_NODE | {"num_cpus": 2} | arguments))
         return added[-1]
 
     yield add

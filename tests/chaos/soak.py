@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from tests.chaos.havoc import NODE_ARGUMENTS, Faults, Havoc
 from tests.chaos.soak_steps import make_pipeline
 from tests.conftest import QUICK_CHECKS
 from tests.support.leftovers import living_actors, living_placement_groups
+from tests.support.nodes import add_node
 from tests.support.waiting import wait_until_none
 
 PATIENT = RetryPolicy(max_retries=1000, max_preemptions=1000, backoff_s=0.1, backoff_max_s=1)
@@ -158,7 +160,7 @@ def _rounded(value: Any) -> Any:
 @contextmanager
 def soak_nodes(cluster: Any) -> Iterator[list[Any]]:
     """Add two nodes, which the soak may replace, and remove the nodes of the soak at the end."""
-    nodes = [cluster.add_node(**NODE_ARGUMENTS) for _ in range(2)]
+    nodes = [add_node(cluster, **NODE_ARGUMENTS) for _ in range(2)]
     try:
         yield nodes
     finally:
@@ -187,6 +189,7 @@ def _passes(cluster: Any, nodes: list[Any], folder: Path, ranks: int, seed: int)
         check_same(folder / str(seed), folder / "faultless")
     except Exception as error:  # noqa: BLE001 - the other seeds are run as well
         print(f"seed {seed} FAILED: {type(error).__name__}: {error}", flush=True)
+        traceback.print_exc(file=sys.stdout)
         return False
     print(figures, flush=True)
     return True
