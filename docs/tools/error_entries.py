@@ -539,10 +539,6 @@ _RUN_FOLDER: Mapping[str, Entry] = {
 }
 
 _RUN: Mapping[str, Entry] = {
-    "the run was stopped while it waited for {what}; start it again to run it": Entry(
-        "Ctrl-C, SIGTERM or `executor.stop()` stopped the run before its cluster had answered.",
-        "Start the run again.",
-    ),
     "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {failure}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
         "More ranks failed than `max_failed_ranks` allows, each for a reason of its own; the message shows five of them.",
         "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",

@@ -23,16 +23,11 @@ from ray_pipeline_core import (
     RunConfig,
 )
 from ray_pipeline_core.driver.slot_time_limits import STORE_TIMEOUT_S, TIMEOUT_GRACE_S
-from ray_pipeline_core.driver.task_manager import (
-    MAX_POLL_S,
-    MAX_STARTING,
-    RayTaskManager,
-    RunStopped,
-    RunTimedOut,
-)
+from ray_pipeline_core.driver.task_manager import MAX_POLL_S, MAX_STARTING, RayTaskManager
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
+from ray_pipeline_core.scheduling.run_limits import RunStopped, RunTimedOut
 from tests.core.driver.fake_backend import (
     LOST,
     NEVER,
