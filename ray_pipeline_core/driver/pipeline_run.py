@@ -34,8 +34,9 @@ from ray_pipeline_core.worker.setup import WorkerSetup
 
 logger = get_logger(__name__)
 
-STORE_CALL_TIMEOUT_S = 600.0
-"""How long a worker waits for an answer of remote storage, in seconds, unless the user has set a limit."""
+STORE_CALL_TIMEOUT_S = 30.0
+"""How long a worker waits for an answer of remote storage before it calls again, in seconds, unless the user has set a
+limit. Half of the time for retries, so that one connection without an answer costs no rank."""
 
 
 class BackendSource(Protocol):

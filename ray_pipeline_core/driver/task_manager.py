@@ -262,6 +262,8 @@ class RayTaskManager:
             return
         if self._is_exhausted(slot) and not slot.assigned:
             self._retire(event.slot)
+        elif event.is_storing:
+            self._submit(event.slot, slot, [])
         else:
             self._feed(event.slot)
 
