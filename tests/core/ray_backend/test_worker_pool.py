@@ -13,8 +13,11 @@ import ray
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.ray_backend import idle_workers, worker_pool
 from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
+from ray_pipeline_core.ray_backend.slot import Phase, Slot
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
+from ray_pipeline_core.scheduling.backend import WorkEnded
+from ray_pipeline_core.worker.group_runner import WorkReport
 
 ONE_CPU = RankResources(1, 0, 0)
 
@@ -94,3 +97,16 @@ def test_pool_remembers_only_ended_workers_that_it_may_have_to_kill(
         pool._on_answer(7, 0, location, None)  # the slot was retired while it was starting
 
     assert pool._released == {here}
+
+
+def test_slot_is_said_to_store_files_as_long_as_its_worker_does(cluster: FakeCluster) -> None:
+    pool = make_pool(cluster, IdleWorkers())
+    location = WorkerLocation.of_this_process("node", "10.0.0.1")
+    slot = Slot(0, None, [None], locations={0: location}, phase=Phase.BUSY, pending_calls=1)
+    pool._slots[0] = slot
+
+    assert list(pool._on_answer(0, 0, WorkReport((), is_storing=True), None)) == [WorkEnded(0, is_storing=True)]
+
+    slot.enter("submitted")
+    slot.pending_calls = 1
+    assert list(pool._on_answer(0, 0, WorkReport(()), None)) == [WorkEnded(0)]
