@@ -81,7 +81,8 @@ class RayPipelineExecutor:
         startup_timeout: seconds within which at least one worker must have started.
         placement_strategy: Ray's strategy for the nodes of a gang.
         max_ranks_per_worker: the worker process is replaced after that many ranks; None = never.
-        run_timeout: wall-clock limit of the whole run in seconds, parents not counted.
+        run_timeout: wall-clock limit of the whole run in seconds: from its start until its ranks have ended, with the
+            connection to the cluster, without parents.
         observers: objects with some of the methods of `RunObserver`.
         address: a Ray address; None takes the connected cluster, else `RAY_ADDRESS`, else an embedded one.
 
@@ -209,7 +210,7 @@ class RayPipelineExecutor:
             ClusterError: no cluster answers, or it lacks the resources.
         """
         with active_run(topological_order(self)) as stop:
-            run = partial(run_graph, self, RaySession(shared_address(self), stop), stop)
+            run = partial(run_graph, self, RaySession(shared_address(self)), stop)
             if options_of is not None:
                 run = partial(run, options_of=cast("OptionsOf", options_of))
             return DriverThread(run, stop).run()

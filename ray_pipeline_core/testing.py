@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ray_pipeline_core.config import RunConfig
@@ -42,7 +42,7 @@ class _InProcessSource:
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
         return _InProcessBackend(setup, self._stop)
 
     def close(self) -> None:

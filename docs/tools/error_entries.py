@@ -540,10 +540,6 @@ _RUN_FOLDER: Mapping[str, Entry] = {
 }
 
 _RUN: Mapping[str, Entry] = {
-    "the run was stopped while it waited for {what}; start it again to run it": Entry(
-        "Ctrl-C, SIGTERM or `executor.stop()` stopped the run before its cluster had answered.",
-        "Start the run again.",
-    ),
     "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {failure}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
         "More ranks failed than `max_failed_ranks` allows, each for a reason of its own; the message shows five of them.",
         "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",
@@ -709,9 +705,22 @@ _RANKS: Mapping[str, Entry] = {
         "marker came after the next attempt's, at the end of the run. `stats.json` still includes the rank.",
         "Start the run again: it runs the rank again.",
     ),
-    "its worker had not stored its files 600.0 s after its steps, and was killed": Entry(
-        "On remote storage, the files of short ranks are stored while the next ones run. A call of the storage did not "
-        "return, so the worker was replaced. The rank is tried again as after the loss of a worker.",
+    "(its message can't be shown)": Entry(
+        "The error for which a rank's files could not be stored has no message that can be shown.",
+        "Look into the rank's log.",
+    ),
+    "(no message)": Entry(
+        "The error for which a rank's files could not be stored has no message.",
+        "Look into the rank's log.",
+    ),
+    "no answer within {limit_s} s": Entry(
+        "Remote storage did not answer a call. It is part of the message that names the file, once the call was repeated "
+        "for a minute.",
+        "Look at the storage, and at the network between it and the node.",
+    ),
+    "the storage had not taken its files 600.0 s after its steps; its worker was killed": Entry(
+        "The rank's steps had ended, but calls of the storage did not return, so the worker was replaced. The rank is tried "
+        "again as after the loss of a worker.",
         "Look at the storage, and at the network between it and the node.",
     ),
     "the rank's process could not be started: {error}": Entry(

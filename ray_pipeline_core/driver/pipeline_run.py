@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from ray_pipeline_core.driver.planning import RunSpec, inspect_folder, make_plan
 from ray_pipeline_core.driver.run_ending import RunEnding, cancelled_failure, run_timeout_failure
 from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.driver.run_tracker import RunTracker
-from ray_pipeline_core.driver.task_manager import RayTaskManager, RunStopped, RunTimedOut
+from ray_pipeline_core.driver.task_manager import RayTaskManager
 from ray_pipeline_core.events import ObserverGroup
 from ray_pipeline_core.fingerprint import OlderRanks
 from ray_pipeline_core.observers import with_default_observers
@@ -24,6 +24,7 @@ from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.rank_groups import make_groups
+from ray_pipeline_core.scheduling.run_limits import RunLimits, RunStopped, RunTimedOut
 from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers
 from ray_pipeline_core.storage.guarded_folder import GuardedFolder
 from ray_pipeline_core.storage.run_folder import RunFolder
@@ -33,19 +34,21 @@ from ray_pipeline_core.worker.setup import WorkerSetup
 
 logger = get_logger(__name__)
 
-STORE_CALL_TIMEOUT_S = 600.0
-"""How long a worker waits for an answer of remote storage, in seconds, unless the user has set a limit."""
+STORE_CALL_TIMEOUT_S = 30.0
+"""How long a worker waits for an answer of remote storage before it calls again, in seconds, unless the user has set a
+limit. Half of the time for retries, so that one connection without an answer costs no rank."""
 
 
 class BackendSource(Protocol):
     """Where the runs of a graph get their workers."""
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
         """Return the backend for one run; it may connect to a cluster.
 
         Args:
             setup: what the workers are asked for and given.
             later: the parameters of the runs that follow.
+            check: is called while this waits, and raises `RunInterrupted` to give up.
         """
         ...
 
@@ -164,9 +167,9 @@ class PipelineRun:
             raise RunStopped
         if not pending:
             return
-        if self._config.run_timeout is not None and time.monotonic() - self._started_s > self._config.run_timeout:
-            raise RunTimedOut
-        backend = backends.backend_for(self._worker_setup(numbers), later)
+        limits = RunLimits(self._stop, self._config.run_timeout, self._started_s)
+        limits.check()
+        backend = backends.backend_for(self._worker_setup(numbers), later, limits.check)
         manager = RayTaskManager(
             backend,
             self._config,

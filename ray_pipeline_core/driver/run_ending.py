@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_pipeline_core.driver.task_manager import RunStopped, RunTimedOut
 from ray_pipeline_core.errors import RayPipelineError, RunCancelledError, RunIncompleteError
 from ray_pipeline_core.failure_kinds import kind_of_run_error
 from ray_pipeline_core.rank_failures import FailureGroup, format_ranks
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
+from ray_pipeline_core.scheduling.run_limits import RunStopped, RunTimedOut
 
 _MAX_NAMED_GROUPS = 5
 _MAX_NAMED_RANGES = 20

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import cast
 
 from ray_pipeline_core.config import RunConfig
-from ray_pipeline_core.scheduling.outcomes import AttemptFailure, time_limit_failure
+from ray_pipeline_core.scheduling.outcomes import STORE_TIMEOUT, AttemptFailure, time_limit_failure
 from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 
 TIMEOUT_GRACE_S = 2.0
 """How long a group over its time limit has to write its logs before its worker is killed, in seconds."""
 STORE_TIMEOUT_S = 600.0
-"""How long a worker has to store the files of its ranks once it has nothing else to do, in seconds."""
+"""How long a worker has to store the files of its ranks, in seconds; its own limits on calls should end it sooner."""
 
 
 class SlotTimeLimits:
@@ -41,8 +41,8 @@ class SlotTimeLimits:
     def over(self) -> list[tuple[int, AttemptFailure]]:
         """Return the slots over their limit and why they are killed; they are returned until their time is stopped."""
         late = time_limit_failure(self._limit_s)
-        message = f"its worker had not stored its files {STORE_TIMEOUT_S:.0f} s after its steps, and was killed"
-        stuck = AttemptFailure("worker_lost", "StoreTimeout", message)
+        message = f"the storage had not taken its files {STORE_TIMEOUT_S:.0f} s after its steps; its worker was killed"
+        stuck = AttemptFailure("worker_lost", STORE_TIMEOUT, message)
         return [
             (cast(int, slot), reason)
             for timeouts, reason in ((self._work, late), (self._storing, stuck))

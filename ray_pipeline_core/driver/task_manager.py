@@ -27,20 +27,13 @@ from ray_pipeline_core.scheduling.group_queue import GroupQueue
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.retry import Retry, decide_retry
+from ray_pipeline_core.scheduling.run_limits import RunLimits
 from ray_pipeline_core.scheduling.tracker import Tracker
 
 MAX_POLL_S = 0.5
 """The longest time that the loop waits for events, and so until it sees that it should stop, in seconds."""
 MAX_STARTING = 32
 """Slots that may wait for resources at once: enough demand for an autoscaler to see, bounded for the cluster."""
-
-
-class RunStopped(Exception):
-    """The stop event was set before all ranks had ended."""
-
-
-class RunTimedOut(Exception):
-    """The run's time limit was over before all ranks had ended."""
 
 
 class RayTaskManager:
@@ -108,13 +101,10 @@ class RayTaskManager:
             ClusterError: workers keep failing to start.
             PipelineLoadError: the workers can't read the pipeline.
         """
-        limit_s = float("inf") if self._config.run_timeout is None else self._config.run_timeout
-        deadline_s = (self._clock() if self._started_s is None else self._started_s) + limit_s
+        started_s = self._clock() if self._started_s is None else self._started_s
+        limits = RunLimits(self._stop, self._config.run_timeout, started_s, self._clock)
         while self._queue or self._running_ranks:
-            if self._stop.is_set():
-                raise RunStopped
-            if self._clock() > deadline_s:
-                raise RunTimedOut
+            limits.check()
             self._queue.release(self._clock())
             self._feed_idle_slots()
             self._retire_surplus()
@@ -272,6 +262,8 @@ class RayTaskManager:
             return
         if self._is_exhausted(slot) and not slot.assigned:
             self._retire(event.slot)
+        elif event.is_storing:
+            self._submit(event.slot, slot, [])
         else:
             self._feed(event.slot)
 

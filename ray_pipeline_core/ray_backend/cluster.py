@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
@@ -20,6 +20,7 @@ from ray_pipeline_core.ray_backend.connection import SharedConnection, connectio
 from ray_pipeline_core.ray_backend.head import HeadWatch, answers
 from ray_pipeline_core.ray_backend.interruptible import CHECK_INTERVAL_S, call_interruptibly
 from ray_pipeline_core.redaction import cause_to_show
+from ray_pipeline_core.scheduling.run_limits import RunInterrupted
 
 Value = TypeVar("Value")
 
@@ -36,24 +37,27 @@ class Cluster:
 
     Args:
         address: a Ray address, or None.
-        stop: ends the wait for the cluster when set.
+        check: is called while this waits for the cluster, and raises `RunInterrupted` to give up.
         timeout_s: how long to wait for the cluster at the address, in seconds; None = 60 s, or what the environment
             variable `RAY_PIPELINE_CONNECT_TIMEOUT_S` says.
 
     Raises:
         ClusterUnreachableError: nothing answers at the address, or no local cluster can be started.
         ClusterError: this process is connected to another cluster.
-        RunCancelledError: `stop` was set.
+        RunInterrupted: `check` raised it.
     """
 
     def __init__(
-        self, address: str | None = None, stop: threading.Event | None = None, timeout_s: float | None = None
+        self,
+        address: str | None = None,
+        check: Callable[[], None] = lambda: None,
+        timeout_s: float | None = None,
     ) -> None:
         where = address or os.environ.get("RAY_ADDRESS") or "local"
         self._shared: SharedConnection | None = None
         try:
-            self._shared = _connect(where, stop or threading.Event(), timeout_s)
-        except RayPipelineError:
+            self._shared = _connect(where, check, timeout_s)
+        except (RayPipelineError, RunInterrupted):
             raise
         except Exception as error:  # noqa: BLE001 - it is the cause of another error
             raise ClusterUnreachableError(_unreachable_message(where, address, error)) from cause_to_show(error)
@@ -109,11 +113,11 @@ class Cluster:
         self.close()
 
 
-def _connect(where: str, stop: threading.Event, timeout_s: float | None) -> SharedConnection | None:
+def _connect(where: str, check: Callable[[], None], timeout_s: float | None) -> SharedConnection | None:
     if where == "local":
-        return join(where, ConnectWait("a local Ray cluster to start", stop, None).check)
+        return join(where, ConnectWait("a local Ray cluster to start", check, None).check)
     limit_s = connect_timeout_s() if timeout_s is None else timeout_s
-    wait = ConnectWait(f"the Ray cluster at {where} ({limit_s:g} s at most)", stop, limit_s)
+    wait = ConnectWait(f"the Ray cluster at {where} ({limit_s:g} s at most)", check, limit_s)
     if not ray.is_initialized():
         _wait_for_head(where, wait)
     return join(where, wait.check)
@@ -126,7 +130,7 @@ def _wait_for_head(where: str, wait: ConnectWait) -> None:
     address = services.canonicalize_bootstrap_address(where)
     while address is not None and not answers(address):
         wait.check()
-        wait.pause(CHECK_INTERVAL_S)
+        time.sleep(CHECK_INTERVAL_S)
 
 
 def _check_connected_to(address: str | None) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
+from collections.abc import Callable
 
-from ray_pipeline_core.errors import ConfigError, RunCancelledError
+from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.redaction import get_logger
 
 logger = get_logger(__name__)
@@ -28,13 +28,13 @@ class ConnectWait:
 
     Args:
         what: what is waited for, for messages.
-        stop: ends the wait when set.
+        check: raises `RunInterrupted` to end the wait.
         limit_s: the longest wait, in seconds; None = no limit.
     """
 
-    def __init__(self, what: str, stop: threading.Event, limit_s: float | None) -> None:
+    def __init__(self, what: str, check: Callable[[], None], limit_s: float | None) -> None:
         self._what = what
-        self._stop = stop
+        self._check = check
         self._limit_s = limit_s
         self._started_s = time.monotonic()
         self._said = False
@@ -43,21 +43,16 @@ class ConnectWait:
         """Return if the wait may go on.
 
         Raises:
-            RunCancelledError: the stop event was set.
+            RunInterrupted: the run must end.
             ConnectTimeoutError: the time is over.
         """
-        if self._stop.is_set():
-            raise RunCancelledError(f"the run was stopped while it waited for {self._what}; start it again to run it")
+        self._check()
         waited_s = time.monotonic() - self._started_s
         if self._limit_s is not None and waited_s > self._limit_s:
             raise ConnectTimeoutError(f"nothing answers there, and the wait of {self._limit_s:g} s is over")
         if waited_s > SAY_AFTER_S and not self._said:
             self._said = True
             logger.warning("waiting for %s", self._what)
-
-    def pause(self, seconds: float) -> None:
-        """Wait a little, less if the stop event is set."""
-        self._stop.wait(seconds)
 
 
 def connect_timeout_s() -> float:

@@ -17,12 +17,13 @@ import ray.util
 from ray_pipeline_core.pipeline import unpack_pipeline
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.redaction import get_logger
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.worker.attempt_guard import AttemptGuard
 from ray_pipeline_core.worker.group_runner import GroupRunner, WorkReport
 from ray_pipeline_core.worker.log_capture import prepare_logging
 from ray_pipeline_core.worker.output_spool import start_spool
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
-from ray_pipeline_core.worker.rank_runner import WorkerTerminated
+from ray_pipeline_core.worker.rank_runner import WorkerTerminated, store_failure
 from ray_pipeline_core.worker.reaper import start_reaper
 from ray_pipeline_core.worker.reuse_checks import clear_listing_caches, has_processes_left, has_threads_left
 
@@ -121,10 +122,10 @@ class RankWorker:
         if not is_reusable:
             ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
-    def _mark_completed(self, ranks: Sequence[int]) -> str | None:
+    def _mark_completed(self, ranks: Sequence[int]) -> AttemptFailure | None:
         try:
             for rank in ranks:
                 self._guards[rank].mark_completed()
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
-            return str(error)
+            return store_failure(error)
         return None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,25 +25,24 @@ class RaySession:
 
     Args:
         address: a Ray address; None = the connected cluster, else `RAY_ADDRESS`, else an embedded one.
-        stop: ends the wait for the cluster when set.
     """
 
-    def __init__(self, address: str | None, stop: threading.Event | None = None) -> None:
+    def __init__(self, address: str | None) -> None:
         self._address = address
-        self._stop = stop
         self._cluster: Cluster | None = None
         self._idle_workers: IdleWorkers | None = None
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
         """Return a worker pool for one run, which reuses idle workers of earlier runs with the same resources.
 
         Args:
             setup: the setup of the workers.
             later: the parameters of the runs that follow.
+            check: is called while this waits for the cluster, and raises `RunInterrupted` to give up.
 
         Raises:
             ClusterUnreachableError: no cluster answers, or a local one can't be started.
-            RunCancelledError: the stop event was set meanwhile.
+            RunInterrupted: `check` raised it.
             RunFolderAccessError: other processes can't reach the run folder.
         """
         # Imported here, since it takes seconds and orchestrators often import executors without running them.
@@ -56,7 +54,7 @@ class RaySession:
         if self._cluster is not None and not self._cluster.is_connected:
             self.close()
         if self._cluster is None:
-            self._cluster, self._idle_workers = Cluster(self._address, self._stop), IdleWorkers()
+            self._cluster, self._idle_workers = Cluster(self._address, check), IdleWorkers()
         assert self._idle_workers is not None, "it is made together with the connection"
         reusable = map(_reusable_resources, later)
         needed_later = [resources for resources in reusable if resources is not None]

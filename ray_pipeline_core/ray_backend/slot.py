@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias
 
 from ray.util.placement_group import PlacementGroup
 
-from ray_pipeline_core.errors import RunFolderAccessError
 from ray_pipeline_core.ray_backend.idle_workers import WorkerSet
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
@@ -148,10 +147,9 @@ def merge_members(reports: Mapping[int, WorkReport]) -> tuple[RankOutcome, ...]:
     return tuple(merged.values())
 
 
-def _with_commit_error(outcomes: tuple[RankOutcome, ...], message: str | None) -> tuple[RankOutcome, ...]:
-    if message is None:
+def _with_commit_error(outcomes: tuple[RankOutcome, ...], failure: AttemptFailure | None) -> tuple[RankOutcome, ...]:
+    if failure is None:
         return outcomes
-    failure = AttemptFailure("error", RunFolderAccessError.__name__, message)
     return tuple(
         RankOutcome(outcome.rank, outcome.seconds, outcome.failure or failure, None, outcome.node)
         for outcome in outcomes

@@ -297,7 +297,7 @@ class RayWorkerPool:
         if slot.uncommitted and time.monotonic() - slot.submitted_s > DEFERRED_COMMIT_MAX_GROUP_S:
             self.submit(slot.number, ())
             return []
-        return [WorkEnded(slot.number, slot.take_settled(), not_started)]
+        return [WorkEnded(slot.number, slot.take_settled(), not_started, slot.reports[0].is_storing)]
 
     def _mark_lost(self, slot: Slot, failure: AttemptFailure) -> None:
         if slot.lost is None:

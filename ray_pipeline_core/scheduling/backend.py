@@ -25,11 +25,13 @@ class WorkEnded:
         slot: the slot.
         outcomes: the ranks that are settled. A rank whose files are still being stored comes with a later event.
         not_started: ranks that the slot hands back, since those before them took longer than expected.
+        is_storing: whether the files of its ranks should be stored before it gets other groups.
     """
 
     slot: int
     outcomes: tuple[RankOutcome, ...] = ()
     not_started: tuple[int, ...] = ()
+    is_storing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

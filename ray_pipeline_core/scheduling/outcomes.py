@@ -8,6 +8,9 @@ from typing import Any
 from ray_pipeline_core.failure_kinds import FAILURE_RULES, FailureKind, FailureRule
 from ray_pipeline_core.redaction import redact
 
+STORE_TIMEOUT = "StoreTimeout"
+"""The error type of an attempt whose files could not be stored, since the storage did not answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailure:

@@ -31,8 +31,8 @@ class RetryLimits:
         total_s: seconds since the start of the first call after which a failure is no longer retried.
         first_wait_s: seconds to wait before the first retry; doubled for each further one, plus jitter.
         max_wait_s: longest wait without the jitter, in seconds.
-        call_timeout_s: timeout of a call for one file, in seconds; the call may still take effect later. None = only
-            the filesystem's own timeouts.
+        call_timeout_s: timeout of a call for one file, in seconds, and one second more for each MiB that it uploads;
+            the call may still take effect later. None = only the filesystem's own timeouts.
         sleep: function that waits for that many seconds; must be picklable.
     """
 

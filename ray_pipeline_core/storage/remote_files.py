@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from glob import has_magic
 from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
+from fsspec.exceptions import FSTimeoutError
 
 from ray_pipeline_core.storage.call_retries import RetryLimits, call_with_retries
 from ray_pipeline_core.storage.error_translation import StorageErrors, is_expected_answer
@@ -29,6 +31,7 @@ _REMOVAL_THREADS = 16
 _LISTING_THREADS = 16
 _STORE_CHUNK_BYTES = 8 * 1024**2
 _STORE_CONNECTIONS = 4
+_SLOWEST_UPLOAD_BYTES_PER_S = 1024**2
 
 
 def protocols(filesystem: AbstractFileSystem) -> tuple[str, ...]:
@@ -192,14 +195,19 @@ class RemoteFiles:
         """Return a file's modification time, in seconds since the epoch; 0 if the filesystem doesn't report it."""
         return self.call("read", path, lambda: self._modified(path))
 
-    def _call_method(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the filesystem, with the timeout `call_timeout_s`."""
-        limit_s = self._bound.call_timeout_s
-        coroutine = getattr(self._fs, f"_{method}", None)
-        if limit_s is not None and self._fs.async_impl and inspect.iscoroutinefunction(coroutine):
-            return sync(self._fs.loop, coroutine, *arguments, timeout=limit_s, **options)
+    def _call_method(self, method: str, *arguments: Any, upload_bytes: int = 0, **options: Any) -> Any:
+        """Call a method of the filesystem, with the timeout `call_timeout_s`, and more time for a large upload."""
         call = partial(getattr(self._fs, method), *arguments, **options)
-        return call() if limit_s is None else _call_in_thread(call, limit_s)
+        if self._bound.call_timeout_s is None:
+            return call()
+        limit_s = self._bound.call_timeout_s + upload_bytes / _SLOWEST_UPLOAD_BYTES_PER_S
+        coroutine = getattr(self._fs, f"_{method}", None)
+        if not (self._fs.async_impl and inspect.iscoroutinefunction(coroutine)):
+            return _call_in_thread(call, limit_s)
+        try:
+            return sync(self._fs.loop, coroutine, *arguments, timeout=limit_s, **options)
+        except FSTimeoutError:
+            raise _no_answer(limit_s) from None
 
     def _info(self, path: str) -> dict[str, Any]:
         self._fs.invalidate_cache(path)
@@ -214,11 +222,12 @@ class RemoteFiles:
 
     def _put(self, path: str, data: bytes, **options: str) -> None:
         self._make_parents(path)
-        self._call_method("pipe_file", path, data, **options)
+        self._call_method("pipe_file", path, data, upload_bytes=len(data), **options)
 
     def _store(self, local_path: str, path: str) -> None:
         self._make_parents(path)
-        self._call_method("put_file", local_path, path, **self._store_options)
+        size_bytes = os.path.getsize(local_path)
+        self._call_method("put_file", local_path, path, upload_bytes=size_bytes, **self._store_options)
 
     def _copy(self, source: str, target: str) -> None:
         self._make_parents(target)
@@ -266,7 +275,13 @@ def _call_in_thread(call: Callable[[], T], limit_s: float) -> T:
     """Return the result of `call()`; raise TimeoutError after `limit_s` seconds, and leave it to its thread."""
     outcome: Future[T] = Future()
     threading.Thread(target=_settle, args=(outcome, call), name="storage-call", daemon=True).start()
-    return outcome.result(limit_s)
+    if not wait([outcome], limit_s).done:
+        raise _no_answer(limit_s)
+    return outcome.result()
+
+
+def _no_answer(limit_s: float) -> TimeoutError:
+    return TimeoutError(f"no answer within {limit_s:.0f} s")
 
 
 def _settle(outcome: Future[T], call: Callable[[], T]) -> None:

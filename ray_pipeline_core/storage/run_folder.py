@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ray_pipeline_core.errors import RunFolderLockedError
@@ -33,6 +34,7 @@ _FENCE = re.compile(rf"{ATTEMPTS}/([0-9]+)/fence\.json")
 _PARTIAL_FILE_MAX_AGE_S = 3600.0
 _LISTING_PAGE_SIZE = 1000
 _MAX_DIGITS = 20
+_FENCE_THREADS = 16
 
 
 class RunFolder:
@@ -157,15 +159,19 @@ class RunFolder:
         return {rank: _attempt_in(contents[path]) for rank, path in paths.items()}
 
     def fence_attempts(self, lease_id: str, attempts: Mapping[int, int]) -> None:
-        """Forbid attempts of the run with this lease, and earlier ones, to store files.
+        """Forbid attempts of the run with this lease, and earlier ones, to store files; many are written at once.
 
         Args:
             lease_id: the id of the run's lease.
             attempts: the newest attempt that may not, by rank.
         """
-        for rank, attempt in attempts.items():
-            fence = {"lease": lease_id, "given_up": attempt}
-            self.folder.write_bytes(self.fence_path(rank), json.dumps(fence).encode())
+
+        def fence(rank: int) -> None:
+            content = {"lease": lease_id, "given_up": attempts[rank]}
+            self.folder.write_bytes(self.fence_path(rank), json.dumps(content).encode())
+
+        with ThreadPoolExecutor(_FENCE_THREADS) as threads:
+            list(threads.map(fence, attempts))
 
     def late_markers(self, ranks: Collection[int]) -> set[int]:
         """Return those of these ranks whose marker an attempt has set that was given up, whichever run gave it up."""

@@ -18,11 +18,21 @@ class BackgroundStore:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(MAX_CONCURRENT_STORES, thread_name_prefix="rank-store")
         self._calls: deque[Future[RankOutcome]] = deque()
+        self._may_wait = True
 
-    def add(self, store: Callable[[], RankOutcome]) -> list[RankOutcome]:
+    @property
+    def is_busy(self) -> bool:
+        """Whether `wait` should be called before another rank runs: no other call is possible, or one may not wait."""
+        return len(self._calls) == MAX_CONCURRENT_STORES or bool(self._calls and not self._may_wait)
+
+    def add(self, store: Callable[[], RankOutcome], may_wait: bool = True) -> list[RankOutcome]:
         """Start a call that stores the files of one rank.
 
         If `MAX_CONCURRENT_STORES` calls are running, wait for the oldest one first.
+
+        Args:
+            store: stores the files.
+            may_wait: whether other ranks may run before the files are stored.
 
         Returns:
             The outcomes that are known by now.
@@ -31,6 +41,7 @@ class BackgroundStore:
         if len(self._calls) == MAX_CONCURRENT_STORES:
             settled.append(self._calls.popleft().result())
         self._calls.append(self._threads.submit(store))
+        self._may_wait = may_wait
         return settled
 
     def settled(self) -> list[RankOutcome]:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
-from ray_pipeline_core.scheduling.outcomes import RankOutcome
+from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.worker.background_store import BackgroundStore
 from ray_pipeline_core.worker.child_pool import ChildPool
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from ray_pipeline_core.worker.rank_runner import FinishedRank, run_rank_steps
 
 DEFERRED_STORE_MAX_GROUP_S = 2.0
-"""The longest run time of a group whose files are stored while the next group runs, in seconds."""
+"""The longest run time of a group whose files may be stored while the next group runs, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,20 @@ class WorkReport:
         outcomes: the outcomes that are known, of ranks of this call or of an earlier one.
         not_started: the ranks of this call that the worker did not start.
         commit_error: why the requested markers could not be set; None if they are set.
+        is_storing: whether files of its ranks should be stored before it is given other groups.
     """
 
     outcomes: tuple[RankOutcome, ...]
     not_started: tuple[int, ...] = ()
-    commit_error: str | None = None
+    commit_error: AttemptFailure | None = None
+    is_storing: bool = False
 
 
 class GroupRunner:
     """Runs groups one after another: a single rank in this process, several ranks at once in child processes.
 
-    On remote storage, the files of a short rank are stored while the next one runs.
+    On remote storage, the files of a short rank are stored while the next one runs, and those of a long one in a call
+    of their own: the time limit of the group is for its steps.
 
     Args:
         packed_pipeline: the pickled pipeline.
@@ -66,7 +69,8 @@ class GroupRunner:
             if time.perf_counter() - started_s > BATCH_TIME_LIMIT_S or any(outcome.failure for outcome in outcomes):
                 break
         not_started = tuple(attempt.rank for group in groups[started:] for attempt in group)
-        return WorkReport((*outcomes, *self._background.settled()), not_started)
+        outcomes += self._background.settled()
+        return WorkReport(tuple(outcomes), not_started, is_storing=self._background.is_busy)
 
     def _run_group(self, group: Sequence[RankAttempt]) -> list[RankOutcome]:
         if len(group) > 1 or self._children is not None:
@@ -76,8 +80,8 @@ class GroupRunner:
         finished = run_rank_steps(self._packed_pipeline, self._settings, group[0])
         if not isinstance(finished, FinishedRank):
             return [finished]
-        if self._stores_in_background and finished.elapsed_s < DEFERRED_STORE_MAX_GROUP_S:
-            return self._background.add(finished.store)
+        if self._stores_in_background:
+            return self._background.add(finished.store, may_wait=finished.elapsed_s < DEFERRED_STORE_MAX_GROUP_S)
         return [finished.store()]
 
     def close(self) -> None:

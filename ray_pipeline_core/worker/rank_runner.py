@@ -7,15 +7,16 @@ import logging
 import pickle
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ray_pipeline_core.errors import RunFolderLockedError, qualified_name
+from ray_pipeline_core.errors import RunFolderAccessError, RunFolderLockedError, qualified_name
 from ray_pipeline_core.pipeline import Step, step_name, unpack_pipeline
 from ray_pipeline_core.processes import forks_ended
 from ray_pipeline_core.redaction import redact
-from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome, time_limit_failure
+from ray_pipeline_core.scheduling.outcomes import STORE_TIMEOUT, AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats
 from ray_pipeline_core.step_runner import find_raising_step, run_pipeline
+from ray_pipeline_core.storage.transient_errors import is_transient
 from ray_pipeline_core.worker.attempt_guard import AttemptGuard
 from ray_pipeline_core.worker.environment import rank_environment_set
 from ray_pipeline_core.worker.log_capture import captured_output, console_stream
@@ -66,7 +67,7 @@ class FinishedRank:
         if isinstance(failure, WorkerTerminated):
             raise failure
         if failure is not None:
-            return _failed_outcome(self.settings, self.attempt, failure, [], self.started_s)
+            return _failed_outcome(self.settings, self.attempt, store_failure(failure), self.started_s)
         seconds = time.perf_counter() - self.started_s
         return RankOutcome(self.attempt.rank, seconds, None, self.stats.to_list(), self.attempt.node, len(stats))
 
@@ -106,7 +107,7 @@ def run_rank_steps(
         started_s = _wait_for_start(settings)
         log = _open_log(settings, attempt)
     except Exception as error:  # noqa: BLE001 - any error is an outcome
-        return _failed_outcome(settings, attempt, error, steps, started_s)
+        return _failed_outcome(settings, attempt, store_failure(error), started_s)
     try:
         with rank_environment_set(settings, attempt), captured_output(log), forks_ended():
             stats = _run_steps(packed_pipeline, settings, attempt, log, steps)
@@ -115,7 +116,7 @@ def run_rank_steps(
         _close_log(log)
         if isinstance(error, WorkerTerminated):
             raise
-        return _failed_outcome(settings, attempt, error, steps, started_s)
+        return _failed_outcome(settings, attempt, _step_failure(error, steps), started_s)
     finished = FinishedRank(settings, attempt, log, stats, started_s, time.perf_counter() - started_s, guard)
     return _check_time_limit(finished) or finished
 
@@ -197,20 +198,33 @@ def _open_log(settings: RankSettings, attempt: RankAttempt) -> RankLog:
     )
 
 
-def _failed_outcome(
-    settings: RankSettings, attempt: RankAttempt, error: BaseException, steps: list[Step], started_s: float
-) -> RankOutcome:
+def store_failure(error: BaseException) -> AttemptFailure:
+    """Return why a rank failed whose files can't be stored; if the storage did not answer, another attempt may help."""
+    is_silent = isinstance(error, RunFolderAccessError) and is_transient(error)
+    return AttemptFailure(
+        kind="worker_lost" if is_silent else "error",
+        error_type=STORE_TIMEOUT if is_silent else qualified_name(type(error)),
+        message=_error_message(error),
+        error_names=_type_names(type(error)),
+    )
+
+
+def _step_failure(error: BaseException, steps: list[Step]) -> AttemptFailure:
     step = find_raising_step(steps, error.__traceback__)
     where = f"in step {step!r}: " if step else ""
-    failure = AttemptFailure(
+    return AttemptFailure(
         kind="error",
         error_type=qualified_name(type(error)),
         message=where + _error_message(error),
         error_names=_type_names(type(error)),
-        node=attempt.node,
-        log=log_url(settings, attempt),
     )
-    return RankOutcome(attempt.rank, time.perf_counter() - started_s, failure, None, attempt.node)
+
+
+def _failed_outcome(
+    settings: RankSettings, attempt: RankAttempt, failure: AttemptFailure, started_s: float
+) -> RankOutcome:
+    located = replace(failure, node=attempt.node, log=log_url(settings, attempt))
+    return RankOutcome(attempt.rank, time.perf_counter() - started_s, located, None, attempt.node)
 
 
 def _error_message(error: BaseException) -> str:

@@ -46,6 +46,7 @@ class FaultyProxy:
         refuse_methods: The HTTP methods that are denied.
         refuse_uploads: Uploads to paths that contain this string are denied; None = no upload is.
         hang: If set, requests wait for this event.
+        hang_uploads: Only uploads to paths that contain this string wait for it; None = all requests do.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -67,6 +68,7 @@ class FaultyProxy:
         self.refuse_methods: set[str] = set()
         self.refuse_uploads: str | None = None
         self.hang: threading.Event | None = None
+        self.hang_uploads: str | None = None
         self._next: deque[Fault] = deque()
 
     @property
@@ -78,15 +80,22 @@ class FaultyProxy:
         self._next.extend([fault] * count)
 
     def take_fault(self, method: str, path: str) -> Fault | None:
-        if method in self.refuse_methods or self._is_refused_upload(method, path):
+        if method in self.refuse_methods or self._is_upload(method, path, self.refuse_uploads):
             return "access_denied"
         try:
             return self._next.popleft()
         except IndexError:
             return self.always
 
-    def _is_refused_upload(self, method: str, path: str) -> bool:
-        return method == "PUT" and self.refuse_uploads is not None and self.refuse_uploads in path
+    def wait(self, method: str, path: str) -> None:
+        """Delay a request as long as it should wait."""
+        time.sleep(self.delay_s)
+        if self.hang is not None and (self.hang_uploads is None or self._is_upload(method, path, self.hang_uploads)):
+            self.hang.wait(60)
+
+    @staticmethod
+    def _is_upload(method: str, path: str, to: str | None) -> bool:
+        return method == "PUT" and to is not None and to in path
 
     def pass_on(
         self, method: str, path: str, body: bytes, headers: dict[str, str]
@@ -128,9 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         self.owner.requests.append(f"{self.command} {self.path}")
         fault = self.owner.take_fault(self.command, self.path)
-        time.sleep(self.owner.delay_s)
-        if self.owner.hang is not None:
-            self.owner.hang.wait(60)
+        self.owner.wait(self.command, self.path)
         length = int(self.headers.get("Content-Length", 0))
         if fault == "cut_upload":
             self.rfile.read(length // 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,22 @@ def test_attempts_that_may_go_on_are_fenced_unless_they_have_completed(
     with pytest.raises(RunFolderLockedError):
         folder.check_fence("lease", 1, 5)
     folder.check_fence("lease", 1, 6)
+
+
+def test_fences_of_a_lost_worker_are_written_at_once(
+    folder: RunFolder, fences: AttemptFences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, write = threading.Barrier(8), DataFolder.write_bytes
+
+    def write_together(folder: DataFolder, path: str, data: bytes) -> None:
+        together.wait(timeout=60)  # raises unless all of them arrive
+        write(folder, path, data)
+
+    monkeypatch.setattr(DataFolder, "write_bytes", write_together)
+    assert fences.completed_among(dict.fromkeys(range(8), 5), may_run=True) == set()
+    for rank in range(8):
+        with pytest.raises(RunFolderLockedError):
+            folder.check_fence("lease", rank, 5)
 
 
 def test_marker_that_is_set_just_as_its_attempt_is_fenced_counts(

@@ -33,10 +33,10 @@ from ray_pipeline_core.driver import pipeline_run
 from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.graph import run_graph
 from ray_pipeline_core.driver.run_stats import RunStats
-from ray_pipeline_core.driver.task_manager import RunStopped
 from ray_pipeline_core.scheduling.backend import BackendEvent, SlotLost, WorkerBackend
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+from ray_pipeline_core.scheduling.run_limits import RunStopped
 from ray_pipeline_core.storage.call_retries import RetryLimits
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
@@ -70,7 +70,7 @@ class NoWorkers:
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
         raise self._error
 
     def close(self) -> None:
@@ -82,9 +82,9 @@ class KeepsSetup(NoWorkers):
 
     setup: WorkerSetup
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
         self.setup = setup
-        return super().backend_for(setup, later)
+        return super().backend_for(setup, later, check)
 
 
 @pytest.mark.parametrize(("given_s", "expected_s"), [(None, pipeline_run.STORE_CALL_TIMEOUT_S), (5.0, 5.0)])
@@ -108,7 +108,7 @@ class Workers:
     def __init__(self, make: Callable[[WorkerSetup], WorkerBackend]) -> None:
         self._make = make
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
         return self._make(setup)
 
     def close(self) -> None:
@@ -345,6 +345,22 @@ class WaitsForItsTime:
 
     def on_run_started(self, plan: Any) -> None:
         threading.Event().wait(0.2)
+
+
+class WaitsWhenDone:
+    """An observer that blocks until the run's time limit is over, once a rank has completed."""
+
+    def on_rank_finished(self, rank: int, seconds: float) -> None:
+        threading.Event().wait(2.1)
+
+
+def test_run_whose_ranks_have_completed_in_time_succeeds_however_long_its_end_takes(tmp_path: Path) -> None:
+    observers: Any = [WaitsWhenDone()]
+    executor = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path), run_timeout=2, observers=observers)
+    result = run_in_process(executor)
+    assert result.ok
+    assert result.duration_s > 2
+    assert (tmp_path / "stats.json").exists()
 
 
 def test_time_that_passes_before_workers_are_asked_for_counts_for_the_run(tmp_path: Path) -> None:

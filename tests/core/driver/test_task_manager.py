@@ -8,7 +8,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -23,16 +23,12 @@ from ray_pipeline_core import (
     RunConfig,
 )
 from ray_pipeline_core.driver.slot_time_limits import STORE_TIMEOUT_S, TIMEOUT_GRACE_S
-from ray_pipeline_core.driver.task_manager import (
-    MAX_POLL_S,
-    MAX_STARTING,
-    RayTaskManager,
-    RunStopped,
-    RunTimedOut,
-)
+from ray_pipeline_core.driver.task_manager import MAX_POLL_S, MAX_STARTING, RayTaskManager
+from ray_pipeline_core.scheduling.backend import BackendEvent, WorkEnded
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
+from ray_pipeline_core.scheduling.run_limits import RunStopped, RunTimedOut
 from tests.core.driver.fake_backend import (
     LOST,
     NEVER,
@@ -1143,6 +1139,22 @@ def test_slot_that_never_stores_what_it_owes_is_killed_and_costs_a_retry(limit: 
     assert STORE_TIMEOUT_S < killed_s - asked_s <= STORE_TIMEOUT_S + MAX_POLL_S
     assert loop.tracker.budgets() == {(1, "retries"): 1}
     assert loop.tracker.completed == {0: 1, 1: 2}
+
+
+class StoringFirst(NeverStoring):
+    """Wants to store the files of each group before it gets another one, as after a long group."""
+
+    def _one_call_late(self, event: BackendEvent) -> BackendEvent:
+        late = super()._one_call_late(event)
+        return replace(late, is_storing=bool(self._owed[late.slot])) if isinstance(late, WorkEnded) else late
+
+
+def test_time_in_which_the_files_of_a_long_group_are_stored_is_not_that_of_a_group() -> None:
+    work = first_attempt(Work(after_s=19), of=[0, 1])
+    loop = make_loop(2, workers=1, max_batch=1, backend_type=StoringFirst, time=20, work=work).run()
+    assert asked(loop) == [0, 1, 1], "after each group"
+    assert loop.tracker.budgets() == {(0, "retries"): 1}, "no time-out"
+    assert loop.tracker.completed == {0: 2, 1: 1}
 
 
 def test_what_is_owed_fails_with_what_is_at_work_when_the_run_is_stopped() -> None:

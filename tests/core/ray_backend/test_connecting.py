@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -18,24 +19,26 @@ from typing import Any
 import pytest
 import ray
 
-from ray_pipeline_core import ClusterUnreachableError, ConfigError, RunCancelledError
+from ray_pipeline_core import ClusterUnreachableError, ConfigError
 from ray_pipeline_core.ray_backend import cluster, connecting, connection, head, interruptible
 from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.connecting import ConnectTimeoutError, ConnectWait
 from ray_pipeline_core.ray_backend.head import HeadWatch, answers
+from ray_pipeline_core.scheduling.run_limits import RunLimits, RunStopped, RunTimedOut
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
-import logging, sys
-from ray_pipeline_core import ClusterUnreachableError, RayPipelineExecutor, RunCancelledError
+import logging, os, sys
+from ray_pipeline_core import ClusterUnreachableError, RayPipelineExecutor, RunCancelledError, RunIncompleteError
 from tests.support.steps import do_nothing
 
 logging.basicConfig(format="%(message)s")
 executor = RayPipelineExecutor([do_nothing], logging_dir=sys.argv[1], address=sys.argv[2])
+executor.run_timeout = float(os.environ["RUN_TIMEOUT_S"]) if "RUN_TIMEOUT_S" in os.environ else None
 try:
     executor.run()
-except (ClusterUnreachableError, RunCancelledError) as error:
+except (ClusterUnreachableError, RunCancelledError, RunIncompleteError) as error:
     print(type(error).__name__, error, flush=True)
 """
 
@@ -145,22 +148,38 @@ def test_head_that_is_silent_for_too_long_ends_the_call_that_waits_for_it(connec
         connected.call(gate.wait)
 
 
+def test_wait_for_a_cluster_counts_for_the_time_limit_of_the_run(dead_address: str, tmp_path: Path) -> None:
+    process = start(tmp_path, dead_address, RUN_TIMEOUT_S="0.5")
+    try:
+        output, _ = process.communicate(timeout=45)  # less than the limit of the wait
+    finally:
+        process.kill()
+    assert "RunIncompleteError" in output
+    (failure,) = json.loads((tmp_path / "result.json").read_text())["failed"]
+    assert failure["kind"] == "timeout"
+    assert failure["message"] == "the run's time limit of 0.5 s was over before this rank had completed"
+    assert not (tmp_path / "run.lock").exists()
+
+
 def test_wait_says_what_it_waits_for_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "SAY_AFTER_S", -1.0)
-    wait = ConnectWait("the Ray cluster at nowhere (60 s at most)", threading.Event(), 60)
+    wait = ConnectWait("the Ray cluster at nowhere (60 s at most)", lambda: None, 60)
     wait.check()
     wait.check()
     assert caplog.messages == ["waiting for the Ray cluster at nowhere (60 s at most)"]
 
 
-def test_wait_ends_when_stopped_or_when_the_time_is_over() -> None:
+def test_wait_ends_when_the_run_must_end_or_when_the_time_is_over() -> None:
     stop = threading.Event()
-    ConnectWait("a cluster", stop, None).check()
+    limits = RunLimits(stop, None, 0.0)
+    ConnectWait("a cluster", limits.check, None).check()
     with pytest.raises(ConnectTimeoutError):
-        ConnectWait("a cluster", stop, -1.0).check()
+        ConnectWait("a cluster", limits.check, -1.0).check()
+    with pytest.raises(RunTimedOut):
+        ConnectWait("a cluster", RunLimits(stop, 10.0, 0.0, lambda: 11.0).check, None).check()
     stop.set()
-    with pytest.raises(RunCancelledError, match="waited for a cluster"):
-        ConnectWait("a cluster", stop, None).check()
+    with pytest.raises(RunStopped):
+        ConnectWait("a cluster", limits.check, None).check()
 
 
 def test_run_after_one_that_was_stopped_while_connecting_waits_for_the_end_of_that_connection(

@@ -21,9 +21,10 @@ from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWo
 from ray_pipeline_core.ray_backend.slot import Phase, Slot
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
-from ray_pipeline_core.scheduling.backend import SlotLost
+from ray_pipeline_core.scheduling.backend import SlotLost, WorkEnded
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import make_groups
+from ray_pipeline_core.worker.group_runner import WorkReport
 from tests.support.waiting import wait_for
 
 ONE_CPU = RankResources(1, 0, 0)
@@ -196,3 +197,16 @@ def test_pool_asks_which_requests_wait_besides_those_of_its_own_slots(cluster: F
     pool.poll(0)
     pool.poll(0)
     assert asked == [(ONE_CPU.bundle(), 1, 2)]
+
+
+def test_slot_is_said_to_store_files_as_long_as_its_worker_does(cluster: FakeCluster) -> None:
+    pool = make_pool(cluster, IdleWorkers())
+    location = WorkerLocation.of_this_process("node", "10.0.0.1")
+    slot = Slot(0, None, [None], locations={0: location}, phase=Phase.BUSY, pending_calls=1)
+    pool._slots[0] = slot
+
+    assert list(pool._on_answer(0, 0, WorkReport((), is_storing=True), None)) == [WorkEnded(0, is_storing=True)]
+
+    slot.enter("submitted")
+    slot.pending_calls = 1
+    assert list(pool._on_answer(0, 0, WorkReport(()), None)) == [WorkEnded(0)]

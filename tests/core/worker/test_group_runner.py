@@ -16,6 +16,7 @@ from ray_pipeline_core.pipeline import pack_pipeline
 from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.stats.pipeline_stats import parse_stats
+from ray_pipeline_core.storage.call_retries import RetryLimits
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
@@ -199,7 +200,8 @@ def test_outcome_of_a_short_rank_is_told_later_when_the_storage_is_slow(
 ) -> None:
     work = runner(remote, Work(notes))
     for rank in range(MAX_CONCURRENT_STORES):
-        assert work.run(batch(rank)) == WorkReport(())
+        is_last = rank == MAX_CONCURRENT_STORES - 1
+        assert work.run(batch(rank)) == WorkReport((), is_storing=is_last), "a fifth rank would have to wait"
     assert ranks_run(notes) == list(range(MAX_CONCURRENT_STORES))
     assert behind_the_proxy.completed_ranks(100) == set()
 
@@ -230,14 +232,38 @@ def test_every_outcome_is_told_once_and_all_is_stored_when_nothing_is_owed_any_m
         assert_stored(remote, rank)
 
 
-def test_long_rank_is_stored_before_its_call_is_answered(
-    remote: RunFolder, notes: Path, monkeypatch: pytest.MonkeyPatch
+def test_long_rank_is_stored_in_a_call_of_its_own(
+    remote: RunFolder,
+    behind_the_proxy: RunFolder,
+    hanging: threading.Event,
+    notes: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(group_runner, "DEFERRED_STORE_MAX_GROUP_S", 0.0)
     work = runner(remote, Work(notes))
-    assert settled(work.run(batch(1))) == {1: True}
-    assert_stored(remote, 1)
+    assert work.run(batch(1)) == WorkReport((), is_storing=True)
+    hanging.set()
+    assert settled(work.run([])) == {1: True}
+    assert_stored(behind_the_proxy, 1)
     assert work.run([]) == WorkReport(())
+
+
+@pytest.mark.parametrize("what", ["stats", "logs", "completions"])
+def test_rank_whose_file_the_storage_does_not_take_is_told_as_such_and_not_as_an_error_of_its_steps(
+    remote: RunFolder, proxy: FaultyProxy, hanging: threading.Event, notes: Path, what: str
+) -> None:
+    proxy.hang_uploads = f"/{what}/"
+    impatient = remote.folder.with_retry_limits(RetryLimits(total_s=0.5, first_wait_s=0.01, call_timeout_s=2))
+    work = runner(RunFolder(impatient), Work(notes))
+
+    outcomes = [*work.run(batch(1)).outcomes, *work.run([]).outcomes]
+
+    [failure] = [outcome.failure for outcome in outcomes]
+    assert failure is not None
+    assert (failure.kind, failure.error_type) == ("worker_lost", "StoreTimeout")
+    assert f"/{what}/" in failure.message
+    assert "the storage did not answer properly" in failure.message
+    assert "no answer within" in failure.message
 
 
 def test_node_of_a_gang_stores_at_once_and_sets_no_marker(remote: RunFolder, notes: Path) -> None:
