@@ -906,6 +906,11 @@ _LOGS: Mapping[str, Entry] = {
         "A hundred attempts have failed, and the log shows no more.",
         "Read `attempts/history.jsonl` in the run folder for the others.",
     ),
+    "{name}: ranks that had not started failed: {error_type}: {message}": Entry(
+        "The run ended before all ranks had started, for the reason that the message ends with. The line is logged once "
+        "for all of these ranks.",
+        "Do what the end of the message says, and start the run again.",
+    ),
     "{name}: {failure}; it is tried again": Entry(
         "An attempt of a rank failed; `{failure}` has the rank, the kind of failure, "
         "the number of attempts, the error and the log. Without the last words, the rank is not tried again.",

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from ray_pipeline_core.events import Progress, RunObserver
+from ray_pipeline_core.observers.failure_lines import ShownFailures, failure_line
 from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 
 
@@ -28,6 +29,7 @@ class ProgressBar(RunObserver):
             console=console or Console(stderr=True),
             refresh_per_second=4,
         )
+        self._shown = ShownFailures()
         self._task = self._bar.add_task("", total=None, start=False, details="")
 
     def on_run_started(self, plan: RunPlan) -> None:
@@ -39,8 +41,9 @@ class ProgressBar(RunObserver):
         self._bar.start()
 
     def on_rank_failed(self, failure: RankFailure, will_retry: bool) -> None:
-        """Print the failure above the bar."""
-        self._bar.console.print(f"{failure}{'; it is tried again' if will_retry else ''}", style="red", markup=False)
+        """Print the failure above the bar; ranks that never started share a line."""
+        if not self._shown.has(failure):
+            self._bar.console.print(failure_line(failure, will_retry), style="red", markup=False)
 
     def on_progress(self, progress: Progress) -> None:
         """Update the bar."""

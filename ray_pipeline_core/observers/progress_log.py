@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray_pipeline_core.events import Progress, RunObserver
+from ray_pipeline_core.observers.failure_lines import ShownFailures, failure_line
 from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 
@@ -42,6 +43,7 @@ class ProgressLog(RunObserver):
         self._logged_s = clock()
         self._name = "run"
         self._failures = 0
+        self._shown = ShownFailures()
 
     def on_run_started(self, plan: RunPlan) -> None:
         """Log how many ranks will run, and the run folder."""
@@ -57,10 +59,12 @@ class ProgressLog(RunObserver):
         )
 
     def on_rank_failed(self, failure: RankFailure, will_retry: bool) -> None:
-        """Log a failed attempt, up to `MAX_FAILURE_LINES` of them."""
+        """Log a failed attempt, up to `max_failure_lines` of them; ranks that never started share a line."""
+        if self._shown.has(failure):
+            return
         self._failures += 1
         if self._failures <= self._max_failure_lines:
-            self._logger.warning("%s: %s%s", self._name, failure, "; it is tried again" if will_retry else "")
+            self._logger.warning("%s: %s", self._name, failure_line(failure, will_retry))
         if self._failures == self._max_failure_lines:
             self._logger.warning(
                 "%s: further failures are only counted; attempts/history.jsonl in the run folder lists them all",

@@ -97,6 +97,18 @@ def test_failed_attempts_are_only_counted_when_there_are_very_many(
     assert "only counted" in caplog.messages[-1]
 
 
+def test_ranks_that_never_started_share_a_line(run_log: ProgressLog, caplog: pytest.LogCaptureFixture) -> None:
+    run_log.on_run_started(PLAN)
+    caplog.clear()
+    run_log.on_rank_failed(failure(0), will_retry=False)
+    for rank in range(1, 1000):
+        run_log.on_rank_failed(RankFailure(rank, "error", 0, "ClusterUnreachableError", "no Ray cluster"), False)
+    assert caplog.messages == [
+        f"clean: {failure(0)}",
+        "clean: ranks that had not started failed: ClusterUnreachableError: no Ray cluster",
+    ]
+
+
 def test_end_is_information_when_the_run_is_ok(run_log: ProgressLog, caplog: pytest.LogCaptureFixture) -> None:
     run_log.on_run_finished(result(warnings=("step clean has other parameters now",)))
     assert caplog.record_tuples == [
