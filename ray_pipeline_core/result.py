@@ -39,6 +39,8 @@ class RunResult:
         warnings: warnings for the user, for example about changed parameters of a step.
         cancelled: whether the run was stopped early.
         max_failed_ranks: number of ranks that were allowed to fail.
+        error: the error that ended the run early, or why its end could not be stored; None if there was neither. What
+            failed ranks have raised is in `failed`.
     """
 
     name: str
@@ -55,11 +57,12 @@ class RunResult:
     warnings: tuple[str, ...] = ()
     cancelled: bool = False
     max_failed_ranks: int = 0
+    error: str | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether all ranks completed, except for those that were allowed to fail."""
-        return not self.cancelled and self.world_size - self.completed <= self.max_failed_ranks
+        """Whether all ranks completed, except for those that were allowed to fail, and no error ended the run."""
+        return not self.cancelled and self.error is None and self.world_size - self.completed <= self.max_failed_ranks
 
     @cached_property
     def failure_groups(self) -> tuple[FailureGroup, ...]:

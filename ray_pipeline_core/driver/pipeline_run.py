@@ -19,7 +19,7 @@ from ray_pipeline_core.driver.task_manager import RayTaskManager
 from ray_pipeline_core.events import ObserverGroup
 from ray_pipeline_core.fingerprint import OlderRanks
 from ray_pipeline_core.observers import with_default_observers
-from ray_pipeline_core.redaction import get_logger
+from ray_pipeline_core.redaction import get_logger, redact
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
@@ -236,11 +236,11 @@ class PipelineRun:
             if unsaved is not None:
                 self._warn_of_unsaved(unsaved)
             self._give_up_rest(ending)
-            result = self._write_result(ending.is_cancelled)
+            result = self._write_result(ending, unsaved)
         except Exception as error:  # noqa: BLE001 - the run and its observers still get their end
             unsaved = unsaved or error
             self._warn_of_unsaved(error)
-            result = self._make_result([], ending.is_cancelled)
+            result = self._make_result([], ending, unsaved)
         self._observers.on_progress(self._tracker.progress())
         self._observers.on_run_finished(result)
         ending.raise_error(result, unsaved)
@@ -251,12 +251,12 @@ class PipelineRun:
             marked = self._folder.completed_ranks(self._config.tasks)
             self._tracker.give_up(pending_ranks(self._config.tasks, marked), ending.rest)
 
-    def _write_result(self, is_cancelled: bool) -> RunResult:
+    def _write_result(self, ending: RunEnding, unsaved: Exception | None) -> RunResult:
         self._tracker.flush()
         stats = self._stats.result()
         self._folder.write_stats(stats.to_list())
         self._stats.store_cache()
-        result = self._make_result(stats.to_list(), is_cancelled)
+        result = self._make_result(stats.to_list(), ending, unsaved)
         self._folder.write_result(result.to_dict())
         return result
 
@@ -266,8 +266,8 @@ class PipelineRun:
             logger.warning("%s: %s", self._spec.name, warning)
             self._warnings = (*self._warnings, warning)
 
-    def _make_result(self, stats: list[dict[str, Any]], is_cancelled: bool) -> RunResult:
-        tracker = self._tracker
+    def _make_result(self, stats: list[dict[str, Any]], ending: RunEnding, unsaved: Exception | None) -> RunResult:
+        tracker, error = self._tracker, ending.error or unsaved
         return RunResult(
             name=self._spec.name,
             world_size=self._config.tasks,
@@ -281,6 +281,7 @@ class PipelineRun:
             stats=stats,
             logging_dir=self._folder.url,
             warnings=(*self._warnings, *self._stats.warnings),
-            cancelled=is_cancelled,
+            cancelled=ending.is_cancelled,
             max_failed_ranks=self._config.allowed_failures,
+            error=None if error is None else redact(f"{type(error).__name__}: {error}"),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_pipeline_core.errors import RayPipelineError, RunCancelledError, RunIncompleteError
 from ray_pipeline_core.failure_kinds import kind_of_run_error
@@ -51,7 +51,8 @@ class RunEnding:
             raise RunCancelledError(_cancelled_message(result), result) from unsaved
         if self.error is not None:
             raise self.error
-        incomplete = None if result.ok else RunIncompleteError(_incomplete_message(result), result)
+        has_enough = replace(result, error=None).ok
+        incomplete = None if has_enough else RunIncompleteError(_incomplete_message(result), result)
         if unsaved is not None:
             raise unsaved from incomplete
         if incomplete is not None:

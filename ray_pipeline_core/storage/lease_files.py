@@ -111,6 +111,11 @@ class LeaseFiles:
         found = self._read_newest()
         return not found or found[0].released or found[0].id != lease_id
 
+    def is_locked_by_another(self, lease_id: str) -> bool:
+        """Return whether another lease than the one with this id is valid."""
+        found = self._read_newest()
+        return bool(found) and not found[0].released and found[0].id != lease_id
+
     def _acquire(self, lease: Lease) -> tuple[Lease, bool]:
         for _ in range(_MAX_TRIES):
             now_s = self._clock()  # before the files are read, so that a suspension does not make them look stale

@@ -35,6 +35,7 @@ _PARTIAL_FILE_MAX_AGE_S = 3600.0
 _LISTING_PAGE_SIZE = 1000
 _MAX_DIGITS = 20
 _FENCE_THREADS = 16
+_NO_LOG = b"[no log of this attempt was stored]\n"
 
 
 class RunFolder:
@@ -198,6 +199,24 @@ class RunFolder:
                 f"not marked as completed in {self.url}. A later attempt runs the rank again."
             )
 
+    def file_earlier_log(self, rank: int, attempt: int) -> None:
+        """Move the log of an attempt to those of earlier attempts, before the next attempt opens its own.
+
+        On remote storage, if the attempt's worker has died, a process may be about to store the end of that log. So the
+        log's new place is claimed first. If the log is there already, what its old place has is an earlier state, and
+        not larger.
+        """
+        path, earlier = self.log_path(rank), self.attempt_log_path(rank, attempt)
+        if not self.folder.is_local() and not self._claim(earlier) and self._size(path) <= self._size(earlier):
+            self.folder.remove_many([path])
+            return
+        with contextlib.suppress(FileNotFoundError):  # the attempt ended before it wrote a log
+            self.folder.move(path, earlier)
+
+    def is_locked_by_another(self, lease_id: str) -> bool:
+        """Return whether another run than the one with this lease has the folder."""
+        return LeaseFiles(self.folder).is_locked_by_another(lease_id)
+
     def remove_markers(self, ranks: Iterable[int]) -> None:
         """Remove markers; missing ones are ignored."""
         self.folder.remove_many([self.marker_path(rank) for rank in ranks])
@@ -282,6 +301,18 @@ class RunFolder:
                 f"This worker's run no longer has the lease on {self.url}, so the rank is not marked as completed. "
                 "The next run in this folder runs it again."
             )
+
+    def _claim(self, path: str) -> bool:
+        """Create a log without content; return False if one with content is there."""
+        try:
+            self.folder.create_exclusive(path, _NO_LOG)
+        except FileExistsError:
+            return self.folder.read_bytes(path) == _NO_LOG  # from a request whose answer was lost
+        return True
+
+    def _size(self, path: str) -> int:
+        directory, _, name = path.rpartition("/")
+        return self.folder.list_sizes(directory, [name]).get(name, 0)
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:
         content_json = json.dumps(json_value(content), indent=2, ensure_ascii=False) + "\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
+from ray_pipeline_core.errors import RunFolderError, RunFolderLockedError
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 
 RECHECK_AFTER_S = 5.0
@@ -25,6 +27,7 @@ class AttemptGuard:
         self._attempt = attempt
         age_s = max(0.0, time.time() - attempt.submitted_s) if attempt.submitted_s else 0.0
         self._checked_s = _now_s() - age_s  # it may have been given up since the driver sent it
+        self._is_given_up = False
 
     def check(self) -> None:
         """Look at the lease and at the rank's fence, unless the last check was moments ago.
@@ -35,9 +38,20 @@ class AttemptGuard:
         now_s = _now_s()
         if not self._settings.lease_id or now_s - self._checked_s <= RECHECK_AFTER_S:
             return
-        self._settings.folder.check_lease(self._settings.lease_id)
-        self._settings.folder.check_fence(self._settings.lease_id, self._attempt.rank, self._attempt.attempt)
+        try:
+            self._settings.folder.check_lease(self._settings.lease_id)
+            self._settings.folder.check_fence(self._settings.lease_id, self._attempt.rank, self._attempt.attempt)
+        except RunFolderLockedError:
+            self._is_given_up = True
+            raise
         self._checked_s = now_s
+
+    def is_given_up(self) -> bool:
+        """Return whether `check` would raise; False if the storage does not answer."""
+        if not self._is_given_up:
+            with contextlib.suppress(RunFolderError):
+                self.check()
+        return self._is_given_up
 
     def mark_completed(self) -> None:
         """Set the rank's marker, after a check; all its other files must be stored before.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import BinaryIO
 
 from ray_pipeline_core.storage.data_folder import DataFolder
@@ -26,14 +27,25 @@ class LogUpload:
         path: the log's path, relative to the run folder.
         parts: the beginning of the parts' paths, relative to the run folder.
         local_path: the file that the log is written to.
+        is_given_up: returns whether the rank has gone on without this attempt. From then on the log is stored with
+            those of earlier attempts, since its own path belongs to a later one.
     """
 
-    def __init__(self, folder: DataFolder, path: str, parts: str, local_path: str) -> None:
+    def __init__(
+        self,
+        folder: DataFolder,
+        path: str,
+        parts: str,
+        local_path: str,
+        is_given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._folder = folder
         self._path = path
         self._parts = parts
         self._local_path = local_path
+        self._is_given_up = is_given_up
         self._lock = threading.Lock()
+        self._stored_at = path
         self._stored_bytes = 0
         self._part_bytes = 0
         self._part_count = 0
@@ -47,22 +59,24 @@ class LogUpload:
             while size_bytes - self._part_bytes > MAX_NEWEST_BYTES:
                 self._store_part(file, size_bytes - self._part_bytes - _KEPT_BYTES)
             file.seek(self._part_bytes)
-            self._folder.write_bytes(self._path, self._pointer() + file.read(size_bytes - self._part_bytes))
-            self._stored_bytes = size_bytes
-
-    def redirect(self, path: str) -> None:
-        """Store the log at another path from now on."""
-        with self._lock:
-            self._path, self._stored_bytes = path, 0
+            path = self._place()
+            self._folder.write_bytes(path, self._pointer() + file.read(size_bytes - self._part_bytes))
+            self._stored_at, self._stored_bytes = path, size_bytes
 
     def store_all(self) -> None:
         """Upload the whole log, which must not be written any more, and remove the parts."""
         with self._lock:
-            size_bytes = os.path.getsize(self._local_path)
-            if self._part_count or size_bytes != self._stored_bytes or size_bytes == 0:
-                self._folder.store_file(self._local_path, self._path)
+            size_bytes, path = os.path.getsize(self._local_path), self._place()
+            is_stored = (path, size_bytes) == (self._stored_at, self._stored_bytes)
+            if self._part_count or not is_stored or size_bytes == 0:
+                self._folder.store_file(self._local_path, path)
+                if (place := self._place()) != path:  # it was given up while it was stored
+                    self._folder.store_file(self._local_path, place)
                 self._folder.remove_many([self._part_path(number) for number in range(1, self._part_count + 1)])
-                self._stored_bytes, self._part_bytes, self._part_count = size_bytes, 0, 0
+                self._stored_at, self._stored_bytes, self._part_bytes, self._part_count = place, size_bytes, 0, 0
+
+    def _place(self) -> str:
+        return f"{self._parts}.log" if self._is_given_up() else self._path
 
     def _store_part(self, file: BinaryIO, max_bytes: int) -> None:
         file.seek(self._part_bytes)

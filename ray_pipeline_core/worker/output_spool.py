@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
@@ -21,11 +22,12 @@ class OutputSpool:
 
     The process reads the file and writes its lines to the rank's log. If it dies, its reaper writes the rest: it has
     the same two descriptors, `reader`, whose position is behind what is in the log, and `state`, which names the log.
-    Both files are removed at once, so that none is left behind.
+    Neither file has a name, so that none is left behind.
 
     Attributes:
         reader: descriptor of the file that is read.
-        state: descriptor of a file that has a line of JSON about the log of the running rank; empty if none runs.
+        state: descriptor of a file that has a line of JSON: the log of the running rank, None if none runs, and the
+            logs that are not on remote storage yet, with its storage options. It is in memory where that is possible.
         console: the stream that descriptor 2 pointed to before.
     """
 
@@ -33,8 +35,10 @@ class OutputSpool:
         self.reader, path = tempfile.mkstemp(prefix="rank-output-")
         self._writer = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         os.unlink(path)
-        self.state, path = tempfile.mkstemp(prefix="rank-output-")
-        os.unlink(path)
+        self.state = _make_state_file()
+        self._state_lock = threading.Lock()
+        self._running: Mapping[str, Any] | None = None
+        self._unstored: dict[str, Mapping[str, Any]] = {}
         self._consoles = [os.dup(1), os.dup(2)]
         self.console: TextIO = os.fdopen(self._consoles[1], "w", 1, encoding="utf-8", errors="backslashreplace")
         self._offset = 0
@@ -47,7 +51,7 @@ class OutputSpool:
         Args:
             log: what the reaper needs to append to the log, as `RankLog.handover` returns it.
         """
-        self._write_state(json.dumps(log))
+        self._set_running(log)
         self._point_to(self._writer, self._writer)
         try:
             yield
@@ -70,15 +74,38 @@ class OutputSpool:
 
     def end_rank(self) -> None:
         """Forget the log of the rank that has ended, and empty a large file."""
-        self._write_state("")
+        self._set_running(None)
         if self._offset > _MAX_KEPT_BYTES:
             os.ftruncate(self.reader, 0)
             self._offset = 0
             self.commit(0, 0)
 
-    def _write_state(self, log: str) -> None:
+    def add_unstored_log(self, local_path: str, log: Mapping[str, Any]) -> None:
+        """Let the reaper store a log and remove its local file, unless the process lives until it is stored.
+
+        Args:
+            local_path: the local file.
+            log: what is needed to store it, as `UnstoredLog.to_dict` returns it.
+        """
+        with self._state_lock:
+            self._unstored[local_path] = log
+            self._write_state()
+
+    def remove_unstored_log(self, local_path: str) -> None:
+        """Forget a log that is stored."""
+        with self._state_lock:
+            self._unstored.pop(local_path, None)
+            self._write_state()
+
+    def _set_running(self, log: Mapping[str, Any] | None) -> None:
+        with self._state_lock:
+            self._running = log
+            self._write_state()
+
+    def _write_state(self) -> None:
+        state = json.dumps({"running": self._running, "unstored": list(self._unstored.values())})
         with contextlib.suppress(OSError):  # the disk is full; the rank can still run
-            os.pwrite(self.state, f"{log}\n".encode(), 0)
+            os.pwrite(self.state, f"{state}\n".encode(), 0)
 
     def _point_to(self, stdout: int, stderr: int) -> None:
         os.dup2(stdout, 1)
@@ -109,6 +136,14 @@ class _CStdout:
     def flush(self) -> None:
         if self._file is not None:
             self._library.fflush(self._file)
+
+
+def _make_state_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("rank-logs")
+    descriptor, path = tempfile.mkstemp(prefix="rank-logs-")
+    os.unlink(path)
+    return descriptor
 
 
 _spool: OutputSpool | None = None

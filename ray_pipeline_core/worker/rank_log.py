@@ -16,6 +16,8 @@ from ray_pipeline_core.redaction import get_logger, trace_of
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.error_translation import StorageErrors
 from ray_pipeline_core.worker.log_upload import LogUpload
+from ray_pipeline_core.worker.output_spool import own_spool
+from ray_pipeline_core.worker.unstored_logs import UnstoredLog
 
 FLUSH_INTERVAL_S = 30.0
 """Time between two uploads of a running rank's log to remote storage, in seconds."""
@@ -37,6 +39,9 @@ class LogSettings:
         console_level: the lowest level of the records that are also written to the worker's console.
         time_limit_s: time after which the log records that the time limit is over, in seconds; None = never.
         flush_interval_s: time between two uploads to remote storage, in seconds.
+        rank: the rank.
+        attempt: the number of the attempt.
+        lease_id: the id of the run's lease on its folder; empty if there is no lease to check.
     """
 
     folder: DataFolder
@@ -46,23 +51,28 @@ class LogSettings:
     console_level: int = logging.ERROR
     time_limit_s: float | None = None
     flush_interval_s: float = FLUSH_INTERVAL_S
+    rank: int = 0
+    attempt: int = 1
+    lease_id: str = ""
 
 
 class RankLog:
     """The open log of one attempt.
 
     In a local run folder, lines are written directly to the log file, so none is lost if the worker is killed. For
-    remote storage, they are written to a temporary file that is uploaded at intervals and at the end.
+    remote storage, they are written to a temporary file that is uploaded at intervals and at the end, or by the reaper
+    if the worker has died before.
 
     Args:
         settings: the destination and format.
         console: the stream that gets records of `console_level` and above too.
+        is_given_up: see `LogUpload`.
 
     Attributes:
         before_record: called before each record is written; None = nothing is.
     """
 
-    def __init__(self, settings: LogSettings, console: TextIO) -> None:
+    def __init__(self, settings: LogSettings, console: TextIO, is_given_up: Callable[[], bool] = lambda: False) -> None:
         self._settings = settings
         self._prefix = "" if settings.node_index is None else f"[NODE {settings.node_index}] "
         self._console = console
@@ -71,7 +81,10 @@ class RankLog:
         self._ended = threading.Event()
         local_path = settings.folder.local_path(settings.path)
         self._file: TextIO = _create_file(local_path)
-        self._upload = None if local_path else _make_upload(settings, self._file.name)
+        self._upload = None if local_path else _make_upload(settings, self._file.name, is_given_up)
+        self._spool = None if local_path else own_spool()
+        if self._spool is not None:
+            self._spool.add_unstored_log(self._file.name, _unstored(settings, self._file.name).to_dict())
         self._thread = self._start_thread()
 
     def write_record(self, level: int, level_name: str, source: str, message: str) -> None:
@@ -117,14 +130,6 @@ class RankLog:
         if self._upload is not None:
             self._upload.store_newest()
 
-    def file_with_earlier(self) -> None:
-        """Store the log with those of earlier attempts, since its own place belongs to a later attempt by now.
-
-        A local log is there already: the later attempt has moved it.
-        """
-        if self._upload is not None:
-            self._upload.redirect(f"{self._settings.parts}.log")
-
     def close(self) -> None:
         """Close the log, and store all of it in the run folder."""
         self._ended.set()
@@ -139,6 +144,8 @@ class RankLog:
                 self._upload.store_all()
             finally:
                 os.unlink(self._file.name)
+                if self._spool is not None:
+                    self._spool.remove_unstored_log(self._file.name)
 
     def _start_thread(self) -> threading.Thread | None:
         if self._upload is None and self._settings.time_limit_s is None:
@@ -167,8 +174,20 @@ class RankLog:
                 logger.warning("could not upload the log %s; trying again in %.0f s", url, interval_s, exc_info=True)
 
 
-def _make_upload(settings: LogSettings, local_path: str) -> LogUpload:
-    return LogUpload(settings.folder, settings.path, settings.parts, local_path)
+def _make_upload(settings: LogSettings, local_path: str, is_given_up: Callable[[], bool]) -> LogUpload:
+    return LogUpload(settings.folder, settings.path, settings.parts, local_path, is_given_up)
+
+
+def _unstored(settings: LogSettings, local_path: str) -> UnstoredLog:
+    return UnstoredLog(
+        local_path,
+        settings.folder,
+        settings.path,
+        settings.parts,
+        settings.rank,
+        settings.attempt,
+        settings.lease_id,
+    )
 
 
 def _create_file(local_path: str | None) -> TextIO:

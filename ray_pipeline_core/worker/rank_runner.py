@@ -9,7 +9,7 @@ import random
 import time
 from dataclasses import dataclass, replace
 
-from ray_pipeline_core.errors import RunFolderAccessError, RunFolderLockedError, qualified_name
+from ray_pipeline_core.errors import RunFolderAccessError, qualified_name
 from ray_pipeline_core.pipeline import Step, step_name, unpack_pipeline
 from ray_pipeline_core.processes import forks_ended
 from ray_pipeline_core.redaction import redact
@@ -61,8 +61,6 @@ class FinishedRank:
         except BaseException as error:  # noqa: BLE001 - any error is an outcome
             failure = error
             _log_failure(self.log, self.attempt, error)
-            if isinstance(error, RunFolderLockedError):
-                self.log.file_with_earlier()
         _close_log(self.log)
         if isinstance(failure, WorkerTerminated):
             raise failure
@@ -105,7 +103,7 @@ def run_rank_steps(
         guard.check()  # the call may have waited in a worker that was stopped
         _remove_earlier_marker(settings, attempt)
         started_s = _wait_for_start(settings)
-        log = _open_log(settings, attempt)
+        log = _open_log(settings, attempt, guard)
     except Exception as error:  # noqa: BLE001 - any error is an outcome
         return _failed_outcome(settings, attempt, store_failure(error), started_s)
     try:
@@ -178,23 +176,25 @@ def _store_files(finished: FinishedRank, stats: str) -> None:
         finished.guard.mark_completed()  # it checks again, since storing may have taken a minute
 
 
-def _open_log(settings: RankSettings, attempt: RankAttempt) -> RankLog:
-    folder, rank = settings.folder, attempt.rank
+def _open_log(settings: RankSettings, attempt: RankAttempt, guard: AttemptGuard) -> RankLog:
     if attempt.attempt > 1 and attempt.node_index == 0:
-        with contextlib.suppress(FileNotFoundError):  # the earlier attempt ended before it wrote a log
-            folder.folder.move(folder.log_path(rank), folder.attempt_log_path(rank, attempt.attempt - 1))
+        settings.folder.file_earlier_log(attempt.rank, attempt.attempt - 1)
     to_console = settings.log_first and attempt.is_first
     return RankLog(
         LogSettings(
-            folder=folder.folder,
+            folder=settings.folder.folder,
             path=log_path(settings, attempt),
             parts=log_parts(settings, attempt),
             node_index=attempt.node_index if settings.nodes > 1 else None,
             console_level=logging.INFO if to_console else logging.ERROR,
             time_limit_s=settings.time_limit_s,
             flush_interval_s=settings.log_flush_interval_s,
+            rank=attempt.rank,
+            attempt=attempt.attempt,
+            lease_id=settings.lease_id,
         ),
         console_stream(),
+        guard.is_given_up,
     )
 
 

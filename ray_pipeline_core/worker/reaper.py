@@ -9,11 +9,14 @@ and forks inherit it as the name of an open file. A process is missed only if it
 the environment variable and closed the file.
 
 Then it completes the log of the rank that ran: it appends what the worker and its children have written to descriptors
-1 and 2, and the worker could not read any more, such as the last words of a crash.
+1 and 2, and the worker could not read any more, such as the last words of a crash. If the run folder is on remote
+storage, it starts a process that uploads that log and others which are only on this node yet, and removes their files.
 
 This file is run as a script and imports nothing from the package, so that the reaper starts fast and needs little
 memory.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -24,12 +27,17 @@ import subprocess
 import sys
 import time
 
+TYPE_CHECKING = False  # that of `typing` costs memory
+if TYPE_CHECKING:
+    from typing import Any
+
 TAG_VARIABLE = "RAY_PIPELINE_WORKER"
 """Environment variable with the tags of a process: its worker's, preceded by that of the worker's parent worker."""
 _POLL_INTERVAL_S = 0.5
 _KILL_INTERVAL_S = 0.02
 _KILL_ROUNDS = 100
-_MAX_STATE_BYTES = 65536
+_STORE_LIMIT_S = 300.0
+_STORE_COMMAND = ("-m", "ray_pipeline_core.worker.unstored_logs")
 
 
 def start_reaper(reader: int, state: int) -> None:
@@ -42,6 +50,10 @@ def start_reaper(reader: int, state: int) -> None:
     with contextlib.suppress(OSError):  # a session leader already has its own process group
         os.setpgid(0, 0)
     own_tag = f"{os.getpid()}-{os.urandom(8).hex()}"
+    # The reaper has no tag, not even that of a parent worker, whose reaper would kill it before it is done. It needs
+    # the path of modules for the process that stores logs.
+    environment = {name: value for name, value in os.environ.items() if name != TAG_VARIABLE}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     command = [
         sys.executable,
         "-S",
@@ -60,8 +72,7 @@ def start_reaper(reader: int, state: int) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(reader, state),
-        # The reaper has no tag, not even that of a parent worker, whose reaper would kill it before it is done.
-        env={name: value for name, value in os.environ.items() if name != TAG_VARIABLE},
+        env=environment,
     ).wait()
     tags = ",".join(filter(None, (os.environ.get(TAG_VARIABLE), own_tag)))
     os.environ[TAG_VARIABLE] = tags
@@ -119,8 +130,27 @@ def _has_tag(pid: int, tag: str) -> bool:
     return False
 
 
+def _read_state(state: int) -> dict[str, Any]:
+    content: dict[str, Any] = {"running": None, "unstored": []}
+    with contextlib.suppress(ValueError):  # nothing was written yet, or the worker has died while it wrote
+        content = json.loads(os.pread(state, os.fstat(state).st_size, 0).partition(b"\n")[0])
+    return content
+
+
+def _store_logs(state: int) -> None:
+    logs = _read_state(state)["unstored"]
+    if not logs:
+        return
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # no process could be started, or it took too long
+        command = [sys.executable, *_STORE_COMMAND]
+        subprocess.run(command, input=json.dumps(logs).encode(), timeout=_STORE_LIMIT_S, check=False)
+    for log in logs:
+        with contextlib.suppress(OSError):
+            os.unlink(log["local_path"])
+
+
 def _complete_log(reader: int, state: int) -> None:
-    log = json.loads(os.pread(state, _MAX_STATE_BYTES, 0).partition(b"\n")[0] or b"null")
+    log = _read_state(state)["running"]
     if log is None:  # no rank was running
         return
     descriptor = _open_log(log["paths"], log["file"])
@@ -151,7 +181,7 @@ def _open_log(paths: list[str], file: list[int]) -> int | None:
 
 
 def main() -> None:
-    """Detach, wait for the exit of the worker, kill the processes that it left behind, and complete its log."""
+    """Detach, wait for the exit of the worker, kill the processes that it left behind, and complete its logs."""
     pid, tag, reader, state = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     if os.fork():
         os._exit(0)
@@ -161,6 +191,7 @@ def main() -> None:
     _complete_log(reader, state)  # at once, since somebody may wait for the last words
     _kill_tagged(tag)
     _complete_log(reader, state)
+    _store_logs(state)
 
 
 if __name__ == "__main__":

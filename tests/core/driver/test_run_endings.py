@@ -198,6 +198,8 @@ def test_end_that_cannot_be_stored_is_heard_and_hides_no_error_of_a_rank(
 
     (result,) = listener.results
     assert "the disk is full" in result.warnings[-1]
+    assert result.error == "RunFolderAccessError: the disk is full"
+    assert not result.ok
     assert (result.completed, len(result.failed)) == ((2, 1) if bad else (3, 0))
     assert not progress_threads()
     incomplete = caught.value.__cause__
@@ -206,6 +208,21 @@ def test_end_that_cannot_be_stored_is_heard_and_hides_no_error_of_a_rank(
         assert incomplete.result == result
         assert "rank 1" in str(incomplete)
         assert "no such row" in str(incomplete)
+
+
+def test_result_of_a_run_that_ends_with_an_error_is_not_ok_however_many_ranks_may_fail(tmp_path: Path) -> None:
+    listener = Listener()
+    executor = RayPipelineExecutor(
+        [Nothing()], tasks=3, max_failed_ranks=3, logging_dir=str(tmp_path), observers=[listener]
+    )
+    with pytest.raises(ClusterError, match="the cluster is gone"):
+        run_graph(executor, NoWorkers(ClusterError("the cluster is gone")), threading.Event())
+
+    (result,) = listener.results
+    assert not result.ok
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert (stored["ok"], stored["error"]) == (False, "ClusterError: the cluster is gone")
+    assert RunResult.from_dict(stored) == result
 
 
 def test_stop_is_not_hidden_by_an_end_that_cannot_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

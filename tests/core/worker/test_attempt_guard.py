@@ -21,6 +21,7 @@ from ray_pipeline_core.worker.attempt_guard import RECHECK_AFTER_S
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from ray_pipeline_core.worker.rank_runner import FinishedRank, run_rank_steps
 from tests.support.clocks import ManualClock
+from tests.support.waiting import wait_for
 
 LEASE = "lease-1"
 
@@ -158,9 +159,18 @@ def test_fence_is_for_earlier_attempts_as_well(run_folder: RunFolder) -> None:
     run_folder.check_fence(LEASE, 2, 1)
 
 
-def test_log_of_an_attempt_that_was_given_up_does_not_replace_the_newest_one(clock: ManualClock) -> None:
-    folder = RunFolder(get_data_folder("memory://attempt-guard"))
+@pytest.fixture
+def remote_folder(tmp_path: Path) -> RunFolder:
+    """A run folder on remote storage, whose lease the run has."""
+    folder = RunFolder(get_data_folder(f"memory:/{tmp_path}/run"))
     take_lease(folder, LEASE)
+    return folder
+
+
+def test_log_of_an_attempt_that_was_given_up_does_not_replace_the_newest_one(
+    remote_folder: RunFolder, clock: ManualClock
+) -> None:
+    folder = remote_folder
     rank = finished(folder)
     folder.fence_attempts(LEASE, {3: 1})
     folder.folder.write_bytes(folder.log_path(3), b"of attempt 2")
@@ -168,3 +178,74 @@ def test_log_of_an_attempt_that_was_given_up_does_not_replace_the_newest_one(clo
     assert rank.store().failure is not None
     assert folder.folder.read_bytes(folder.log_path(3)) == b"of attempt 2"
     assert b"was given up" in folder.folder.read_bytes(folder.attempt_log_path(3, 1))
+
+
+@pytest.fixture
+def late_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock by which each attempt takes long: steps, which are pickled, can't set one."""
+    start = iter([100.0, 100.0])  # when the guard is made, and at its first check
+    monkeypatch.setattr(time, "clock_gettime", lambda which: next(start, 100.0 + RECHECK_AFTER_S + 1))
+
+
+def lose(folder: RunFolder, loss: str) -> None:
+    folder.folder.write_bytes(folder.log_path(3), b"of attempt 2")
+    if loss == "given up":
+        folder.fence_attempts(LEASE, {3: 1})
+    else:
+        take_lease(folder, "another")
+
+
+def raise_error(data: Any, rank: int, world_size: int) -> None:
+    raise ValueError("the rank has failed")
+
+
+@pytest.mark.parametrize(
+    ("step", "time_limit_s", "loss"),
+    [(raise_error, None, "given up"), (raise_error, None, "lease lost"), (do_nothing, 0.0, "given up")],
+    ids=["failed", "failed after the lease was lost", "over its time"],
+)
+def test_log_of_a_failed_attempt_that_was_given_up_does_not_replace_the_newest_one(
+    remote_folder: RunFolder, late_clock: None, step: Any, time_limit_s: float | None, loss: str
+) -> None:
+    folder = remote_folder
+    lose(folder, loss)
+    settings = RankSettings(folder, world_size=4, lease_id=LEASE, time_limit_s=time_limit_s)
+    outcome = run_rank_steps(pack_pipeline([step]), settings, RankAttempt(3, 1))
+
+    assert isinstance(outcome, RankOutcome)
+    assert outcome.failure is not None
+    assert folder.folder.read_bytes(folder.log_path(3)) == b"of attempt 2"
+    assert b"Launching pipeline" in folder.folder.read_bytes(folder.attempt_log_path(3, 1))
+
+
+def test_attempt_that_is_given_up_while_it_runs_uploads_its_lines_beside_those_of_the_next(
+    remote_folder: RunFolder, late_clock: None
+) -> None:
+    folder = remote_folder
+    lose(folder, "given up")
+
+    def wait_for_upload(data: Any, rank: int, world_size: int) -> None:
+        wait_for(lambda: folder.folder.isfile(folder.attempt_log_path(3, 1)), "the upload")
+
+    settings = RankSettings(folder, world_size=4, lease_id=LEASE, log_flush_interval_s=0.2)
+    rank = run_rank_steps(pack_pipeline([wait_for_upload]), settings, RankAttempt(3, 1))
+
+    assert isinstance(rank, FinishedRank)
+    assert rank.store().failure is not None
+    assert folder.folder.read_bytes(folder.log_path(3)) == b"of attempt 2"
+
+
+def test_attempt_that_is_given_up_while_its_log_is_stored_is_stored_with_earlier_ones_too(
+    remote_folder: RunFolder, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rank = remote_folder, finished(remote_folder)
+    store_file = DataFolder.store_file
+
+    def store_slowly(data_folder: DataFolder, local_path: str, path: str) -> None:
+        store_file(data_folder, local_path, path)
+        folder.fence_attempts(LEASE, {3: 1})
+        clock.now_s += RECHECK_AFTER_S + 1
+
+    monkeypatch.setattr(DataFolder, "store_file", store_slowly)
+    assert rank.store().failure is not None
+    assert b"Processing done" in folder.folder.read_bytes(folder.attempt_log_path(3, 1))
