@@ -74,7 +74,7 @@ def test_output_past_python_is_in_the_log_in_the_order_in_which_it_was_written(p
         subprocess.run(["sh", "-c", "echo from a child; echo its errors >&2"], check=True)
         print("print 3")
         ctypes.CDLL(None).puts(b"from C")
-        sys.__stdout__.write("past the stand-in\n")  # type: ignore[union-attr]
+        print("past the stand-in", file=sys.__stdout__, flush=True)  # it has a buffer of its own
         os.write(1, b"50 %\r100 %")
 
     assert process.run(write, 0) == [None]
