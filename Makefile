@@ -51,7 +51,7 @@ $(BIN)/python:
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the development environment into $(VENV) ..."
 	@if $(BIN)/python -m pip install -qq --constraint constraints.txt uv; then \
-		$(BIN)/python -m uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'; \
+		$(BIN)/python -m uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'; \
 	else \
 		$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'; \
 	fi
