@@ -28,7 +28,7 @@ class AttemptFences:
 
         Args:
             attempts: the number of each rank's attempt in this run.
-            may_run: whether the attempts may still be running, so that they have to be fenced.
+            may_run: whether an attempt may still set its marker, so that it has to be fenced.
         """
         numbers = {rank: self._numbers.in_folder(rank, attempt) for rank, attempt in attempts.items()}
         completed = self._marked_by(numbers)

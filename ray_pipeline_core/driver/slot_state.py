@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ray_pipeline_core.scheduling.batching import updated_average_s
-from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
+from ray_pipeline_core.scheduling.outcomes import STORE_TIMEOUT, AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 
 
@@ -88,6 +88,11 @@ class SlotState:
 def lost_ranks(outcomes: Iterable[RankOutcome]) -> list[int]:
     """Return the ranks whose process is gone, although the worker itself has answered."""
     return [each.rank for each in outcomes if each.failure is not None and each.failure.rule.loses_worker]
+
+
+def may_be_marked_later(outcomes: Iterable[RankOutcome]) -> bool:
+    """Return whether a marker may appear after its rank has failed: the storage has not said what became of a call."""
+    return any(each.failure is not None and each.failure.error_type == STORE_TIMEOUT for each in outcomes)
 
 
 def with_completed(outcomes: Iterable[RankOutcome], completed: set[int]) -> list[RankOutcome]:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.slot_starts import FailedStarts, StartingSlots
-from ray_pipeline_core.driver.slot_state import SlotState, lost_ranks, with_completed
+from ray_pipeline_core.driver.slot_state import SlotState, lost_ranks, may_be_marked_later, with_completed
 from ray_pipeline_core.driver.slot_time_limits import SlotTimeLimits
 from ray_pipeline_core.errors import ResourcesUnavailableError
 from ray_pipeline_core.scheduling.backend import (
@@ -256,7 +256,8 @@ class RayTaskManager:
         handed_back = self._unassign(slot, event.not_started)
         slot.record_answer(self._clock(), len(handed_back))
         attempts = slot.attempts(lost_ranks(event.outcomes))
-        completed = self._tracker.completed_among(attempts, may_run=False) if attempts else set()
+        late = may_be_marked_later(event.outcomes)
+        completed = self._tracker.completed_among(attempts, may_run=late) if attempts else set()
         self._settle(slot, with_completed(event.outcomes, completed))
         if slot.kill_reason is not None:
             return

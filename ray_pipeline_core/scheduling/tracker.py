@@ -23,7 +23,7 @@ class Tracker(Protocol):
 
         Args:
             attempts: the number of each rank's attempt.
-            may_run: whether the attempts may still be running, so that they have to be fenced.
+            may_run: whether an attempt may still set its marker, so that it has to be fenced.
         """
         ...
 

@@ -26,7 +26,7 @@ from ray_pipeline_core.driver.slot_time_limits import STORE_TIMEOUT_S, TIMEOUT_G
 from ray_pipeline_core.driver.task_manager import MAX_POLL_S, MAX_STARTING, RayTaskManager
 from ray_pipeline_core.scheduling.backend import BackendEvent, WorkEnded
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
-from ray_pipeline_core.scheduling.outcomes import AttemptFailure
+from ray_pipeline_core.scheduling.outcomes import STORE_TIMEOUT, AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup, make_groups
 from ray_pipeline_core.scheduling.run_limits import RunStopped, RunTimedOut
 from tests.core.driver.fake_backend import (
@@ -624,6 +624,13 @@ def test_markers_are_not_looked_at_for_ranks_that_failed_otherwise() -> None:
 
 def test_attempts_are_fenced_when_their_worker_may_still_run() -> None:
     loop = make_loop(2, workers=1, work=first_attempt(Work(after_s=2, lost=LOST, may_run=True), of=[1])).run()
+    assert loop.tracker.fenced == [{1: 1}]
+    assert loop.tracker.completed == {0: 1, 1: 2}
+
+
+def test_attempt_is_fenced_when_the_storage_has_not_said_whether_its_marker_is_set() -> None:
+    silent = AttemptFailure("worker_lost", STORE_TIMEOUT, "the storage did not answer")
+    loop = make_loop(2, workers=1, work=first_attempt(Work(failures={1: silent}), of=[1])).run()
     assert loop.tracker.fenced == [{1: 1}]
     assert loop.tracker.completed == {0: 1, 1: 2}
 
