@@ -123,7 +123,7 @@ def test_kill_just_before_the_run_begins_stops_it(tmp_path: Path, monkeypatch: p
         operator.on_kill()
         return active_run(executors)
 
-    monkeypatch.setattr(executor, "RaySession", lambda address, stop: _InProcessSource(stop))
+    monkeypatch.setattr(executor, "RaySession", lambda address: _InProcessSource(threading.Event()))
     monkeypatch.setattr(executor, "active_run", kill_then_begin)
     context: Any = {"ti": None}
     with pytest.raises(AirflowException, match="was stopped with 0/1 ranks completed"):

@@ -28,7 +28,7 @@ from tests.support.waiting import wait_for
 folder, how = Path(sys.argv[1]), sys.argv[2]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 driver_thread.STOP_TIMEOUT_S = 0.5
-executor.RaySession = lambda address, stop: _InProcessSource(stop)
+executor.RaySession = lambda address: _InProcessSource(threading.Event())
 
 class Blocking:
     def on_rank_finished(self, rank, seconds):
@@ -98,7 +98,7 @@ def test_parent_that_is_stopped_ends_the_run_it_takes_part_in_and_no_other(tmp_p
 
 
 def test_stop_without_a_run_has_no_effect_on_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "RaySession", lambda address, stop: _InProcessSource(stop))
+    monkeypatch.setattr(executor, "RaySession", lambda address: _InProcessSource(threading.Event()))
     run = make(tmp_path)
     run.stop()
     assert run.run().ok
@@ -107,7 +107,7 @@ def test_stop_without_a_run_has_no_effect_on_the_next_one(tmp_path: Path, monkey
 def test_second_run_of_an_executor_leaves_the_stop_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "RaySession", lambda address, stop: _InProcessSource(stop))
+    monkeypatch.setattr(executor, "RaySession", lambda address: _InProcessSource(threading.Event()))
     blocked, gate = threading.Event(), threading.Event()
 
     def block() -> None:
