@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 DEFAULT_UNIT = "doc"
 _TASK_UNIT = "task"
-_MICROSECONDS = 6  # decimal places of a time in seconds
 
 _Metric = TypeVar("_Metric", bound="Metric")
 
@@ -248,17 +247,6 @@ class Timing(Metric):
 
 def _humanize(seconds: float) -> str:
     """Return a string such as "2 hours and 3 seconds"."""
-    return _humanize_rounded(round(seconds, _MICROSECONDS))
-
-
-def _humanize_to_ms(seconds: float) -> str:
-    """Return a string such as "3 seconds and 20.00 milliseconds"."""
-    return _humanize_rounded_to_ms(round(seconds, _MICROSECONDS))
-
-
-# `humanize` takes a good part of the time of a short rank, most of whose times are the same, to the microsecond.
-@lru_cache(maxsize=1024)
-def _humanize_rounded(seconds: float) -> str:
     from humanize import precisedelta
 
     try:
@@ -267,11 +255,17 @@ def _humanize_rounded(seconds: float) -> str:
         return f"{seconds} seconds"
 
 
-@lru_cache(maxsize=1024)
-def _humanize_rounded_to_ms(seconds: float) -> str:
-    from humanize import precisedelta
-
+def _humanize_to_ms(seconds: float) -> str:
+    """Return a string such as "3 seconds and 20.00 milliseconds"."""
     try:
-        return precisedelta(timedelta(seconds=seconds), minimum_unit="milliseconds")
+        return _humanize_delta_to_ms(timedelta(seconds=seconds))
     except (OverflowError, ValueError):
         return f"{seconds} seconds"
+
+
+# It takes a good part of the time of a short rank, most of whose times are the same to the microsecond.
+@lru_cache(maxsize=1024)
+def _humanize_delta_to_ms(delta: timedelta) -> str:
+    from humanize import precisedelta
+
+    return precisedelta(delta, minimum_unit="milliseconds")

@@ -96,6 +96,16 @@ def test_ranks_are_merged_as_datatrove_merges_their_files(ranks: list[Counted]) 
     assert json.dumps(files) == before, "merging changed what was merged"
 
 
+@pytest.mark.parametrize("seconds", [0.0002115, 0.0001355, 2.5e-7])
+def test_half_a_microsecond_is_rounded_as_datatrove_rounds_it(seconds: float) -> None:
+    from datatrove.utils.stats import TimingStats
+
+    ours, theirs = Timing(), TimingStats()
+    for times in (ours, theirs):
+        times.update(seconds)
+    assert ours.to_dict()["mean_human"] == theirs.to_dict()["mean_human"]
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(counted, min_size=2, max_size=6))
 def test_pipeline_stats_are_added_without_loss(ranks: list[Counted]) -> None:
