@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ray_pipeline_core.datatrove_parameters import slurm_time_s
 from ray_pipeline_core.errors import ConfigError, qualified_name
 from ray_pipeline_core.failure_kinds import Budget
 from ray_pipeline_core.validation import (
@@ -159,7 +160,7 @@ class RunConfig:
     tasks: int = 1
     workers: int = -1
     skip_completed: bool = True
-    randomize_start_duration: int = 0
+    randomize_start_duration: float = 0
     cpus_per_task: float = 1
     mem_per_cpu_gb: float = 2
     gpus_per_task: float = 0
@@ -177,6 +178,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _take_plain_numbers(self)
+        object.__setattr__(self, "time", slurm_time_s(self.time))
         self._check_counts()
         self._check_limits()
         self._check_ray_options()
@@ -187,8 +189,7 @@ class RunConfig:
         require(workers_ok, "workers", self.workers, "must be at least 1, or -1 for as many as fit on the cluster")
         for name in ("nodes_per_task", "tasks_per_job"):
             require_integer(name, getattr(self, name), at_least=1)
-        require_integer("randomize_start_duration", self.randomize_start_duration, at_least=0)
-        for name in ("cpus_per_task", "mem_per_cpu_gb", "gpus_per_task"):
+        for name in ("randomize_start_duration", "cpus_per_task", "mem_per_cpu_gb", "gpus_per_task"):
             require_number(name, getattr(self, name))
         if self.max_ranks_per_worker is not None:
             require_integer("max_ranks_per_worker", self.max_ranks_per_worker, at_least=1)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from ray_pipeline_core.config import RetryPolicy, RunConfig
+from ray_pipeline_core.datatrove_parameters import foreign_parameters_refused, warn_of_unused_overrides
 from ray_pipeline_core.driver.active_runs import active_run, stop_runs_of
 from ray_pipeline_core.driver.driver_thread import DriverThread
 from ray_pipeline_core.driver.graph import OptionsOf, execution_order, plan_graph, run_graph, shared_address
@@ -73,7 +74,8 @@ class RayPipelineExecutor:
         ray_remote_kwargs: further Ray actor options.
         log_first: the first rank of each group also logs to the worker's console.
         tasks_per_job: ranks that one worker runs side by side, each in a process of its own.
-        time: wall-clock limit of a group in seconds, counted from the start of its work.
+        time: wall-clock limit of a group, counted from the start of its work: in seconds, or a string in Slurm's
+            notation, such as "24:00:00".
         pipeline_kwargs: arguments of the pipeline's factory, by name.
         name: what the run is called in messages; None takes the run folder's name. Secrets in it are hidden.
         retry: how often what is tried again.
@@ -97,7 +99,7 @@ class RayPipelineExecutor:
     tasks = _ConfigField[int]()
     workers = _ConfigField[int]()
     skip_completed = _ConfigField[bool]()
-    randomize_start_duration = _ConfigField[int]()
+    randomize_start_duration = _ConfigField[float]()
     cpus_per_task = _ConfigField[float]()
     mem_per_cpu_gb = _ConfigField[float]()
     gpus_per_task = _ConfigField[float]()
@@ -113,6 +115,12 @@ class RayPipelineExecutor:
     max_ranks_per_worker = _ConfigField[int | None]()
     run_timeout = _ConfigField[float | None]()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Warn of methods that datatrove calls while it runs, and this executor does not."""
+        super().__init_subclass__(**kwargs)
+        warn_of_unused_overrides(cls)
+
+    @foreign_parameters_refused
     def __init__(
         self,
         pipeline: PipelineSpec,
@@ -121,7 +129,7 @@ class RayPipelineExecutor:
         depends: RayPipelineExecutor | Sequence[RayPipelineExecutor] | None = None,
         skip_completed: bool = True,
         logging_dir: DataFolderSpec | None = None,
-        randomize_start_duration: int = 0,
+        randomize_start_duration: float = 0,
         cpus_per_task: int = 1,
         mem_per_cpu_gb: float = 2,
         gpus_per_task: int = 0,
@@ -129,7 +137,7 @@ class RayPipelineExecutor:
         ray_remote_kwargs: Mapping[str, Any] | None = None,
         log_first: bool = False,
         tasks_per_job: int = 1,
-        time: float | None = None,
+        time: float | str | None = None,
         *,
         pipeline_kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
@@ -299,8 +307,15 @@ def _as_executors(depends: object) -> tuple[RayPipelineExecutor, ...]:
     if depends is None:
         return ()
     several = depends if isinstance(depends, Sequence) else [depends]
-    ok = all(isinstance(one, RayPipelineExecutor) for one in several)
-    require(ok, "depends", depends, "must be a RayPipelineExecutor or a list of them")
+    for one in several:
+        is_foreign = type(one).__module__.partition(".")[0] == "datatrove"
+        problem = (
+            "is an executor of datatrove's, whose run can't be waited for; make all of a chain RayPipelineExecutors"
+        )
+        require(not is_foreign, "depends", one, problem)
+        require(
+            isinstance(one, RayPipelineExecutor), "depends", depends, "must be a RayPipelineExecutor or a list of them"
+        )
     return tuple(several)
 
 

@@ -83,7 +83,7 @@ class RayPipelineOperator(BaseOperator):
         workers: int | str = -1,
         skip_completed: bool = True,
         logging_dir: Any = None,
-        randomize_start_duration: int = 0,
+        randomize_start_duration: float = 0,
         cpus_per_task: int = 1,
         mem_per_cpu_gb: float = 2,
         gpus_per_task: int = 0,
@@ -91,7 +91,7 @@ class RayPipelineOperator(BaseOperator):
         ray_remote_kwargs: Mapping[str, Any] | None = None,
         log_first: bool = False,
         tasks_per_job: int = 1,
-        time: float | None = None,
+        time: float | str | None = None,
         pipeline_kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable, and the executor's default

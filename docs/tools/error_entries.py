@@ -86,6 +86,10 @@ _CONFIG: Mapping[str, Entry] = {
         "The dependencies form a cycle; the message names its executors.",
         "Remove one of the dependencies from `depends`.",
     ),
+    "depends={value}: is an executor of datatrove's, whose run can't be waited for; make all of a chain RayPipelineExecutors": Entry(
+        "A chain mixes executors of both packages.",
+        "Use executors of `ray_pipeline_core` everywhere in the chain.",
+    ),
     "depends={value}: must be a RayPipelineExecutor or a list of them": Entry(
         "`depends` holds something that is not a `RayPipelineExecutor`, such as another kind of executor.",
         "Pass an executor or a list of executors.",
@@ -225,9 +229,13 @@ _CONFIG: Mapping[str, Entry] = {
         "`placement_strategy` is not one of Ray's strategies.",
         "Pass one of those that the message lists, in capital letters.",
     ),
-    "randomize_start_duration={value}: must be an integer of at least 0": Entry(
-        "`randomize_start_duration` is negative or not an integer.",
-        "Pass the longest pause before a rank starts, in whole seconds.",
+    "parameters of datatrove's other executors are not known here; {advice}": Entry(
+        "A script for datatrove's Slurm or local executor passes parameters that mean nothing on Ray.",
+        "Remove them, and use what the message names for each.",
+    ),
+    "randomize_start_duration={value}: must be a number of at least 0": Entry(
+        "`randomize_start_duration` is negative, infinite or not a number.",
+        "Pass the longest pause before a rank starts, in seconds.",
     ),
     "ray_conn_id={ray_conn_id}: must be None, because Airflow connections are not supported yet; to use a running cluster, pass address or set RAY_ADDRESS": Entry(
         "The operator received the id of an Airflow connection, which it does not support yet.",
@@ -315,8 +323,8 @@ _CONFIG: Mapping[str, Entry] = {
         "Pass the number of ranks that a worker runs side by side.",
     ),
     "time={value}: must be a number above 0": Entry(
-        "`time` is 0, negative or not a number, such as a string `'01:00:00'`.",
-        "Pass the time limit of a rank group in seconds, or None for no limit.",
+        "`time` is 0, negative, or a string that Slurm would not take either.",
+        "Pass the time limit of a rank group in seconds, as `'24:00:00'` or in another form of Slurm's, or None.",
     ),
     "workers={value}: must be at least 1, or -1 for as many as fit on the cluster": Entry(
         "`workers` is 0, below -1 or not an integer.",
@@ -795,6 +803,10 @@ _WARNINGS: Mapping[str, Entry] = {
 }
 
 _LOGS: Mapping[str, Entry] = {
+    "{method} is never called while ranks run; use {instead}": Entry(
+        "A subclass of the executor overrides a method that datatrove's executor calls.",
+        "Do the same with what the message names, and remove the method.",
+    ),
     "the clean-up of a step failed as well: {error}": Entry(
         "A rank failed, and then the `finally` of a generator that a step had returned raised this error. Of several such "
         "errors, the first fails the rank and the others are logged.",

@@ -33,7 +33,7 @@ class RankSettings:
     cpus_per_task: float = 1
     mem_per_cpu_gb: float = 2
     gpus_per_task: float = 0
-    randomize_start_duration: int = 0
+    randomize_start_duration: float = 0
     log_first: bool = False
     time_limit_s: float | None = None
     log_flush_interval_s: float = FLUSH_INTERVAL_S

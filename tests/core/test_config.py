@@ -73,7 +73,7 @@ def test_config_survives_pickling() -> None:
         ("workers", 1.0),
         ("workers", None),
         ("time", float("nan")),
-        ("time", "60"),
+        ("time", "60 s"),
         ("time", True),
         ("run_timeout", 0),
         ("startup_timeout", None),
