@@ -114,6 +114,7 @@ def test_wait_for_a_cluster_has_a_limit(dead_address: str, tmp_path: Path) -> No
 def test_ray_is_not_called_where_nobody_answers(dead_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
     monkeypatch.setattr(ray, "init", lambda **options: called.append(options))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests of this process may have connected it
     with pytest.raises(ClusterUnreachableError, match="nothing answers there"):
         Cluster(dead_address, timeout_s=0.2)
     assert called == [], "it would try for minutes, and no other run of the process could use Ray meanwhile"
