@@ -39,9 +39,9 @@ def main() -> None:
         for name in arguments.names or GROUPS:
             rows += _measure_in_fresh_process(name, arguments.full)
             saved = save(rows, arguments.output)
-    print(f"\n{now()}, {machine()}\n\n{to_markdown(rows)}\n\nsaved as {saved}")
-    if arguments.docs is not None:
-        fill_docs(rows, arguments.docs)
+        print(f"\n{now()}, {machine()}\n\n{to_markdown(rows)}\n\nsaved as {saved}", flush=True)
+        if arguments.docs is not None:
+            fill_docs(rows, arguments.docs)
 
 
 if __name__ == "__main__":
