@@ -256,8 +256,9 @@ class RayTaskManager:
         handed_back = self._unassign(slot, event.not_started)
         slot.record_answer(self._clock(), len(handed_back))
         attempts = slot.attempts(lost_ranks(event.outcomes))
-        late = may_be_marked_later(event.outcomes)
-        completed = self._tracker.completed_among(attempts, may_run=late) if attempts else set()
+        completed: set[int] = set()
+        if attempts:
+            completed = self._tracker.completed_among(attempts, may_run=may_be_marked_later(event.outcomes))
         self._settle(slot, with_completed(event.outcomes, completed))
         if slot.kill_reason is not None:
             return

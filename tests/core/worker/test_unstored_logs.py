@@ -105,8 +105,7 @@ def test_parts_of_a_log_are_put_together(run_folder: RunFolder, temporary: Path)
     def write_much_and_die() -> None:
         for number in range(MAX_NEWEST_BYTES // 50):
             print(f"line {number}".ljust(100, "."))
-        while not run_folder.folder.isfile("attempts/00003/1.part1.log"):
-            time.sleep(0.01)
+        wait_for(lambda: run_folder.folder.isfile("attempts/00003/1.part1.log"), "the upload of the first part")
         os._exit(3)
 
     lose(run_folder, write_much_and_die, log_flush_interval_s=0.1)
