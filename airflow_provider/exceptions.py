@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from ray_pipeline_core import ConfigError, RayPipelineError, RunFolderMismatchError, RunIncompleteError, RunResult
+from ray_pipeline_core import (
+    ClusterAuthError,
+    ConfigError,
+    RayPipelineError,
+    RunFolderMismatchError,
+    RunIncompleteError,
+    RunResult,
+)
 
-_NOT_RETRYABLE = (ConfigError, RunFolderMismatchError)
+_NOT_RETRYABLE = (ClusterAuthError, ConfigError, RunFolderMismatchError)
 _MAX_LISTED_GROUPS = 20
 _MAX_RANGES_LENGTH = 200
 

@@ -104,20 +104,3 @@ def split_folder(spec: Any) -> tuple[Any, Any]:
     if hasattr(path, "path") and hasattr(path, "fs"):  # a data folder of this package or of datatrove
         return path.path, path.fs
     return path, storage
-
-
-def with_runtime_env(options: Any, runtime_env: Any) -> Any:
-    """Return the Ray actor options with a runtime environment added.
-
-    Raises:
-        ConfigError: it is not a dict, or the options already have one.
-    """
-    if runtime_env is None:
-        return options
-    if not isinstance(runtime_env, Mapping):
-        raise ConfigError(
-            f"runtime_env is a {type(runtime_env).__name__}: must be a dict of the fields of Ray's runtime_env"
-        )
-    if isinstance(options, Mapping) and "runtime_env" in options:
-        raise ConfigError("runtime_env is given both by itself and in ray_remote_kwargs; remove one of them")
-    return {**(options or {}), "runtime_env": dict(runtime_env)}

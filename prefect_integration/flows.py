@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import Flow, State, flow
 
 from prefect_integration.artifacts import artifact_key, publish_table, result_row
+from prefect_integration.flow_registry import register
 from prefect_integration.tasks import run_ray_pipeline
 from ray_pipeline_core import (
     ConfigError,
@@ -61,6 +62,7 @@ def ray_pipeline_flow(
     def run_ray_pipeline_flow() -> dict[str, Any]:
         return run_specs(specs, task, name)
 
+    register(run_ray_pipeline_flow)
     return run_ray_pipeline_flow
 
 

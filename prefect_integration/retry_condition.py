@@ -10,6 +10,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from ray_pipeline_core import (
+    ClusterAuthError,
     ConfigError,
     DependencyFailedError,
     RunCancelledError,
@@ -17,7 +18,7 @@ from ray_pipeline_core import (
     StatsMergeError,
 )
 
-_NOT_RETRYABLE = (ConfigError, RunCancelledError, RunFolderMismatchError, StatsMergeError)
+_NOT_RETRYABLE = (ClusterAuthError, ConfigError, RunCancelledError, RunFolderMismatchError, StatsMergeError)
 
 
 def is_retryable(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_pipeline_core.config import RankResources, RetryPolicy, RunConfig
 from ray_pipeline_core.errors import (
+    ClusterAuthError,
     ClusterError,
     ClusterUnreachableError,
     ConfigError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 
 __all__ = [
+    "ClusterAuthError",
     "ClusterError",
     "ClusterUnreachableError",
     "ConfigError",

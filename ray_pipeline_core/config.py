@@ -21,6 +21,9 @@ from ray_pipeline_core.validation import (
 )
 
 GIB = 1024**3
+ACCELERATOR_RESOURCE = "accelerator_type:{}"
+"""The resource with which Ray represents the type of a node's accelerators."""
+_ACCELERATOR_AMOUNT = 0.001  # what Ray reserves of it per request
 PLACEMENT_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 # Ray options that may replace a parameter of the executor, with the name and the default of that parameter.
 _RESOURCE_RAY_OPTIONS = {
@@ -145,6 +148,12 @@ class RankResources:
         bundle |= self.ray_options.get("resources") or {}
         return {name: amount for name, amount in bundle.items() if amount}
 
+    def reserved(self) -> dict[str, float]:
+        """Return the bundle, with the resource by which Ray finds nodes that have the `accelerator_type`."""
+        accelerator = self.ray_options.get("accelerator_type")
+        extra = {ACCELERATOR_RESOURCE.format(accelerator): _ACCELERATOR_AMOUNT} if accelerator else {}
+        return self.bundle() | extra
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -175,6 +184,7 @@ class RunConfig:
     placement_strategy: str = "SPREAD"
     max_ranks_per_worker: int | None = None
     run_timeout: float | None = None
+    runtime_env: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _take_plain_numbers(self)
@@ -221,6 +231,15 @@ class RunConfig:
         require(ok, "ray_remote_kwargs", options, "must be a dict of Ray actor options")
         for option in options or {}:
             self._check_ray_option(option)
+        self._check_runtime_env()
+
+    def _check_runtime_env(self) -> None:
+        environment: Any = self.runtime_env
+        if environment is not None and not isinstance(environment, Mapping):
+            kind = type(environment).__name__
+            raise ConfigError(f"runtime_env is a {kind}: must be a dict of the fields of Ray's runtime_env")
+        if environment is not None and "runtime_env" in (self.ray_remote_kwargs or {}):
+            raise ConfigError("runtime_env is given both by itself and in ray_remote_kwargs; remove one of them")
 
     def _check_ray_option(self, option: str) -> None:
         value = (self.ray_remote_kwargs or {})[option]
@@ -248,6 +267,8 @@ class RunConfig:
     def resources(self) -> RankResources:
         """The resources that a rank group reserves on each of its nodes."""
         options = dict(self.ray_remote_kwargs or {})
+        if self.runtime_env is not None:
+            options["runtime_env"] = dict(self.runtime_env)
         cpus = options.pop("num_cpus", self.cpus_per_task)
         memory_bytes = int(options.pop("memory", self.mem_per_cpu_gb * self.cpus_per_task * GIB))
         gpus = options.pop("num_gpus", self.gpus_per_task)

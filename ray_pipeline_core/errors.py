@@ -62,6 +62,10 @@ class ClusterError(RayPipelineError):
     """The Ray cluster can't be used for this run."""
 
 
+class ClusterAuthError(ClusterError):
+    """The cluster does not accept the token, or asks for one."""
+
+
 class ClusterUnreachableError(ClusterError):
     """No Ray cluster answers at the address, or a local one can't be started."""
 

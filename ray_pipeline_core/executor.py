@@ -85,6 +85,7 @@ class RayPipelineExecutor:
         max_ranks_per_worker: the worker process is replaced after that many ranks; None = never.
         run_timeout: wall-clock limit of the whole run in seconds: from its start until its ranks have ended, with the
             connection to the cluster, without parents.
+        runtime_env: Ray's runtime environment of the workers. Local folders in it are uploaded to the cluster.
         observers: objects with some of the methods of `RunObserver`.
         address: a Ray address; None takes the connected cluster, else `RAY_ADDRESS`, else an embedded one.
 
@@ -114,6 +115,7 @@ class RayPipelineExecutor:
     placement_strategy = _ConfigField[str]()
     max_ranks_per_worker = _ConfigField[int | None]()
     run_timeout = _ConfigField[float | None]()
+    runtime_env = _ConfigField[Mapping[str, Any] | None]()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Warn of methods that datatrove calls while it runs, and this executor does not."""
@@ -147,6 +149,7 @@ class RayPipelineExecutor:
         placement_strategy: str = "SPREAD",
         max_ranks_per_worker: int | None = None,
         run_timeout: float | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
     ) -> None:

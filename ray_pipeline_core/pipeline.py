@@ -7,7 +7,7 @@ import importlib
 import pickle
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ray_pipeline_core.errors import ConfigError, PipelineLoadError
@@ -153,50 +153,45 @@ def _import_factory(path: str) -> Callable[..., Any]:
     return target  # type: ignore[no-any-return]
 
 
-def pack_pipeline(steps: Sequence[Step]) -> bytes:
+def pack_pipeline(steps: Sequence[Step], by_value: Collection[str] = ()) -> bytes:
     """Return the pickled pipeline, from which every rank unpickles its own copy.
 
+    Args:
+        steps: the steps.
+        by_value: names of imported modules that the workers can't import, so that their code is sent along.
+
     Raises:
-        PipelineLoadError: a step can't be pickled; the message names it.
+        PipelineLoadError: a step can't be pickled; the message names it, and what it holds that can't be.
     """
-    import cloudpickle
+    from ray_pipeline_core.pickling import dumps, unpicklable_part
 
     try:
-        return cloudpickle.dumps(list(steps))  # type: ignore[no-any-return]
+        return dumps(list(steps), by_value)
     except Exception as error:  # noqa: BLE001 - it is the cause of another error
-        index, cause = _first_unpicklable(steps) or (0, error)
+        found = ((index, unpicklable_part(step, f"pipeline[{index}]", by_value)) for index, step in enumerate(steps))
+        index, (part, cause) = next(((index, part) for index, part in found if part), (0, ("pipeline", error)))
         raise PipelineLoadError(
             f"pipeline[{index}]: {step_name(steps[index])!r} can't be pickled, so it can't be sent to a worker: "
-            f"{type(cause).__name__}: {cause}; create files, locks and clients when the step is called instead"
+            f"{type(cause).__name__}: {cause} (in {part}); create files, locks and clients when the step is called "
+            "instead"
         ) from cause_to_show(error)
 
 
-def pack_function(function: Callable[..., Any], parameter: str) -> bytes:
+def pack_function(function: Callable[..., Any], parameter: str, by_value: Collection[str] = ()) -> bytes:
     """Return a pickled function, which is the value of `parameter`.
 
     Raises:
         PipelineLoadError: it can't be pickled.
     """
-    import cloudpickle
+    from ray_pipeline_core.pickling import dumps
 
     try:
-        return cloudpickle.dumps(function)  # type: ignore[no-any-return]
+        return dumps(function, by_value)
     except Exception as error:  # noqa: BLE001 - it is the cause of another error
         raise PipelineLoadError(
             f"{parameter}={shown(function)}: can't be pickled, so it can't be sent to a worker: "
             f"{type(error).__name__}: {error}; create files, locks and clients when the function is called instead"
         ) from cause_to_show(error)
-
-
-def _first_unpicklable(steps: Sequence[Step]) -> tuple[int, Exception] | None:
-    import cloudpickle
-
-    for index, step in enumerate(steps):
-        try:
-            cloudpickle.dumps(step)
-        except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
-            return index, error
-    return None
 
 
 def unpack_pipeline(packed: bytes | memoryview) -> list[Step]:
@@ -205,14 +200,23 @@ def unpack_pipeline(packed: bytes | memoryview) -> list[Step]:
     Raises:
         PipelineLoadError: the pipeline can't be unpickled here, usually because a module is missing.
     """
+    return unpack(packed, "pipeline")  # type: ignore[no-any-return]
+
+
+def unpack(packed: bytes | memoryview, parameter: str) -> Any:
+    """Return a new copy of the pickled value of a parameter.
+
+    Raises:
+        PipelineLoadError: it can't be unpickled here.
+    """
     try:
         with forks_ended():
-            return pickle.loads(packed)  # type: ignore[no-any-return]
+            return pickle.loads(packed)
     except Exception as error:  # noqa: BLE001 - it is the cause of another error
         raise PipelineLoadError(
-            f"pipeline: a worker can't read it: {type(error).__name__}: {error}; install its modules on "
-            "every node, call ray.init(runtime_env={'working_dir': '.'}) before run(), or pass a working_dir that is a "
-            "URI in ray_remote_kwargs['runtime_env']"
+            f"{parameter}: a worker can't read it: {type(error).__name__}: {error}; install its modules on every node, "
+            "or send them with the run: your own with runtime_env={'working_dir': '.'}, packages with "
+            "runtime_env={'pip': [...]}"
         ) from cause_to_show(error)
 
 

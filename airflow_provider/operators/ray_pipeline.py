@@ -14,7 +14,6 @@ from airflow_provider.executor_arguments import (
     check_arguments,
     make_executor,
     split_folder,
-    with_runtime_env,
 )
 from airflow_provider.unrendered import unrendered, unrendered_steps, unwrap
 from airflow_provider.xcom import as_xcom
@@ -54,8 +53,7 @@ class RayPipelineOperator(BaseOperator):
         name: the run's name in messages; may be a template. The default is the task id.
         address: a Ray address; may be a template.
         ray_conn_id: must be None; Airflow connections are not supported yet.
-        runtime_env: Ray's runtime environment of the workers, like `ray_remote_kwargs["runtime_env"]`; never rendered,
-            because Airflow stores rendered values.
+        runtime_env: Ray's runtime environment of the workers; never rendered, because Airflow stores rendered values.
         on_kill: what happens to the run when the Airflow task is killed; must be "stop", which ends it.
         **kwargs: arguments of Airflow's `BaseOperator`.
 
@@ -65,7 +63,7 @@ class RayPipelineOperator(BaseOperator):
 
     template_fields: Sequence[str] = TEMPLATE_FIELDS  # pyright: ignore[reportIncompatibleVariableOverride]
     template_fields_renderers: ClassVar[dict[str, str]] = {"pipeline_kwargs": "json"}
-    shallow_copy_attrs: Sequence[str] = ("pipeline", "ray_remote_kwargs", "observers", "_storage")
+    shallow_copy_attrs: Sequence[str] = ("pipeline", "ray_remote_kwargs", "runtime_env", "observers", "_storage")
 
     pipeline: Any
     pipeline_kwargs: Any
@@ -100,16 +98,15 @@ class RayPipelineOperator(BaseOperator):
         placement_strategy: str = "SPREAD",
         max_ranks_per_worker: int | None = None,
         run_timeout: float | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
         ray_conn_id: str | None = None,
-        runtime_env: Mapping[str, Any] | None = None,
         on_kill: str = "stop",
         **kwargs: Any,
     ) -> None:
         arguments = {key: unwrap(value) for key, value in locals().items() if key in EXECUTOR_ARGUMENTS}
         _check_unsupported(ray_conn_id, on_kill)
-        arguments["ray_remote_kwargs"] = with_runtime_env(arguments["ray_remote_kwargs"], unwrap(runtime_env))
         check_arguments(arguments)
         super().__init__(**kwargs)
         arguments["pipeline"] = unrendered_steps(arguments["pipeline"])

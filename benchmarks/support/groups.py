@@ -21,6 +21,7 @@ GROUPS = (
     "payload",
     "recovery",
     "batches",
+    "stock_cluster",
 )
 
 

@@ -242,9 +242,8 @@ _CONFIG: Mapping[str, Entry] = {
         "Pass `address`, or set `RAY_ADDRESS` where the Airflow worker runs.",
     ),
     "ray_remote_kwargs with {ray_options}: Ray refuses these actor options; correct or remove the one that it names: {error}": Entry(
-        "`ray_remote_kwargs` has an option that Ray does not know for actors, or a value that it refuses, such as a "
-        "local folder as the `working_dir` of a runtime environment.",
-        "Correct or remove the option that Ray's own text names; pass a local folder to `ray.init(runtime_env=...)`.",
+        "`ray_remote_kwargs` has an option that Ray does not know for actors, or a value that it refuses.",
+        "Correct or remove the option that Ray's own text names.",
     ),
     "ray_remote_kwargs={value}: must be a dict of Ray actor options": Entry(
         "`ray_remote_kwargs` is not a dict, or has a key that is not a string.",
@@ -299,11 +298,15 @@ _CONFIG: Mapping[str, Entry] = {
         "Pass the time limit of the whole run in seconds, or None for no limit.",
     ),
     "runtime_env is a {type}: must be a dict of the fields of Ray's runtime_env": Entry(
-        "The operator's `runtime_env` is not a dict.",
+        "`runtime_env` is not a dict.",
         "Pass a dict such as `{'pip': ['pyarrow']}`.",
     ),
+    "runtime_env with {runtime_env}: can't be sent to the cluster: {error}; correct what it names": Entry(
+        "A local folder or file in `working_dir` or `py_modules` is missing, or of a kind that Ray does not take.",
+        "Correct the path; it is that of the machine where `run()` is called.",
+    ),
     "runtime_env is given both by itself and in ray_remote_kwargs; remove one of them": Entry(
-        "The operator received both `runtime_env` and `ray_remote_kwargs['runtime_env']`.",
+        "There are two runtime environments, `runtime_env` and `ray_remote_kwargs['runtime_env']`.",
         "Remove one of them.",
     ),
     "skip_completed={value}: must be True or False": Entry(
@@ -337,10 +340,10 @@ _CONFIG: Mapping[str, Entry] = {
 }
 
 _PIPELINE: Mapping[str, Entry] = {
-    "pipeline: a worker can't read it: {type}: {error}; install its modules on every node, call ray.init(runtime_env={'working_dir': '.'}) before run(), or pass a working_dir that is a URI in ray_remote_kwargs['runtime_env']": Entry(
-        "Unpickling the pipeline failed on a worker, usually because a module is missing there; the end of the message "
-        "names the node.",
-        "Install the module on every node, or send it with a runtime environment in one of the ways that the message names.",
+    "{parameter}: a worker can't read it: {type}: {error}; install its modules on every node, or send them with the run: your own with runtime_env={'working_dir': '.'}, packages with runtime_env={'pip': [...]}": Entry(
+        "Unpickling the pipeline, or `before_retry`, failed on a worker, usually because a package is missing there, or a "
+        "module that another one imports; the end of the message names the node.",
+        "Install the package on every node, or send it with a runtime environment as the message says.",
     ),
     "pipeline={path}: importing module {module_name} raised {type}: {error}; correct the path, or install the module where run() is called": Entry(
         "The module of the import path is missing where `run()` was called, or raises when it is imported.",
@@ -362,8 +365,9 @@ _PIPELINE: Mapping[str, Entry] = {
         "The factory returned something else, an empty list, or an element that is not a step.",
         "Return a list of steps from the factory.",
     ),
-    "pipeline[{index}]: {step} can't be pickled, so it can't be sent to a worker: {type}: {cause}; create files, locks and clients when the step is called instead": Entry(
-        "The step holds an object that belongs to this process, such as an open file, a lock or a database client.",
+    "pipeline[{index}]: {step} can't be pickled, so it can't be sent to a worker: {type}: {cause} (in {part}); create files, locks and clients when the step is called instead": Entry(
+        "The step holds an object that belongs to this process, such as an open file, a lock or a database client. The "
+        "message has the path of that object in brackets.",
         "Create the object inside the step when it is called.",
     ),
 }
@@ -389,17 +393,49 @@ _CLUSTER: Mapping[str, Entry] = {
         "More workers than `max_retries` died one after another before they were ready, for the reason at the end.",
         "Correct the cause (often the runtime environment or a full disk), then start the run again.",
     ),
-    "could not start a local Ray cluster: {cause}; check the free memory and disk space of this machine, and the logs in /tmp/ray/session_latest/logs": Entry(
+    "could not start a local Ray cluster: {type}: {error}; check the free memory and disk space of this machine, and the logs in /tmp/ray/session_latest/logs": Entry(
         "Ray's own processes could not start on this machine, for the reason that the message shows.",
         "Free memory or disk space, or correct what Ray's logs name; `ray start --head` shows the same error.",
     ),
-    "no Ray cluster at address={where}: {cause}; check that the cluster is running and that this machine can reach it, or pass address='local' to start a local one": Entry(
-        "Nothing answers at the `address` of the executor.",
-        "Check the address with `ray status --address=...`, or pass `address='local'`.",
-    ),
-    "no Ray cluster at RAY_ADDRESS={where}: {cause}; check that the cluster is running and that this machine can reach it, or pass address='local' to start a local one": Entry(
-        "Nothing answers at the address in the environment variable `RAY_ADDRESS`.",
+    "no Ray cluster at {source}={where}: {cause}; check that the cluster is running and that this machine can reach it, or pass address='local' to start a local one": Entry(
+        "Nothing answers at the `address` of the executor, or at that in the environment variable `RAY_ADDRESS`.",
         "Check the address with `ray status --address=...`, unset `RAY_ADDRESS`, or pass `address='local'`.",
+    ),
+    "no Ray cluster at {source}={where}: {error}; pass the port of the head, 6379 unless it was started with another one, or ray://HOST:10001 to use a Ray Client server": Entry(
+        "Another server answers at the address: often the dashboard's port, 8265, was given instead of the head's.",
+        "Pass the address that `ray start --head` has printed.",
+    ),
+    "the token is missing or incorrect": Entry(
+        "Part of the message of `ClusterAuthError`.",
+        "Do what that message says.",
+    ),
+    "what answers there is not the head of a Ray cluster: {answer}": Entry(
+        "Part of the message of `ClusterError` about an address where another server answers.",
+        "Do what that message says.",
+    ),
+    "the Ray cluster at {source}={where} does not accept this process's token: {error}; set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN or in the file ~/.ray/auth_token": Entry(
+        "The cluster uses Ray's token authentication, and this process has no token, or another one.",
+        "Set the cluster's token where `run()` is called, then start the run again.",
+    ),
+    "the Ray cluster at {source}={where} runs Ray {ray} on Python {python}, and this process Ray {own_ray} on Python {own_python}; install the cluster's versions where run() is called, or the other way round": Entry(
+        "Ray connects only processes with the same versions of Ray and Python, down to the patch version.",
+        "Install the cluster's versions where `run()` is called, or update the cluster.",
+    ),
+    "runtime_env: the cluster does not take its files: {error}; make them smaller with runtime_env={'excludes': [...]}, or put them where the nodes can read them and pass the URI": Entry(
+        "A local folder in `runtime_env` is larger than the cluster's store allows, or could not be written there.",
+        "Leave out what the steps don't need with `excludes`, or pass an archive's URI.",
+    ),
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels": Entry(
+        "No node that is alive has the labels that `label_selector` asks for.",
+        "Correct the selector, or start nodes with these labels.",
+    ),
+    "{message}; asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels": Entry(
+        "Ray can't schedule the worker, since no node has the labels that `label_selector` asks for.",
+        "Correct the selector, or start nodes with these labels.",
+    ),
+    "{reason}: asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels": Entry(
+        "A rank that ran out of memory needs a larger worker, and the nodes with its labels are gone.",
+        "Start nodes with these labels, then start the run again: it runs the missing ranks.",
     ),
     "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler": Entry(
         "The cluster has no node that is alive.",
@@ -819,6 +855,10 @@ _LOGS: Mapping[str, Entry] = {
     "could not push the result of the failed run to XCom; read result.json in {logging_dir}": Entry(
         "Airflow did not store the result of a failed run as an XCom; the traceback says why.",
         "Read `result.json` in the run folder instead.",
+    ),
+    "node {ip} is to be taken away: its workers finish what they run, and get nothing else": Entry(
+        "Ray drains the node, for instance because a spot machine is about to be reclaimed.",
+        "Leave it to the run: other workers take over, and what is lost with the node costs no retries.",
     ),
     "executor {name} failed, so the executors that depend on it are not run: {error}": Entry(
         "An executor of a chain failed; those that don't depend on it are run.",

@@ -225,7 +225,7 @@ class PipelineRun:
             lease_id=self._lock.lease_id,
             before_retry=self._spec.packed_before_retry,
         )
-        return WorkerSetup(config, self._spec.packed_pipeline, settings, numbers)
+        return WorkerSetup(config, self._spec.steps, self._spec.packed_pipeline, settings, numbers)
 
     # --- after the ranks ---
 

@@ -15,9 +15,9 @@ import ray.util
 from ray._private import services
 
 from ray_pipeline_core.errors import ClusterError, ClusterUnreachableError, RayPipelineError
-from ray_pipeline_core.ray_backend.connecting import ConnectTimeoutError, ConnectWait, connect_timeout_s
-from ray_pipeline_core.ray_backend.connection import SharedConnection, connection_id, join, leave
-from ray_pipeline_core.ray_backend.head import HeadWatch, answers
+from ray_pipeline_core.ray_backend.connecting import ConnectWait, connect_error, connect_timeout_s
+from ray_pipeline_core.ray_backend.connection import SharedConnection, client_worker, connection_id, join, leave
+from ray_pipeline_core.ray_backend.head import HeadWatch, answers, check_token
 from ray_pipeline_core.ray_backend.interruptible import CHECK_INTERVAL_S, call_interruptibly
 from ray_pipeline_core.redaction import cause_to_show
 from ray_pipeline_core.scheduling.run_limits import RunInterrupted
@@ -43,7 +43,8 @@ class Cluster:
 
     Raises:
         ClusterUnreachableError: nothing answers at the address, or no local cluster can be started.
-        ClusterError: this process is connected to another cluster.
+        ClusterAuthError: the cluster does not accept the token of this process.
+        ClusterError: this process is connected to another cluster, or has other versions of Python or Ray.
         RunInterrupted: `check` raised it.
     """
 
@@ -60,9 +61,9 @@ class Cluster:
         except (RayPipelineError, RunInterrupted):
             raise
         except Exception as error:  # noqa: BLE001 - it is the cause of another error
-            raise ClusterUnreachableError(_unreachable_message(where, address, error)) from cause_to_show(error)
+            raise connect_error(where, "address" if address else "RAY_ADDRESS", error) from cause_to_show(error)
         self._id = connection_id()
-        self._watch = HeadWatch(ray.get_runtime_context().gcs_address)
+        self._watch = _watch_head(where)
         try:
             _check_connected_to(address)
         except BaseException:
@@ -124,36 +125,39 @@ def _connect(where: str, check: Callable[[], None], timeout_s: float | None) -> 
 
 
 def _wait_for_head(where: str, wait: ConnectWait) -> None:
-    """Wait until the head answers: `ray.init` would not end for minutes, and Ray could not be used meanwhile."""
+    """Wait until the head answers: `ray.init` would not end for minutes, and Ray could not be used meanwhile.
+
+    Raises:
+        NotAHeadError: another server answers.
+        TokenRefusedError: the head does not accept this process's token.
+    """
     if "://" in where:  # not the address of a head
         return
     address = services.canonicalize_bootstrap_address(where)
     while address is not None and not answers(address):
+        answers(where)  # another server may listen there alone, and not at the address by which Ray knows this machine
         wait.check()
         time.sleep(CHECK_INTERVAL_S)
+    if address is not None:
+        check_token(address)
+
+
+def _watch_head(where: str) -> HeadWatch:
+    client = client_worker()
+    if client is not None:  # which watches its server itself; the head's own port may be out of reach
+        return HeadWatch(where, lambda address: bool(client.is_connected()))
+    return HeadWatch(ray.get_runtime_context().gcs_address)
 
 
 def _check_connected_to(address: str | None) -> None:
+    if client_worker() is not None or "://" in (address or ""):  # such an address can't be compared
+        return
     connected = ray.get_runtime_context().gcs_address
     if address not in (None, "auto", "local") and _resolved(str(address)) != _resolved(connected):
         raise ClusterError(
             f"address={address!r}: this process is already connected to the Ray cluster at {connected!r}; "
             "leave address out to use that cluster, or call ray.shutdown() first"
         )
-
-
-def _unreachable_message(where: str, address: str | None, error: Exception) -> str:
-    cause = str(error) if isinstance(error, ConnectTimeoutError) else f"{type(error).__name__}: {error}"
-    if where == "local":
-        return (
-            f"could not start a local Ray cluster: {cause}; check the free memory and disk space of this machine, and "
-            "the logs in /tmp/ray/session_latest/logs"
-        )
-    source = "address" if address else "RAY_ADDRESS"
-    return (
-        f"no Ray cluster at {source}={where!r}: {cause}; check that the cluster is running and that this machine can "
-        "reach it, or pass address='local' to start a local one"
-    )
 
 
 def _resolved(address: str) -> tuple[str, str]:

@@ -1,12 +1,16 @@
-"""The wait for a cluster: how long it may last, and what ends it early."""
+"""The wait for a cluster: how long it may last, what ends it early, and what is said if it fails."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 
-from ray_pipeline_core.errors import ConfigError
+from ray import exceptions as ray_errors
+
+from ray_pipeline_core.errors import ClusterAuthError, ClusterError, ClusterUnreachableError, ConfigError
+from ray_pipeline_core.ray_backend.head import NotAHeadError, TokenRefusedError
 from ray_pipeline_core.redaction import get_logger
 
 logger = get_logger(__name__)
@@ -17,6 +21,7 @@ TIMEOUT_VARIABLE = "RAY_PIPELINE_CONNECT_TIMEOUT_S"
 """The environment variable that overrides it."""
 SAY_AFTER_S = 5.0
 """After how many seconds the log says what is waited for."""
+_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")  # in Ray's message about versions that differ, twice
 
 
 class ConnectTimeoutError(Exception):
@@ -69,3 +74,44 @@ def connect_timeout_s() -> float:
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"{TIMEOUT_VARIABLE}={value!r}: must be a number of seconds above 0")
     return seconds
+
+
+def connect_error(where: str, source: str, error: Exception) -> ClusterError:
+    """Return what to raise when no connection could be made.
+
+    Args:
+        where: the address, or "local".
+        source: the name of what gave the address.
+        error: the reason.
+    """
+    if where == "local":
+        return ClusterUnreachableError(
+            f"could not start a local Ray cluster: {type(error).__name__}: {error}; check the free memory and disk "
+            "space of this machine, and the logs in /tmp/ray/session_latest/logs"
+        )
+    if isinstance(error, TokenRefusedError | ray_errors.AuthenticationError):
+        return ClusterAuthError(
+            f"the Ray cluster at {source}={where!r} does not accept this process's token: {_first_sentence(error)}; "
+            "set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN or in the file ~/.ray/auth_token"
+        )
+    if isinstance(error, NotAHeadError):
+        return ClusterError(
+            f"no Ray cluster at {source}={where!r}: {error}; pass the port of the head, 6379 unless it was started "
+            "with another one, or ray://HOST:10001 to use a Ray Client server"
+        )
+    versions = _VERSIONS.findall(str(error))
+    if len(versions) == 2:
+        (ray, python), (own_ray, own_python) = versions
+        return ClusterError(
+            f"the Ray cluster at {source}={where!r} runs Ray {ray} on Python {python}, and this process Ray {own_ray} "
+            f"on Python {own_python}; install the cluster's versions where run() is called, or the other way round"
+        )
+    cause = str(error) if isinstance(error, ConnectTimeoutError) else f"{type(error).__name__}: {error}"
+    return ClusterUnreachableError(
+        f"no Ray cluster at {source}={where!r}: {cause}; check that the cluster is running and that this machine can "
+        "reach it, or pass address='local' to start a local one"
+    )
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")

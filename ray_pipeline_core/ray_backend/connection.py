@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 import ray
+import ray.util.client
 
 from ray_pipeline_core.ray_backend.interruptible import CHECK_INTERVAL_S, await_interruptibly
 from ray_pipeline_core.ray_backend.sigterm import sigterm_handler_kept
@@ -96,11 +97,20 @@ def connection_id() -> str:
     """Return what tells this process's connection to Ray from later ones; "" if there is none."""
     if not ray.is_initialized():
         return ""
+    client = client_worker()
+    if client is not None:
+        return f"client {id(client)}"
     context = ray.get_runtime_context()
     try:
         return f"{context.gcs_address}/{context.get_job_id()}"
     except Exception:  # noqa: BLE001 - it is being closed at this moment
         return ""
+
+
+def client_worker() -> Any:
+    """Return Ray Client's own object for this process's connection; None if it is none of Ray Client."""
+    stub: Any = ray.util.client.ray
+    return stub.get_context().client_worker if stub.is_connected() else None
 
 
 def join(where: str, check: Check) -> SharedConnection | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ray_pipeline_core.redaction import get_logger
 
@@ -18,7 +20,12 @@ ANSWER_TIMEOUT_S = 3.0
 """How long the head may take to answer one question, in seconds."""
 
 # What opens an HTTP/2 connection: the preface, and an empty SETTINGS frame. A gRPC server answers with its settings.
+_FRAME_TYPE, _SETTINGS = 3, b"\x04"
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+
+class NotAHeadError(Exception):
+    """Something answers at the address of a head, but it is no head."""
 
 
 def answers(address: str, timeout_s: float = ANSWER_TIMEOUT_S) -> bool:
@@ -27,6 +34,9 @@ def answers(address: str, timeout_s: float = ANSWER_TIMEOUT_S) -> bool:
     Args:
         address: host and port.
         timeout_s: how long it may take to accept the connection, and then to answer, in seconds.
+
+    Raises:
+        NotAHeadError: another kind of server answers there.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -34,9 +44,40 @@ def answers(address: str, timeout_s: float = ANSWER_TIMEOUT_S) -> bool:
             if _uses_tls():  # then the head hangs up on what is not encrypted, and who listens is all that can be told
                 return True
             connection.sendall(_HELLO)
-            return bool(connection.recv(1))
+            answer = connection.recv(64)
     except (OSError, ValueError):
         return False
+    if answer[_FRAME_TYPE : _FRAME_TYPE + 1] not in (b"", _SETTINGS):
+        raise NotAHeadError(f"what answers there is not the head of a Ray cluster: {answer[:24]!r}")
+    return bool(answer)
+
+
+class TokenRefusedError(Exception):
+    """The head does not accept the token of this process."""
+
+
+def check_token(address: str) -> None:
+    """Raise `TokenRefusedError` if the head does not accept this process's token.
+
+    `ray.init` would try for 20 s, and then not say why.
+
+    Args:
+        address: host and port.
+    """
+    try:
+        import grpc  # type: ignore[import-untyped]
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    except ImportError:  # a release of Ray without tokens
+        return
+    with init_grpc_channel(address) as channel:
+        service: Any = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+        request: Any = gcs_service_pb2.GetClusterIdRequest()  # type: ignore[attr-defined] # pyright: ignore
+        try:
+            service.GetClusterId(request, timeout=ANSWER_TIMEOUT_S)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise TokenRefusedError("the token is missing or incorrect") from None
 
 
 def _uses_tls() -> bool:
@@ -73,9 +114,10 @@ class HeadWatch:
 
     def _ask(self) -> None:
         asked_s = time.monotonic()
-        if self._ask_head(self.address):
-            self.silent_s = 0.0
-            return
+        with contextlib.suppress(NotAHeadError):
+            if self._ask_head(self.address):
+                self.silent_s = 0.0
+                return
         if not self.silent_s and not self._closed.is_set():
             logger.warning("the head of the Ray cluster at %s does not answer; it is asked again", self.address)
         self.silent_s += ASK_INTERVAL_S + min(time.monotonic() - asked_s, 2 * ANSWER_TIMEOUT_S)

@@ -11,6 +11,7 @@ from ray.util.placement_group import PlacementGroup
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.ray_backend.placement import release_workers
+from ray_pipeline_core.ray_backend.worker_calls import reset
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation, end_here
 
 IDLE_WORKER_TTL_S = 30.0
@@ -69,7 +70,7 @@ class IdleWorkers:
             return False
         self._idle.append((self._clock(), workers))
         for actor in workers.actors:
-            actor.reset.remote()  # not awaited: if it fails, `prepare` fails as well
+            reset(actor)
         return True
 
     def take(self) -> WorkerSet | None:

@@ -16,14 +16,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ConfigError
-from ray_pipeline_core.ray_backend.rank_worker import RankWorker
+from ray_pipeline_core.ray_backend.worker_shell import RankWorker
 from ray_pipeline_core.redaction import cause_to_show, get_logger
 
 logger = get_logger(__name__)
-
-# The resource that represents a node's accelerator type, and the amount of it that Ray reserves per request.
-_ACCELERATOR_RESOURCE = "accelerator_type:{}"
-_ACCELERATOR_AMOUNT = 0.001
 
 
 def start_workers(resources: RankResources) -> tuple[PlacementGroup | None, list[Any]]:
@@ -69,10 +65,7 @@ def _actor_options(resources: RankResources) -> dict[str, Any]:
 
 
 def _placement_group(resources: RankResources) -> PlacementGroup:
-    bundle = resources.bundle() or {"CPU": 0.001}  # Ray refuses an empty bundle
-    accelerator = resources.ray_options.get("accelerator_type")
-    if accelerator:
-        bundle[_ACCELERATOR_RESOURCE.format(accelerator)] = _ACCELERATOR_AMOUNT
+    bundle = resources.reserved() or {"CPU": 0.001}  # Ray refuses an empty bundle
     labels = resources.ray_options.get("label_selector")
     selectors: Any = [labels] * resources.nodes if labels else None  # Ray's annotation lacks its default, None
     group: PlacementGroup = placement_group(

@@ -1,20 +1,20 @@
-"""The Ray actor that runs rank groups."""
+"""What the Ray actor of a worker does: it runs rank groups."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import FrameType
-from typing import Any, SupportsIndex
 
 import ray
 import ray.util
 
-from ray_pipeline_core.pipeline import unpack_pipeline
+from ray_pipeline_core.errors import PipelineLoadError
+from ray_pipeline_core.pickling import module_not_importable
+from ray_pipeline_core.pipeline import unpack
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
@@ -30,18 +30,28 @@ from ray_pipeline_core.worker.reuse_checks import clear_listing_caches, has_proc
 logger = get_logger(__name__)
 
 
-class SharedBytes:
-    """Bytes that the workers of a node read from Ray's shared memory, without a copy for each worker.
+@dataclass(frozen=True)
+class LoadProblem:
+    """Why a worker can't load a pipeline.
 
-    Args:
-        content: the bytes; if they are in shared memory, they stay there as long as this object exists.
+    Attributes:
+        message: the reason, with the node.
+        module: the module that can't be imported there, if that is the reason.
     """
 
-    def __init__(self, content: bytes | memoryview) -> None:
-        self.content = content
+    message: str
+    module: str | None
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        return type(self), (pickle.PickleBuffer(self.content) if int(protocol) >= 5 else bytes(self.content),)
+    def __str__(self) -> str:
+        return self.message
+
+
+def _load_problem(packed: bytes | memoryview, parameter: str) -> LoadProblem | None:
+    try:
+        unpack(packed, parameter)
+    except PipelineLoadError as error:
+        return LoadProblem(f"{error}; the worker ran on node {_node_ip()}", module_not_importable(packed))
+    return None
 
 
 def _end_with_main_thread() -> None:
@@ -76,23 +86,24 @@ class RankWorker:
         self._guards: dict[int, AttemptGuard] = {}
         self._runner: GroupRunner | None = None
 
-    def prepare(self, packed_pipeline: SharedBytes, settings: RankSettings) -> WorkerLocation | str:
+    def prepare(self, packed_pipeline: bytes | memoryview, settings: RankSettings) -> WorkerLocation | LoadProblem:
         """Load a pipeline and import its modules, which does not count towards the time limit of the first group.
 
         Returns:
             The location of the worker, or why it can't load the pipeline.
         """
-        try:
-            unpack_pipeline(packed_pipeline.content)
-        except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
-            return f"{error}; the worker ran on node {_node_ip()}"
+        problem = _load_problem(packed_pipeline, "pipeline")
+        if problem is None and settings.before_retry is not None:
+            problem = _load_problem(settings.before_retry, "RetryPolicy.before_retry")
+        if problem is not None:
+            return problem
         prepare_logging()
         signal.signal(signal.SIGTERM, _terminate)
         if self._runner is None:
             spool = start_spool()
             start_reaper(spool.reader, spool.state)
             threading.Thread(target=_end_with_main_thread, name="end-with-main-thread", daemon=True).start()
-        self._settings, self._runner = settings, GroupRunner(packed_pipeline.content, settings)
+        self._settings, self._runner = settings, GroupRunner(packed_pipeline, settings)
         return WorkerLocation.of_this_process(ray.get_runtime_context().get_node_id(), _node_ip())
 
     def run_groups(self, groups: Sequence[Sequence[RankAttempt]], commit: Sequence[int] = ()) -> WorkReport:

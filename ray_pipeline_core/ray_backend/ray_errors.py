@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from ray import exceptions as ray_errors
@@ -34,6 +36,12 @@ _FAILURE_TABLE: tuple[_Row, ...] = (
 )
 _OTHER_ERROR: _Row = (BaseException, "worker_lost", None, False)
 _MAX_MESSAGE_LENGTH = 1000
+_TRACEBACK = "Traceback (most recent call last)"
+_MODULE = re.compile(r"^(\w+\.)+(?=\w+: )")  # of the type at the beginning of an exception's line
+_OUTPUT = re.compile(r"^Last \d+ lines of stdout")  # in Ray's message about a command that failed
+_OUTPUT_LINES = 3
+_ERROR = re.compile(r"\berror\b|×", re.IGNORECASE)
+_NODE = re.compile(r"\[Node ([^\]]+)\]")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _NODE_DIED_HINT = "its node has died"  # in Ray's message about an actor
 _NODE_ERRORS = (ray_errors.NodeDiedError, ray_errors.LocalRayletDiedError)
@@ -67,9 +75,30 @@ def classify(error: BaseException, node: str | None = None, node_drains: bool = 
 
 
 def _one_line_message(error: BaseException) -> str:
-    """Return Ray's message without colours; of one that repeats a worker's traceback, its last line."""
-    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
-    lines = [line for line in lines if line]
-    if isinstance(error, ray_errors.RayTaskError) or getattr(error, "actor_init_failed", False):
-        lines = lines[-1:]
-    return redact(" ".join(lines), _MAX_MESSAGE_LENGTH) or type(error).__name__
+    """Return what Ray's message says of the reason, in one line."""
+    lines = [line.rstrip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    reason = " ".join(line.strip() for line in _without_tracebacks(lines))
+    if isinstance(error, ray_errors.RuntimeEnvSetupError):
+        reason = f"runtime_env can't be set up{_node_of(lines)}: {reason}"
+    return redact(reason, _MAX_MESSAGE_LENGTH) or type(error).__name__
+
+
+def _without_tracebacks(lines: Sequence[str]) -> list[str]:
+    """Return the lines of the last exception of a message; of a command that failed, how its output ends."""
+    starts = [index for index, line in enumerate(lines) if _TRACEBACK in line or "ray::" in line]
+    if not starts:
+        return list(lines)
+    after = list(itertools.dropwhile(lambda line: line.startswith(" "), lines[starts[-1] + 1 :]))
+    after[:1] = [_MODULE.sub("", line) for line in after[:1]]
+    output = next((index for index, line in enumerate(after) if _OUTPUT.search(line)), len(after))
+    return after[:output] + ["Its output ends:", *_telling(after[output + 1 :])][: None if output < len(after) else 0]
+
+
+def _telling(output: Sequence[str]) -> Sequence[str]:
+    """Return the last lines of a command's output that tell of an error, or its last lines."""
+    return [line for line in output if _ERROR.search(line)][-_OUTPUT_LINES:] or output[-_OUTPUT_LINES:]
+
+
+def _node_of(lines: Sequence[str]) -> str:
+    found = next(filter(None, map(_NODE.search, lines)), None)
+    return f" on node {found[1]}" if found else ""

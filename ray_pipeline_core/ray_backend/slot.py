@@ -51,6 +51,7 @@ class Slot:
         placement_group: the placement group of a gang; None for a single worker.
         actors: its workers, one per node.
         previous_locations: where its workers ran when they became idle; empty for new workers.
+        by_value: the modules whose code each worker was sent, by index.
         locations: where its started workers run, by index.
         phase: its phase.
         submitted_s: when the newest groups were submitted to it, in seconds of the monotonic clock; 0 if never.
@@ -67,6 +68,7 @@ class Slot:
     placement_group: PlacementGroup | None
     actors: list[Any]
     previous_locations: tuple[WorkerLocation, ...] = ()
+    by_value: dict[int, frozenset[str]] = field(default_factory=dict)
     locations: dict[int, WorkerLocation] = field(default_factory=dict)
     phase: Phase = Phase.STARTING
     submitted_s: float = 0.0

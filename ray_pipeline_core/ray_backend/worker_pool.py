@@ -9,18 +9,18 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
-import ray
-
 from ray_pipeline_core.errors import ClusterUnreachableError, PipelineLoadError
 from ray_pipeline_core.ray_backend.capacity import alive_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.draining import DrainingNodes
 from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
 from ray_pipeline_core.ray_backend.placement import check_options, has_died, is_removed, release_workers, start_workers
-from ray_pipeline_core.ray_backend.rank_worker import SharedBytes
+from ray_pipeline_core.ray_backend.rank_worker import LoadProblem
 from ray_pipeline_core.ray_backend.ray_errors import classify
+from ray_pipeline_core.ray_backend.runtime_environment import RuntimeEnvironment
 from ray_pipeline_core.ray_backend.slot import Phase, Slot
 from ray_pipeline_core.ray_backend.waiting_requests import WaitingRequests, find_waiting
+from ray_pipeline_core.ray_backend.worker_calls import WorkerCalls, can_send_by_value, read_answer
 from ray_pipeline_core.ray_backend.worker_location import (
     EXIT_CHECK_INTERVAL_S,
     EXIT_GRACE_S,
@@ -29,6 +29,7 @@ from ray_pipeline_core.ray_backend.worker_location import (
     kill_here,
     running_here,
 )
+from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.scheduling.backend import BackendEvent, SlotDraining, SlotLost, SlotStarted, WorkEnded
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
@@ -36,6 +37,8 @@ from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 from ray_pipeline_core.worker.group_runner import WorkReport
 from ray_pipeline_core.worker.rank_attempt import RankAttempt
 from ray_pipeline_core.worker.setup import WorkerSetup
+
+logger = get_logger(__name__)
 
 EXIT_TIMEOUT_S = 2 * EXIT_GRACE_S
 """The longest wait for the processes of a lost worker to exit before the loss is reported, in seconds."""
@@ -65,9 +68,10 @@ class RayWorkerPool:
     def __init__(self, cluster: Cluster, setup: WorkerSetup, idle_workers: IdleWorkers) -> None:
         self._cluster = cluster
         self._resources = setup.config.resources
-        check_options(self._resources)
-        self._pipeline_ref = cluster.call(partial(ray.put, SharedBytes(setup.packed_pipeline)))
-        self._settings_ref = cluster.call(partial(ray.put, setup.settings))
+        self._environment = RuntimeEnvironment(self._resources)
+        self._ensure_uploaded()
+        check_options(self._environment.resources)
+        self._calls = WorkerCalls(cluster, setup)
         self._attempt_numbers = setup.attempt_numbers
         self._idle_workers = idle_workers
         self._needs_more_memory = False
@@ -94,14 +98,23 @@ class RayWorkerPool:
         else:
             self._start_new(slot, memory_factor)
 
+    def _ensure_uploaded(self) -> None:
+        if self._environment.is_due:
+            self._cluster.call(self._environment.upload)
+
     def _start_new(self, slot: int, memory_factor: float = 1) -> None:
-        resources = self._resources.with_memory_factor(memory_factor)
+        self._ensure_uploaded()
+        resources = self._environment.resources.with_memory_factor(memory_factor)
         self._prepare(Slot(slot, *self._cluster.call(partial(start_workers, resources))))
 
     def _prepare(self, slot: Slot) -> None:
         self._slots[slot.number] = slot
         for index, actor in enumerate(slot.actors):
-            self._call(slot, index, actor.prepare.remote(self._pipeline_ref, self._settings_ref))
+            self._prepare_worker(slot, index, actor)
+
+    def _prepare_worker(self, slot: Slot, index: int, actor: Any) -> None:
+        slot.by_value[index] = self._calls.by_value
+        self._call(slot, index, self._calls.prepare(actor))
 
     def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
         """Send groups to every member of the slot."""
@@ -117,7 +130,7 @@ class RayWorkerPool:
         commit = [outcome.rank for outcome in record.uncommitted]
         for index, actor in enumerate(record.actors if groups else record.actors[:1]):
             attempts = [self._attempts(group, index, record.node_ips) for group in groups]
-            self._call(record, index, actor.run_groups.remote(attempts, [] if index else commit))
+            self._call(record, index, self._calls.run_groups(actor, attempts, [] if index else commit))
 
     def _attempts(self, group: TaskGroup, node_index: int, node_ips: tuple[str, ...]) -> list[RankAttempt]:
         submitted_s = time.time()
@@ -171,8 +184,7 @@ class RayWorkerPool:
         number, answers = slot.number, self._answers
 
         def answer(future: Any) -> None:
-            error = future.exception()
-            answers.put((number, index, None if error else future.result(), error))
+            answers.put((number, index, *read_answer(future)))
 
         ref.future().add_done_callback(answer)
 
@@ -216,10 +228,28 @@ class RayWorkerPool:
             self._mark_lost(slot, self._classify(error, location))
         elif isinstance(value, WorkerLocation):
             slot.locations[index] = value
-        elif location is None:
-            self._mark_lost(slot, AttemptFailure("error", PipelineLoadError.__name__, str(value), fatal=True))
-        else:
+        elif isinstance(value, WorkReport):
             self._record_report(slot, index, value)
+        elif isinstance(value, LoadProblem) and can_send_by_value(value):
+            self._send_by_value(slot, index, value)
+        else:
+            self._fail_to_load(slot, value)
+
+    def _send_by_value(self, slot: Slot, index: int, problem: LoadProblem) -> None:
+        """Let a worker load the pipeline again, with the code of the module that it can't import."""
+        module = str(problem.module)
+        if module in slot.by_value[index]:  # the code was sent along, and something in it names the module nevertheless
+            self._fail_to_load(slot, problem)
+            return
+        try:
+            if module not in self._calls.by_value:
+                self._calls.send_by_value(module)
+            self._prepare_worker(slot, index, slot.actors[index])
+        except PipelineLoadError as error:
+            self._fail_to_load(slot, error)
+
+    def _fail_to_load(self, slot: Slot, value: object) -> None:
+        self._mark_lost(slot, AttemptFailure("error", PipelineLoadError.__name__, str(value), fatal=True))
 
     def _classify(self, error: BaseException, location: WorkerLocation | None) -> AttemptFailure:
         if location is None:
@@ -231,16 +261,19 @@ class RayWorkerPool:
         new = self._draining.refresh()
         if not new:
             return
-        for slot in self._slots.values():
-            if slot.lost is None and slot.runs_on(new):
-                yield SlotDraining(slot.number)
+        draining = [slot for slot in self._slots.values() if slot.lost is None and slot.runs_on(new)]
+        for ip in sorted(
+            {where.node_ip for slot in draining for where in slot.locations.values() if where.node_id in new}
+        ):
+            logger.warning("node %s is to be taken away: its workers finish what they run, and get nothing else", ip)
+        yield from (SlotDraining(slot.number) for slot in draining)
 
     def _check_waiting_requests(self) -> None:
         if not self._waiting_requests.is_due():
             return
         starting = sum(slot.phase is Phase.STARTING for slot in self._slots.values())
         own = 0 if self._resources.nodes > 1 else starting  # the requests of gangs are placement groups
-        self._waiting_requests.check(self._resources.bundle(), own, len(self._slots) - starting)
+        self._waiting_requests.check(self._resources.reserved(), own, len(self._slots) - starting)
 
     def _record_report(self, slot: Slot, index: int, report: WorkReport) -> None:
         slot.reports[index] = report

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ray_pipeline_core import RetryPolicy
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
@@ -66,7 +68,7 @@ def test_run_waits_for_another_node_when_its_only_one_dies(
 
 
 def test_draining_node_finishes_its_group_and_gets_no_other(
-    make_executor: ExecutorFactory, add_node: NodeFactory, tmp_path: Path
+    make_executor: ExecutorFactory, add_node: NodeFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reports, gate = tmp_path / "reports", tmp_path / "gate"
     nodes = {node.node_id: node for node in [add_node(resources={"spot": 1}) for _ in range(2)]}
@@ -85,6 +87,7 @@ def test_draining_node_finishes_its_group_and_gets_no_other(
     assert len(reports_of(reports, 0)) == 1, "the group that ran there was left alone"
     there = [report["rank"] for report in read_reports(reports) if report["node_id"] == held["node_id"]]
     assert there[-1] == 0, "no other group was started there"
+    assert "is to be taken away: its workers finish what they run" in caplog.text
 
 
 def test_worker_that_dies_on_a_draining_node_costs_no_retry(

@@ -108,6 +108,7 @@ def test_further_parameters_are_keyword_only() -> None:
         "placement_strategy",
         "max_ranks_per_worker",
         "run_timeout",
+        "runtime_env",
         "observers",
         "address",
     ]

@@ -48,6 +48,7 @@ ERROR_TREE: dict[str, tuple[tuple[str, ...], bool]] = {
     "ConfigError": (("RayPipelineError", "ValueError"), False),
     "PipelineLoadError": (("ConfigError",), False),
     "ClusterError": (("RayPipelineError",), False),
+    "ClusterAuthError": (("ClusterError",), False),
     "ClusterUnreachableError": (("ClusterError",), True),
     "ResourcesUnavailableError": (("ClusterError",), False),
     "RunFolderError": (("RayPipelineError",), False),

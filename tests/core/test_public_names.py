@@ -15,6 +15,7 @@ COMPATIBILITY = ROOT / "docs/compatibility.md"
 
 CORE = {
     "ray_pipeline_core": {
+        "ClusterAuthError",
         "ClusterError",
         "ClusterUnreachableError",
         "ConfigError",

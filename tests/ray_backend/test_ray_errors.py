@@ -9,11 +9,11 @@ from ray import exceptions
 from ray.core.generated import common_pb2
 
 from ray_pipeline_core.config import RankResources
-from ray_pipeline_core.ray_backend.capacity import describe_shortage
+from ray_pipeline_core.ray_backend.capacity import Node, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.ray_errors import classify
 
 ray_errors: Any = exceptions  # without annotations
-SMALL, LARGE = {"CPU": 1.0}, {"CPU": 8.0}
+SMALL, LARGE = Node({"CPU": 1.0}), Node({"CPU": 8.0}, {"disk": "fast"})
 
 
 def task_error() -> Any:
@@ -69,3 +69,29 @@ def test_gang_that_does_not_fit_is_told_how_many_of_its_members_would(strategy: 
 def test_group_that_fits_on_no_node_is_told_what_the_largest_has() -> None:
     group = RankResources(cpus=16, memory_bytes=0, gpus=0)
     assert "one node has at most {CPU: 8}; request less" in describe_shortage([SMALL, LARGE], group)
+
+
+@pytest.mark.parametrize(
+    ("selector", "fitting"),
+    [("fast", 8), ("slow", 0), ("!fast", 1), ("in(slow, fast)", 8), ("!in(slow, fast)", 1), ("!slow", 9)],
+)
+def test_group_fits_only_on_nodes_with_its_labels(selector: str, fitting: int) -> None:
+    group = RankResources(cpus=1, memory_bytes=0, gpus=0, ray_options={"label_selector": {"disk": selector}})
+    assert count_fitting([SMALL, LARGE], group) == fitting
+
+
+def test_label_that_no_node_has_is_named_with_those_that_there_are() -> None:
+    group = RankResources(cpus=1, memory_bytes=0, gpus=0, ray_options={"label_selector": {"disk": "slow"}})
+    message = describe_shortage([SMALL, LARGE], group)
+    assert "no node has the labels of ray_remote_kwargs['label_selector']={'disk': 'slow'}" in message
+    assert "the nodes have disk=fast;" in message
+
+
+def test_accelerator_that_no_node_has_is_named() -> None:
+    group = RankResources(cpus=1, memory_bytes=0, gpus=0, ray_options={"accelerator_type": "A100"})
+    node = Node({"CPU": 8.0, "accelerator_type:T4": 1.0})
+    assert count_fitting([node], group) == 0
+    message = describe_shortage([node], group)
+    assert "asked for 1 node(s) with {CPU: 1, accelerator_type: A100} each" in message
+    assert "nodes have {CPU: 8, accelerator_type: T4}" in message
+    assert "at most {CPU: 8, accelerator_type: none of that type}" in message

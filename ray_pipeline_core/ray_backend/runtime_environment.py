@@ -1,0 +1,82 @@
+"""Uploads the local folders of a runtime environment, which Ray itself does for whole jobs only."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ray._private.runtime_env.py_modules import upload_py_modules_if_needed
+from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
+from ray.exceptions import RuntimeEnvSetupError
+
+from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.errors import ClusterError, ConfigError
+from ray_pipeline_core.redaction import cause_to_show
+
+UPLOAD_AGAIN_AFTER_S = 300.0
+"""After how many seconds an upload is made sure of again: Ray drops what no job has used for 600 s."""
+
+
+class RuntimeEnvironment:
+    """The runtime environment of a run's workers.
+
+    Args:
+        resources: the resources of a worker, as the user gave them.
+    """
+
+    def __init__(self, resources: RankResources) -> None:
+        self._resources = resources
+        self._uploaded_s = 0.0
+        self._ready = resources
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `upload` is to be called before the next worker is started."""
+        return self._has_any and (not self._uploaded_s or time.monotonic() - self._uploaded_s > UPLOAD_AGAIN_AFTER_S)
+
+    @property
+    def resources(self) -> RankResources:
+        """The resources of a worker, with the addresses of what was uploaded."""
+        return self._ready
+
+    @property
+    def _has_any(self) -> bool:
+        return bool(self._resources.ray_options.get("runtime_env"))
+
+    def upload(self) -> None:
+        """Upload what is local, unless the cluster has it.
+
+        Raises:
+            ConfigError: a folder or file is missing, or can't be uploaded because of what it is.
+            ClusterError: the cluster does not take it.
+        """
+        environment = dict(self._resources.ray_options["runtime_env"])
+        try:
+            with tempfile.TemporaryDirectory(prefix="ray-pipeline-") as scratch:
+                for upload in (upload_py_modules_if_needed, upload_working_dir_if_needed):
+                    environment = _call(upload, environment, scratch)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"runtime_env with {', '.join(self._resources.ray_options['runtime_env'])}: can't be sent to the "
+                f"cluster: {error}; correct what it names"
+            ) from cause_to_show(error)
+        except (RuntimeEnvSetupError, OSError) as error:
+            raise ClusterError(
+                f"runtime_env: the cluster does not take its files: {error}; make them smaller with "
+                "runtime_env={'excludes': [...]}, or put them where the nodes can read them and pass the URI"
+            ) from cause_to_show(error)
+        environment.pop("excludes", None)  # it was for the upload
+        self._ready = replace(self._resources, ray_options={**self._resources.ray_options, "runtime_env": environment})
+        self._uploaded_s = time.monotonic()
+
+
+def _call(upload: Callable[..., dict[str, Any]], environment: Mapping[str, Any], scratch: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"scratch_dir": scratch}
+    if "include_gitignore" in inspect.signature(upload).parameters:  # not in all releases of Ray
+        options["include_gitignore"] = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
+    return upload(dict(environment), **options)

@@ -1,0 +1,102 @@
+"""Clusters of separate processes, as `ray start` makes them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from ray_pipeline_core.ray_backend.head import answers
+from tests.support.waiting import wait_for
+
+_OF_TESTS = ("PYTHONPATH", "COVERAGE_PROCESS_CONFIG")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a cluster, which is its only node.
+
+    Attributes:
+        address: host and port of its control service.
+        client_address: the address of its Ray Client server.
+        dashboard: the URL of its dashboard; where there is none, nothing answers.
+    """
+
+    address: str
+    client_address: str
+    dashboard: str
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def started_head(
+    python: Path,
+    cpus: int = 2,
+    dashboard: bool = False,
+    env: Mapping[str, str] | None = None,
+    hidden: Path | None = None,
+) -> Iterator[Head]:
+    """Start the head of a cluster with the Ray of an environment, and end it with all its processes.
+
+    Args:
+        python: the environment's Python.
+        cpus: how many CPUs it says to have.
+        dashboard: whether it has a dashboard, which `ray job submit` needs.
+        env: further environment variables.
+        hidden: a folder that its processes see empty, as those of another machine do.
+    """
+    port, client, http = free_port(), free_port(), free_port()
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_TESTS} | dict(env or {})
+    # A short path: sockets are below it, and their paths may have 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        command = [
+            str(python.parent / "ray"), "start", "--head", "--block", "--disable-usage-stats",
+            "--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client}",
+            f"--include-dashboard={str(dashboard).lower()}", f"--dashboard-port={http}",
+            f"--dashboard-agent-listen-port={free_port()}", f"--num-cpus={cpus}", f"--temp-dir={folder}",
+            "--memory=4294967296", "--object-store-memory=104857600",
+        ]  # fmt: skip
+        if hidden is not None:
+            hide = 'mount -t tmpfs none "$0" && exec "$@"'
+            command = ["unshare", "--mount", "sh", "-c", hide, str(hidden), *command]
+        log = Path(folder, "start.log")
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+        try:
+            wait_for(lambda: process.poll() is not None or answers(f"127.0.0.1:{port}"), "the head", timeout_s=120)
+            assert process.poll() is None, log.read_text()
+            if dashboard:
+                wait_for(lambda: _is_up(http), "the dashboard", timeout_s=120)
+            yield Head(f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", f"http://127.0.0.1:{http}")
+        finally:
+            _end(process)
+
+
+def _is_up(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/api/version", timeout=10).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
