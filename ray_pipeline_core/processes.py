@@ -7,7 +7,8 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
@@ -76,21 +77,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=machine_id.cache_clear)  # the child may be in another PID namespace
 
 
-@contextlib.contextmanager
-def forks_ended() -> Iterator[None]:
+class _EndedForks:
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = forks.count
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if forks.count != self._before:
+            end_fork(error)
+
+
+def forks_ended() -> AbstractContextManager[None]:
     """End processes that a user's code in the block forks and that leave the block, however they leave it.
 
     Such a process is a copy of this one, and would continue as a second worker or driver.
     """
-    before = forks.count
-    try:
-        yield
-    except BaseException as error:
-        if forks.count != before:
-            end_fork(error)
-        raise
-    if forks.count != before:
-        end_fork()
+    return _EndedForks()
 
 
 def end_fork(error: BaseException | None = None) -> NoReturn:

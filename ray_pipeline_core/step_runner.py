@@ -160,8 +160,8 @@ class _StepRun:
         Raises:
             ConfigError: it is, or it contains, work that nothing has done.
         """
-        if self._asynchronous is not None:
-            return  # left to `check_awaited`
+        if returned is None or self._asynchronous is not None:
+            return  # there is nothing, or it is left to `check_awaited`
         kinds = set(map(type, returned)) if isinstance(returned, Iterable) else {type(returned)}
         unread = [kind.__qualname__ for kind in kinds if kind in _LAZY_TYPES]
         if unread:
@@ -236,7 +236,7 @@ class _TrackedFunction(_StepRun):
 
     def __call__(self, data: Any, rank: int, world_size: int) -> Any:
         returned = super().__call__(data, rank, world_size)
-        if self._iterator is None and not isinstance(returned, str | bytes):
+        if returned is not None and self._iterator is None and not isinstance(returned, str | bytes):
             # Values without a length are not counted, and neither are iterators with further methods.
             with contextlib.suppress(Exception):
                 self.items = len(returned)

@@ -55,7 +55,7 @@ def time_limit_failure(limit_s: float | None, node: str | None = None, log: str 
     return AttemptFailure("timeout", "TimeoutError", f"ran over its time limit of {limit_s} s", node=node, log=log)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RankOutcome:
     """How one attempt of a rank ended on a worker.
 

@@ -227,7 +227,7 @@ class Timing(Metric):
             return plain
         plain["total_human"] = _humanize(self.total)
         for name in ("mean", "std_dev", "min", "max"):
-            plain[f"{name}_human"] = _humanize_to_ms(getattr(self, name))
+            plain[f"{name}_human"] = _humanize(getattr(self, name), "milliseconds")
         if self.n_tasks != 1:
             for name in ("global_mean", "global_min", "global_max", "global_std_dev"):
                 plain[name] = getattr(self, name)
@@ -245,27 +245,17 @@ class Timing(Metric):
         self.global_max = plain_number(fields.get("global_max", self.total))
 
 
-def _humanize(seconds: float) -> str:
-    """Return a string such as "2 hours and 3 seconds"."""
-    from humanize import precisedelta
-
+def _humanize(seconds: float, minimum_unit: str = "seconds") -> str:
+    """Return a string such as "2 hours and 3 seconds", or "3 seconds and 20.00 milliseconds" with that unit."""
     try:
-        return precisedelta(seconds)
-    except OverflowError:  # too large for a timedelta
-        return f"{seconds} seconds"
-
-
-def _humanize_to_ms(seconds: float) -> str:
-    """Return a string such as "3 seconds and 20.00 milliseconds"."""
-    try:
-        return _humanize_delta_to_ms(timedelta(seconds=seconds))
-    except (OverflowError, ValueError):
+        return _humanize_delta(timedelta(seconds=seconds), minimum_unit)
+    except (OverflowError, ValueError):  # too large for a timedelta, or no number
         return f"{seconds} seconds"
 
 
 # It takes a good part of the time of a short rank, most of whose times are the same to the microsecond.
 @lru_cache(maxsize=1024)
-def _humanize_delta_to_ms(delta: timedelta) -> str:
+def _humanize_delta(delta: timedelta, minimum_unit: str) -> str:
     from humanize import precisedelta
 
-    return precisedelta(delta, minimum_unit="milliseconds")
+    return precisedelta(delta, minimum_unit)

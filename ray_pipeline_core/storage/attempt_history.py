@@ -23,6 +23,7 @@ _MAX_EARLIER_ATTEMPTS = _MAX_ATTEMPT - 1000
 """What is counted of a number that is hardly smaller, so that the numbers of this run's attempts are no damage."""
 _ALWAYS_JOINED_BYTES = 8 * 2**20
 """Up to this size, the history is written again as a whole at the end of a run; beyond it, once a run adds a half."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one for each record
 _log = get_logger(__name__)
 
 
@@ -62,7 +63,7 @@ class AttemptHistory:
 
         Each record has its `attempt` (from 1), and its `rank` or the `ranks` of its group.
         """
-        lines = "".join(json.dumps(json_value(record), ensure_ascii=False) + "\n" for record in records).encode(
+        lines = "".join(_ENCODER.encode(json_value(record)) + "\n" for record in records).encode(
             errors="backslashreplace"
         )
         if lines and not self._folder.append_lines(ATTEMPT_HISTORY, lines):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from glob import has_magic
@@ -17,6 +18,8 @@ from ray_pipeline_core.redaction import redact_url
 from ray_pipeline_core.storage.call_retries import RetryLimits
 from ray_pipeline_core.storage.local_files import LocalFiles
 from ray_pipeline_core.storage.remote_files import RemoteFiles, has_directories, with_connections
+
+_is_plain = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*").fullmatch
 
 
 class DataFolder(DirFileSystem):  # type: ignore[misc]
@@ -243,6 +246,11 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
     def invalidate(self) -> None:
         """Drop cached listings, so that files written by other processes are seen."""
         self.fs.invalidate_cache(self.path)
+
+    def _join(self, path: Any) -> Any:
+        if self._local is not None and isinstance(path, str) and _is_plain(path):
+            return f"{self.path}/{path}"  # as fsspec's method does, in a third of the time
+        return super()._join(path)
 
     def _key(self) -> tuple[object, ...]:
         return self.path, type(self.fs), self.fs.storage_args, self.fs.storage_options

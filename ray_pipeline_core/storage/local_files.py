@@ -11,6 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ray_pipeline_core.storage.error_translation import StorageErrors
 
@@ -30,13 +31,13 @@ def _make_parents(path: str) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), parent) from None
 
 
-def _with_parents(path: str, call: Callable[[], None]) -> None:
+def _with_parents(path: str, call: Callable[..., None], *arguments: Any) -> None:
     for _ in range(_PARENT_TRIES):
         try:
-            return call()
+            return call(*arguments)
         except FileNotFoundError:
             _make_parents(path)
-    return call()
+    return call(*arguments)
 
 
 def _write_file(path: str, data: bytes, flags: int) -> None:
@@ -87,11 +88,11 @@ class LocalFiles:
         """Write a temporary file, then rename it: readers see the old content or the new, never a part."""
         with StorageErrors("write", path):
             if not data:  # an empty file can't be incomplete
-                _with_parents(path, lambda: _write_file(path, b"", os.O_TRUNC))
+                _with_parents(path, _write_file, path, b"", os.O_TRUNC)
                 return
             temporary = self._write_temporary(data)
             try:
-                _with_parents(path, lambda: os.replace(temporary, path))
+                _with_parents(path, os.replace, temporary, path)
             except BaseException:
                 _unlink_if_exists(temporary)
                 raise
@@ -101,18 +102,18 @@ class LocalFiles:
         with StorageErrors("create", path):
             temporary = self._write_temporary(data)
             try:
-                _with_parents(path, lambda: os.link(temporary, path))
+                _with_parents(path, os.link, temporary, path)
             except OSError as error:
                 if error.errno not in _NO_HARD_LINK_ERRNOS:
                     raise
-                _with_parents(path, lambda: _write_file(path, data, os.O_EXCL))
+                _with_parents(path, _write_file, path, data, os.O_EXCL)
             finally:
                 _unlink_if_exists(temporary)
 
     def append_lines(self, path: str, lines: bytes) -> None:
         """Append lines, after ending an unfinished last line of an earlier writer."""
         with StorageErrors("append to", path):
-            _with_parents(path, lambda: _append(path, lines))
+            _with_parents(path, _append, path, lines)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove files; missing ones are ignored."""
@@ -123,7 +124,7 @@ class LocalFiles:
     def move(self, source: str, target: str) -> None:
         """Rename a file; raise FileNotFoundError if the source is missing."""
         with StorageErrors("move", source):
-            _with_parents(target, lambda: os.replace(source, target))
+            _with_parents(target, os.replace, source, target)
 
     def names(self, directory: str, prefixes: Sequence[str] = ()) -> list[str]:
         """Return the base names of the files directly in `directory`; none if it is missing."""
@@ -181,7 +182,7 @@ class LocalFiles:
     def _write_temporary(self, data: bytes) -> str:
         temporary = f"{self._partial_directory}/{os.urandom(8).hex()}"
         try:
-            _with_parents(temporary, lambda: _write_file(temporary, data, os.O_EXCL))
+            _with_parents(temporary, _write_file, temporary, data, os.O_EXCL)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 
 from ray_pipeline_core.worker.process_state import restored_process_state
@@ -31,6 +30,6 @@ def rank_environment(settings: RankSettings, attempt: RankAttempt) -> Mapping[st
 @contextlib.contextmanager
 def rank_environment_set(settings: RankSettings, attempt: RankAttempt) -> Iterator[None]:
     """Set the environment variables of a rank within the block, and restore the state of the process at its end."""
-    with restored_process_state:
-        os.environ.update(rank_environment(settings, attempt))
+    with restored_process_state as state:
+        state.variables.set(rank_environment(settings, attempt))
         yield

@@ -10,6 +10,8 @@ from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.worker.background_store import BackgroundStore
 from ray_pipeline_core.worker.child_pool import ChildPool
+from ray_pipeline_core.worker.log_capture import replaced_output
+from ray_pipeline_core.worker.process_state import restored_process_state
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from ray_pipeline_core.worker.rank_runner import FinishedRank, run_rank_steps
 
@@ -59,18 +61,23 @@ class GroupRunner:
         """
         if not groups:
             return WorkReport(tuple(self._background.wait()))
-        started_s = time.perf_counter()
-        outcomes: list[RankOutcome] = []
-        started = 0
-        for group in groups:
-            outcomes += self._run_group(group)
-            started += 1
-            # The driver takes the first rank without a marker to be the running one, so no failed rank may precede it.
-            if time.perf_counter() - started_s > BATCH_TIME_LIMIT_S or any(outcome.failure for outcome in outcomes):
-                break
+        with restored_process_state.kept(), replaced_output.kept():
+            outcomes, started = self._run_batch(groups)
         not_started = tuple(attempt.rank for group in groups[started:] for attempt in group)
         outcomes += self._background.settled()
         return WorkReport(tuple(outcomes), not_started, is_storing=self._background.is_busy)
+
+    def _run_batch(self, groups: Sequence[Sequence[RankAttempt]]) -> tuple[list[RankOutcome], int]:
+        """Return the outcomes, and how many groups were started."""
+        started_s = time.perf_counter()
+        outcomes: list[RankOutcome] = []
+        for started, group in enumerate(groups, start=1):
+            settled = self._run_group(group)
+            outcomes += settled
+            # The driver takes the first rank without a marker to be the running one, so no failed rank may precede it.
+            if time.perf_counter() - started_s > BATCH_TIME_LIMIT_S or any(outcome.failure for outcome in settled):
+                return outcomes, started
+        return outcomes, len(groups)
 
     def _run_group(self, group: Sequence[RankAttempt]) -> list[RankOutcome]:
         if len(group) > 1 or self._children is not None:

@@ -24,10 +24,10 @@ def captured_output(log: RankLog) -> Iterator[None]:
     started log and print goes where it went before.
     """
     output, spool = RankOutput(log), own_spool()
-    with _replaced_output, running_outputs.added(output):
+    descriptors = output.captured_descriptors(spool) if spool else contextlib.nullcontext()
+    with replaced_output, running_outputs.added(output), descriptors:
         try:
-            with output.captured_descriptors(spool) if spool else contextlib.nullcontext():
-                yield
+            yield
         finally:
             _flush_streams()
 
@@ -45,28 +45,41 @@ def console_stream() -> TextIO:
     return spool.console if spool else stderr.console
 
 
-@contextlib.contextmanager
-def _replace_output() -> Iterator[None]:
-    with stdout.in_place(), stderr.in_place(), _replaced_root_handlers():
+class _ReplacedOutput:
+    """The streams and the handlers of `logging` that are in place while ranks run."""
+
+    def __init__(self) -> None:
+        self._root = logging.getLogger()
+        self._handlers, self._level = self._root.handlers[:], self._root.level
+        self._handler = _LogHandler(self._handlers)
+        self._pristine = vars(self._handler).copy()
+        self._consoles = sys.stdout, sys.stderr
+        stdout.stand_in_for(sys.stdout)
+        stderr.stand_in_for(sys.stderr)
+        self.renew()
+
+    def renew(self) -> None:
+        """Put the streams and the handler in place, as if they were new."""
+        sys.stdout, sys.stderr = stdout.renewed(), stderr.renewed()
+        self._handler.__dict__ = {**self._pristine, "filters": []}  # a step may have set anything of it
+        self._root.handlers[:] = [self._handler]
+        _set_level(self._root, min(self._level, logging.INFO) if self._level else logging.INFO)
         if _has_loguru():
             _loguru_sink.ensure_added()
-        yield
+
+    def leave(self) -> None:
+        """Put in place what was there before."""
+        sys.stdout, sys.stderr = self._consoles
+        stdout.stand_in_for(None)
+        stderr.stand_in_for(None)
+        self._root.handlers[:] = self._handlers
+        _set_level(self._root, self._level)
+        if spool := own_spool():
+            spool.forget_log()
 
 
-_replaced_output = SharedContext(_replace_output)
-
-
-@contextlib.contextmanager
-def _replaced_root_handlers() -> Iterator[None]:
-    root = logging.getLogger()
-    others, level = root.handlers[:], root.level
-    root.handlers[:] = [_LogHandler(others)]
-    _set_level(root, min(level, logging.INFO) if level else logging.INFO)
-    try:
-        yield
-    finally:
-        root.handlers[:] = others
-        _set_level(root, level)
+replaced_output = SharedContext(_ReplacedOutput)
+"""Puts the streams and handlers that write to the logs of ranks in place."""
 
 
 def _set_level(logger: logging.Logger, level: int) -> None:
@@ -110,9 +123,9 @@ class _LoguruSink:
 
     def ensure_added(self) -> None:
         """Add the sink, also if it was removed, for example by `logger.remove()`."""
-        from loguru import logger as loguru_logger
-
         if not self._is_added:
+            from loguru import logger as loguru_logger
+
             loguru_logger.add(self, level="DEBUG", format="{message}", colorize=False)
             self._is_added = True
 

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 _READ_BYTES = 1024**2
@@ -26,8 +26,9 @@ class OutputSpool:
 
     Attributes:
         reader: descriptor of the file that is read.
-        state: descriptor of a file that has a line of JSON: the log of the running rank, None if none runs, and the
-            logs that are not on remote storage yet, with its storage options. It is in memory where that is possible.
+        state: descriptor of a file that has a line of JSON: the log of the rank that runs or has just ended, None
+            between calls, and the logs that are not on remote storage yet, with its storage options. It is in memory
+            where that is possible.
         console: the stream that descriptor 2 pointed to before.
     """
 
@@ -44,24 +45,24 @@ class OutputSpool:
         self._offset = 0
         self._c_stdout = _CStdout()
 
-    @contextlib.contextmanager
-    def redirected(self, log: Mapping[str, Any]) -> Iterator[None]:
-        """Redirect the descriptors to this file within the block.
+    def redirect(self, log: Mapping[str, Any]) -> None:
+        """Redirect the descriptors to this file.
 
         Args:
             log: what the reaper needs to append to the log, as `RankLog.handover` returns it.
         """
         self._set_running(log)
         self._point_to(self._writer, self._writer)
-        try:
-            yield
-        finally:
-            self._flush()
-            self._point_to(*self._consoles)
+
+    def restore(self) -> None:
+        """Let the descriptors point to where they did before, once all buffers are empty."""
+        self._flush()
+        self._point_to(*self._consoles)
 
     def unread_bytes(self) -> int:
         """Return how much was written since the last `commit`."""
-        return os.fstat(self.reader).st_size - self._offset
+        # Faster than `fstat`. The position of the writer, which appends, has no other meaning; that of the reader has.
+        return os.lseek(self._writer, 0, os.SEEK_END) - self._offset
 
     def read(self) -> bytes:
         """Return what was written since the last `commit`, up to a limit."""
@@ -72,13 +73,16 @@ class OutputSpool:
         self._offset += read_bytes
         os.lseek(self.reader, self._offset - unfinished_bytes, os.SEEK_SET)
 
-    def end_rank(self) -> None:
-        """Forget the log of the rank that has ended, and empty a large file."""
-        self._set_running(None)
+    def empty_if_large(self) -> None:
+        """Empty a large file, once all of it is in the log."""
         if self._offset > _MAX_KEPT_BYTES:
             os.ftruncate(self.reader, 0)
             self._offset = 0
             self.commit(0, 0)
+
+    def forget_log(self) -> None:
+        """Forget the log of the last rank, which has ended."""
+        self._set_running(None)
 
     def add_unstored_log(self, local_path: str, log: Mapping[str, Any]) -> None:
         """Let the reaper store a log and remove its local file, unless the process lives until it is stored.

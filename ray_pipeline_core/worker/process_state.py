@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import logging
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from ray_pipeline_core.worker.shared_context import SharedContext
@@ -26,26 +27,64 @@ _SIGNALS = (
 )
 
 _PRIVATE = 0o077
-# Without the enums that `signal` makes of handlers, which take most of the time.
-_handler_of: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+
+
+class _Variables:
+    """The environment variables of this process, and those that are set for a rank."""
+
+    def __init__(self) -> None:
+        self._before = self._expected = _variables()
+        self._of_rank: Mapping[str, str] = {}
+        self._in_place: Mapping[str, str] = {}
+
+    def set(self, variables: Mapping[str, str]) -> None:
+        """Set variables in the place of those of the rank before."""
+        if self._in_place.keys() != variables.keys():
+            self.restore()
+        for name, value in variables.items():
+            if self._in_place.get(name) != value:
+                os.environ[name] = value
+        self._of_rank, self._expected = variables, _variables()
+        self._in_place = {}  # the rank may change them
+
+    def renew(self) -> None:
+        """Undo what the rank has changed."""
+        _set_variables(self._expected)
+        self._in_place = self._of_rank
+
+    def restore(self) -> None:
+        """Restore those that were there before the first rank."""
+        _set_variables(self._before)
+        self._in_place = {}
 
 
 class _ProcessState:
     """The state of this process at the time when it is created."""
 
     def __init__(self) -> None:
-        self._variables = _variables()
+        self.variables = _Variables()
         self._directory = _current_directory()
         self._umask = os.umask(_PRIVATE)  # there is no other way to read it
         os.umask(self._umask)
         self._path, self._path_entries = sys.path, sys.path[:]
         self._disabled_level = logging.root.manager.disable
         self._alarm_s = signal.getitimer(signal.ITIMER_REAL)[0]
-        self._handlers = [_handler_of(number) for number in _SIGNALS]
+        self._handlers = _handlers()
+        self._warnings = _entered_warnings()
 
-    def restore(self) -> None:
+    def renew(self) -> None:
+        """Restore it, as far as this thread may, but for the variables that were set for the rank."""
+        self.variables.renew()
+        self._restore()
+        self._warnings = _entered_warnings()
+
+    def leave(self) -> None:
         """Restore it, as far as this thread may."""
-        self._restore_variables()
+        self.variables.restore()
+        self._restore()
+
+    def _restore(self) -> None:
+        self._warnings.__exit__(None, None, None)
         self._restore_directory()
         os.umask(self._umask)
         self._restore_import_path()
@@ -55,13 +94,6 @@ class _ProcessState:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
             self._restore_handlers()
-
-    def _restore_variables(self) -> None:
-        before, after = self._variables, _variables()
-        if after != before:
-            for name in after.keys() - before.keys():
-                os.environb.pop(name, None)
-            os.environb.update({name: value for name, value in before.items() if after.get(name) != value})
 
     def _restore_directory(self) -> None:
         if self._directory is not None and _current_directory() != self._directory:
@@ -74,24 +106,21 @@ class _ProcessState:
             sys.path[:] = self._path_entries
 
     def _restore_handlers(self) -> None:
-        for number, handler in zip(_SIGNALS, self._handlers, strict=True):
-            if handler is not None and _handler_of(number) != handler:
-                signal.signal(number, handler)
+        after = _handlers()
+        if after != self._handlers:
+            for number, now, before in zip(_SIGNALS, after, self._handlers, strict=True):
+                if now != before and before is not None:
+                    signal.signal(number, before)
 
 
-@contextlib.contextmanager
-def _restore_process_state() -> Iterator[None]:
-    with warnings.catch_warnings():
-        state = _ProcessState()
-        try:
-            yield
-        finally:
-            state.restore()
-
-
-restored_process_state = SharedContext(_restore_process_state)
+restored_process_state = SharedContext(_ProcessState)
 """Restores, at the end of the block, environment variables, working directory, umask, `sys.path`, filters of warnings,
 `logging.disable`, signal handlers and the alarm timer. If several threads are in such a block, the last one does."""
+
+
+def _handlers() -> list[Any]:
+    # The function of `signal` makes enums of them, which takes longer than everything else here.
+    return [_signal.getsignal(number) for number in _SIGNALS]
 
 
 def _variables() -> dict[bytes, bytes]:
@@ -99,8 +128,22 @@ def _variables() -> dict[bytes, bytes]:
     return dict(vars(os.environ)["_data"])
 
 
+def _set_variables(variables: dict[bytes, bytes]) -> None:
+    found = _variables()
+    if found != variables:
+        for name in found.keys() - variables.keys():
+            os.environb.pop(name, None)
+        os.environb.update({name: value for name, value in variables.items() if found.get(name) != value})
+
+
 def _current_directory() -> str | None:
     try:
         return os.getcwd()
     except OSError:  # it has been removed
         return None
+
+
+def _entered_warnings() -> warnings.catch_warnings[None]:
+    entered = warnings.catch_warnings()
+    entered.__enter__()
+    return entered

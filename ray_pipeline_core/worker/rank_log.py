@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, TextIO
+from io import DEFAULT_BUFFER_SIZE
+from typing import Any, BinaryIO, TextIO
 
 from ray_pipeline_core.redaction import get_logger, trace_of
 from ray_pipeline_core.storage.data_folder import DataFolder
@@ -78,11 +80,10 @@ class RankLog:
         self._console = console
         self.before_record: Callable[[], None] | None = None
         self._lock = threading.RLock()
-        self._ended = threading.Event()
-        local_path = settings.folder.local_path(settings.path)
-        self._file: TextIO = _create_file(local_path)
-        self._upload = None if local_path else _make_upload(settings, self._file.name, is_given_up)
-        self._spool = None if local_path else own_spool()
+        is_local = settings.folder.is_local()
+        self._file = _create_local(settings) if is_local else _create_temporary()
+        self._upload = None if is_local else _make_upload(settings, self._file.name, is_given_up)
+        self._spool = None if is_local else own_spool()
         if self._spool is not None:
             self._spool.add_unstored_log(self._file.name, _unstored(settings, self._file.name).to_dict())
         self._thread = self._start_thread()
@@ -91,13 +92,13 @@ class RankLog:
         """Write one record; `source` is where it was logged, as module:function:line."""
         if self.before_record is not None:
             self.before_record()
-        stamp = datetime.now().astimezone().replace(tzinfo=None).isoformat(" ", "milliseconds")
-        self._write_lines(f"{self._prefix}{stamp} | {level_name: <8} | {source} - {message}\n", level)
+        self._write_lines(f"{self._prefix}{_local_time()} | {level_name: <8} | {source} - {message}\n", level)
 
     def _write_lines(self, lines: str, level: int) -> None:
         with self._lock:
             if not self._file.closed:
-                self._file.write(lines)
+                self._file.write(lines.encode(errors="backslashreplace"))
+                self._file.flush()  # what can't be written is kept, and tried again when the log is closed
             if level >= self._settings.console_level:
                 with contextlib.suppress(ValueError, OSError):  # the console is closed
                     self._console.write(lines)
@@ -123,17 +124,13 @@ class RankLog:
 
     def flush(self) -> None:
         """Store what was written so far in the run folder."""
-        with self._lock:
-            if self._file.closed:
-                return
-            self._file.flush()
-        if self._upload is not None:
+        if self._upload is not None and not self._file.closed:
             self._upload.store_newest()
 
     def close(self) -> None:
         """Close the log, and store all of it in the run folder."""
-        self._ended.set()
         if self._thread is not None:
+            self._ended.set()
             self._thread.join()
         with self._lock:
             if self._file.closed:
@@ -150,6 +147,7 @@ class RankLog:
     def _start_thread(self) -> threading.Thread | None:
         if self._upload is None and self._settings.time_limit_s is None:
             return None
+        self._ended = threading.Event()
         thread = threading.Thread(target=self._flush_at_intervals, name="rank-log", daemon=True)
         thread.start()
         return thread
@@ -190,11 +188,31 @@ def _unstored(settings: LogSettings, local_path: str) -> UnstoredLog:
     )
 
 
-def _create_file(local_path: str | None) -> TextIO:
-    if local_path is None:
-        descriptor, path = tempfile.mkstemp(prefix="rank-", suffix=".log")
-        os.close(descriptor)
-    else:
-        path = local_path
+def _local_time() -> str:
+    now_ms = time.time_ns() // 1_000_000
+    return f"{_local_second(now_ms // 1000)}.{now_ms % 1000:03}"
+
+
+@functools.lru_cache(maxsize=1)
+def _local_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _create_local(settings: LogSettings) -> BinaryIO:
+    path = settings.folder.resolve_paths(settings.path)
     with StorageErrors("write", path):
-        return open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+        try:
+            return _open(path)
+        except FileNotFoundError:
+            settings.folder.local_path(settings.path)  # creates the directories, which only attempts in gangs lack
+            return _open(path)
+
+
+def _create_temporary() -> BinaryIO:
+    descriptor, path = tempfile.mkstemp(prefix="rank-", suffix=".log")
+    os.close(descriptor)
+    return _open(path)
+
+
+def _open(path: str) -> BinaryIO:
+    return open(path, "wb", buffering=DEFAULT_BUFFER_SIZE)  # without it, Python asks for a terminal

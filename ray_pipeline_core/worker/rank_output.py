@@ -48,12 +48,13 @@ class RankOutput:
         self._spool = spool
         self.log.before_record = self.write_spooled  # keeps the order of what is written in the one way and the other
         try:
-            with spool.redirected(self.log.handover()):
-                yield
+            spool.redirect(self.log.handover())
+            yield
         finally:
+            spool.restore()
             self.write_spooled()
             self.log.before_record = None
-            spool.end_rank()
+            spool.empty_if_large()
 
     def write_spooled(self) -> None:
         """Write what was written to descriptors 1 and 2 since the last call."""
@@ -169,6 +170,7 @@ class StandInStream(io.TextIOWrapper):
 
     def __init__(self, name: str) -> None:
         self._raw = _RawStream(name)
+        self._has_own_options = False
         super().__init__(_Buffer(self._raw), write_through=True, **_TEXT_OPTIONS)
 
     @property
@@ -181,18 +183,21 @@ class StandInStream(io.TextIOWrapper):
         """The stream that this one stands in for."""
         return self._raw.console
 
-    @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Stand in within the block."""
-        self.reconfigure(**_TEXT_OPTIONS)
-        console: TextIO = getattr(sys, self._raw.stream)
+    def stand_in_for(self, console: TextIO | None) -> None:
+        """Write to `console` what belongs to no rank; None = to what `sys` has."""
         self._raw.replaced = console
-        setattr(sys, self._raw.stream, self)
-        try:
-            yield
-        finally:
-            setattr(sys, self._raw.stream, console)
-            self._raw.replaced = None
+
+    def reconfigure(self, **options: Any) -> None:
+        """Change the options, until the end of the rank."""
+        self._has_own_options = True
+        super().reconfigure(**options)
+
+    def renewed(self) -> StandInStream:
+        """Return this stream with the options that it had in the beginning."""
+        if self._has_own_options:
+            self.reconfigure(**_TEXT_OPTIONS)
+            self._has_own_options = False
+        return self
 
     def detach(self) -> Any:
         """Return the buffer; the stream stays usable."""

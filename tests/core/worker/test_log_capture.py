@@ -186,6 +186,13 @@ def test_unfinished_line_is_in_the_log_while_the_rank_runs(ranks: Ranks, monkeyp
     assert ranks.run(wait_for_it) == ["waiting ...", " done"]
 
 
+def test_log_that_lacks_a_line_since_the_disk_was_full_cannot_be_closed(ranks: Ranks) -> None:
+    ranks.folder.mkdir()
+    (ranks.folder / "1").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        ranks.run(lambda: logging.getLogger().info("for which there is no space"))
+
+
 # --- several ranks in one process -----------------------------------------------------------------------------------
 
 

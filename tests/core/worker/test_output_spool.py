@@ -92,6 +92,15 @@ def test_output_past_python_is_in_the_log_in_the_order_in_which_it_was_written(p
     ]
 
 
+def test_stream_of_a_step_that_writes_to_the_descriptor_is_flushed_into_the_log(process: OwnProcess) -> None:
+    def replace(rank: int) -> None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - it is not closed
+        print("in a buffer of its own")
+
+    assert process.run(replace, 0) == [None]
+    assert process.messages(0) == ["in a buffer of its own"]
+
+
 def test_each_rank_of_a_process_gets_its_own_output(process: OwnProcess) -> None:
     def echo(rank: int) -> None:
         os.system(f"echo rank {rank}")

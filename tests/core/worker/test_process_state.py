@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -16,7 +17,14 @@ from typing import Any, ClassVar
 import pytest
 
 from ray_pipeline_core import RayPipelineExecutor, RunIncompleteError
+from ray_pipeline_core.pipeline import pack_pipeline
+from ray_pipeline_core.storage.data_folder_spec import get_data_folder
+from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.testing import run_in_process
+from ray_pipeline_core.worker import group_runner
+from ray_pipeline_core.worker.group_runner import GroupRunner
+from ray_pipeline_core.worker.process_state import restored_process_state
+from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 
 Read = Callable[[], Any]
 
@@ -54,6 +62,14 @@ STATES: dict[str, tuple[Callable[[], Any], Read]] = {
     ),
     "alarm": (lambda: signal.alarm(10_000), lambda: signal.getitimer(signal.ITIMER_REAL)[0]),
     "stdout": (lambda: setattr(sys, "stdout", None), lambda: sys.stdout is None),
+    "encoding of stdout": (
+        lambda: sys.stdout.reconfigure(encoding="latin-1"),  # type: ignore[union-attr]
+        lambda: sys.stdout.encoding,
+    ),
+    "handler of the root logger": (
+        lambda: logging.getLogger().handlers[0].setFormatter(logging.Formatter("changed: %(message)s")),
+        lambda: logging.getLogger().handlers[0].formatter is None,
+    ),
     "root logger": (
         lambda: logging.basicConfig(level=logging.DEBUG, force=True),
         lambda: (logging.getLogger().level, len(logging.getLogger().handlers)),
@@ -97,6 +113,38 @@ def test_next_rank_and_the_caller_find_the_state_that_was_there_before(name: str
 
     assert found[1:] == found[:1] * 2
     assert read() == before
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_next_rank_of_the_same_call_finds_the_state_that_was_there_before(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_runner, "BATCH_TIME_LIMIT_S", math.inf)
+    change, read = STATES[name]
+    found: list[Any] = []
+
+    def note_and_change(data: Any, rank: int, world_size: int) -> None:
+        found.append((read(), os.environ["RAY_PIPELINE_RANK"], os.environ["RAY_PIPELINE_ATTEMPT"]))
+        change()
+        os.environ["RAY_PIPELINE_RANK"] = "changed"
+
+    before = (read(), os.environ.copy())
+    settings = RankSettings(RunFolder(get_data_folder(tmp_path)), world_size=3)
+    runner = GroupRunner(pack_pipeline([_Shared(note_and_change)]), settings)
+    report = runner.run([[RankAttempt(0, 1)], [RankAttempt(1, 1)], [RankAttempt(2, 2)]])
+
+    assert [outcome.failure for outcome in report.outcomes] == [None] * 3
+    assert found == [(found[0][0], "0", "1"), (found[0][0], "1", "1"), (found[0][0], "2", "2")]
+    assert (read(), os.environ.copy()) == before
+
+
+def test_variables_of_a_rank_are_gone_in_the_next_that_has_others() -> None:
+    with restored_process_state.kept():
+        for name in ("OF_RANK_0", "OF_RANK_1"):
+            with restored_process_state as state:
+                state.variables.set({name: "1"})
+                assert [name for name in os.environ if name.startswith("OF_RANK_")] == [name]
+    assert not [name for name in os.environ if name.startswith("OF_RANK_")]
 
 
 class _Shared:
