@@ -35,7 +35,6 @@ _INSTEAD = {
     "qos": _CLUSTER,
     "requeue": "retry",
     "requeue_signals": "retry",
-    "run_on_dependency_fail": "a second executor without depends; what depends on a failed one is not run",
     "sbatch_args": _CLUSTER,
     "slurm_logs_folder": "logging_dir",
     "srun_args": _CLUSTER,
@@ -53,6 +52,21 @@ _INSTEAD_OF_OVERRIDES = {
     "save_executor_as_json": "on_run_started of an observer",
     "world_size": "the parameter tasks",
 }
+
+NONE_IS_DEFAULT = frozenset(
+    {
+        "cpus_per_task",
+        "gpus_per_task",
+        "log_first",
+        "mem_per_cpu_gb",
+        "nodes_per_task",
+        "randomize_start_duration",
+        "skip_completed",
+        "tasks_per_job",
+        "workers",
+    }
+)
+"""Parameters of datatrove's for which its users' configurations may say None, and mean the default."""
 
 # minutes, minutes:seconds, hours:minutes:seconds; days-hours, days-hours:minutes, days-hours:minutes:seconds
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)

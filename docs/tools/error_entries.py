@@ -90,9 +90,14 @@ _CONFIG: Mapping[str, Entry] = {
         "A chain mixes executors of both packages.",
         "Use executors of `ray_pipeline_core` everywhere in the chain.",
     ),
-    "depends={value}: must be a RayPipelineExecutor or a list of them": Entry(
-        "`depends` holds something that is not a `RayPipelineExecutor`, such as another kind of executor.",
-        "Pass an executor or a list of executors.",
+    "depends={value}: must be a RayPipelineExecutor, a run folder, or a list of them": Entry(
+        "`depends` holds something that is neither a `RayPipelineExecutor` nor a path, a URL or another form of a folder.",
+        "Pass executors, or the `logging_dir` of a run.",
+    ),
+    "depends={url}: executor {name} would wait for the run folder of {other}, which this chain runs later; pass that "
+    "executor instead of its folder, or the folder of another run": Entry(
+        "The folder in `depends` is that of the executor itself, or of one that the chain runs after it.",
+        "Put the executor that writes the folder into `depends`, or name the folder of another run.",
     ),
     "executor={executor}: must be a RayPipelineExecutor": Entry(
         "A Prefect task or flow, or an Airflow task group, received something else.",
@@ -143,7 +148,7 @@ _CONFIG: Mapping[str, Entry] = {
         "`max_ranks_per_worker` is 0, negative or not an integer.",
         "Pass after how many ranks a worker is replaced, or None for never.",
     ),
-    "mem_per_cpu_gb={value}: must be a number of at least 0": Entry(
+    "mem_per_cpu_gb={value}: must be a number of at least 0, in GiB": Entry(
         "`mem_per_cpu_gb` is negative, infinite or not a number.",
         "Pass the memory per CPU in GiB; 0 reserves none.",
     ),
@@ -233,7 +238,7 @@ _CONFIG: Mapping[str, Entry] = {
         "A script for datatrove's Slurm or local executor passes parameters that mean nothing on Ray.",
         "Remove them, and use what the message names for each.",
     ),
-    "randomize_start_duration={value}: must be a number of at least 0": Entry(
+    "randomize_start_duration={value}: must be a number of at least 0, in seconds": Entry(
         "`randomize_start_duration` is negative, infinite or not a number.",
         "Pass the longest pause before a rank starts, in seconds.",
     ),
@@ -290,11 +295,11 @@ _CONFIG: Mapping[str, Entry] = {
         "The workers of a gang are scheduled by its placement group, so they can't have a strategy of their own.",
         "Remove `scheduling_strategy`, and set `placement_strategy`.",
     ),
-    "retry={value}: must be a RetryPolicy": Entry(
+    "retry={value}: must be a RetryPolicy, such as RetryPolicy(max_retries=3)": Entry(
         "`retry` is a number or something else.",
         "Pass `RetryPolicy(max_retries=...)`.",
     ),
-    "run_timeout={value}: must be a number above 0": Entry(
+    "run_timeout={value}: must be a number above 0, in seconds": Entry(
         "`run_timeout` is 0, negative or not a number.",
         "Pass the time limit of the whole run in seconds, or None for no limit.",
     ),
@@ -306,11 +311,15 @@ _CONFIG: Mapping[str, Entry] = {
         "The operator received both `runtime_env` and `ray_remote_kwargs['runtime_env']`.",
         "Remove one of them.",
     ),
+    "run_on_dependency_fail={value}: must be True or False": Entry(
+        "`run_on_dependency_fail` is not a bool.",
+        "Pass True to run the executor although one that it depends on failed, else False.",
+    ),
     "skip_completed={value}: must be True or False": Entry(
         "`skip_completed` is not a bool.",
         "Pass True to run the ranks without a marker, or False to run all.",
     ),
-    "startup_timeout={value}: must be a number above 0": Entry(
+    "startup_timeout={value}: must be a number above 0, in seconds": Entry(
         "`startup_timeout` is 0, negative or not a number.",
         "Pass how long the run waits for its first worker, in seconds; `float('inf')` means without a limit.",
     ),
@@ -322,7 +331,8 @@ _CONFIG: Mapping[str, Entry] = {
         "`tasks_per_job` is 0, negative or not an integer.",
         "Pass the number of ranks that a worker runs side by side.",
     ),
-    "time={value}: must be a number above 0": Entry(
+    "time={value}: must be a number above 0, in seconds, or a string such as '24:00:00' or '1-12:00:00' (a day and 12 "
+    "hours)": Entry(
         "`time` is 0, negative, or a string that Slurm would not take either.",
         "Pass the time limit of a rank group in seconds, as `'24:00:00'` or in another form of Slurm's, or None.",
     ),
@@ -547,6 +557,46 @@ _RUN_FOLDER: Mapping[str, Entry] = {
     ),
 }
 
+_FAILED_PARENTS: Mapping[str, Entry] = {
+    "{name}, which it depends on, failed: {cause}": Entry(
+        "An executor in `depends`, directly or further up the chain, failed; the end of the message is its error.",
+        "Correct the error of the executor that is named, then start the chain again; completed ranks are skipped.",
+    ),
+    "the run in {url}, which it depends on, is not complete: {folder}; start run {name} again, which runs what is missing, then this one": Entry(
+        "The `result.json` of a run folder in `depends` says that its run failed or was stopped; the message has the ranks that are missing and the first reason.",
+        "Start that run again on its folder until it is complete, then this one.",
+    ),
+    "the run in {url}, which it depends on, was killed ({host}, pid {pid}, since {since}); start that run again, then this one": Entry(
+        "The driver of the newest run in a folder in `depends` ended without a result; what an older result says does not count.",
+        "Start that run again on its folder, which runs what is missing, then this one.",
+    ),
+    "the run in {url}, which it depends on, was killed (a run whose run.lock is damaged); start that run again, then this one": Entry(
+        "The same, and its `run.lock` can't be read.",
+        "Start that run again on its folder, which runs what is missing, then this one.",
+    ),
+}
+
+_UNFINISHED_PARENTS: Mapping[str, Entry] = {
+    "no run has ended in {url}, which it depends on (result.json is missing); run the executor with this logging_dir first, or correct the folder in depends": Entry(
+        "The folder in `depends` is not that of a run of ray-pipeline, or its run has not taken place yet.",
+        "Correct the folder, or run its executor first.",
+    ),
+    "the run in {url}, which it depends on, has not ended ({host}, pid {pid}, since {since}); start this one when that one has ended": Entry(
+        "A run is at work in a folder in `depends`; runs don't wait for one another.",
+        "Start this run again once that one has ended.",
+    ),
+    "the run in {url}, which it depends on, has not ended (a run whose run.lock is damaged); start this one when that one has ended": Entry(
+        "The folder in `depends` has a `run.lock` that can't be read, written less than a minute ago.",
+        "Start this run again a minute later.",
+    ),
+    "{url}/result.json, which it depends on, is damaged; start the run in that folder again, then this one": Entry(
+        "The `result.json` of a folder in `depends` was edited or cut off.",
+        "Start the run in that folder again: it runs what is missing, and writes a new result.",
+    ),
+}
+
+_PARENTS = {**_FAILED_PARENTS, **_UNFINISHED_PARENTS}
+
 _RUN: Mapping[str, Entry] = {
     "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {failure}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
         "More ranks failed than `max_failed_ranks` allows, each for a reason of its own; the message shows five of them.",
@@ -556,10 +606,7 @@ _RUN: Mapping[str, Entry] = {
         "More ranks failed than `max_failed_ranks` allows; the message shows the five largest groups of ranks that failed for the same reason.",
         "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",
     ),
-    "executor {name} was not run, because {parent_name}, which it depends on, failed: {root}": Entry(
-        "An executor in `depends`, directly or further up the chain, failed; the end of the message is its error.",
-        "Correct the error of the executor that is named, then start the chain again; completed ranks are skipped.",
-    ),
+    **{f"executor {{name}} was not run, because {problem}": entry for problem, entry in _PARENTS.items()},
     "run {name} was stopped before it started; clear the task to run it": Entry(
         "Airflow killed the task before its run had started.",
         "Clear the task in Airflow to run it.",
@@ -768,6 +815,10 @@ _RANKS: Mapping[str, Entry] = {
 }
 
 _WARNINGS: Mapping[str, Entry] = {
+    **{
+        f"run_on_dependency_fail: executor {{name}} was run although {problem}": entry
+        for problem, entry in _FAILED_PARENTS.items()
+    },
     "stats of rank {rank} are not in stats.json: {error}": Entry(
         "The rank's stats don't fit those of the ranks before; the end of the message says why.",
         "Run all ranks with the same steps if you need complete stats; the rank's output is good.",
@@ -820,7 +871,8 @@ _LOGS: Mapping[str, Entry] = {
         "Airflow did not store the result of a failed run as an XCom; the traceback says why.",
         "Read `result.json` in the run folder instead.",
     ),
-    "executor {name} failed, so the executors that depend on it are not run: {error}": Entry(
+    "executor {name} failed, so the executors that depend on it are not run, unless they have "
+    "run_on_dependency_fail=True: {error}": Entry(
         "An executor of a chain failed; those that don't depend on it are run.",
         "Correct the error that the message names, then start the chain again.",
     ),
@@ -957,6 +1009,11 @@ NEVER_SHOWN: Mapping[str, str] = {
     "no fingerprint": "A warning about executor.json says it instead.",
     "no steps": "A warning about executor.json says it instead.",
     "no older ranks": "A warning about executor.json says it instead.",
+    "result.json lacks what a result needs: {error}": "A DependencyFailedError says it instead.",
+    **{
+        f"run_on_dependency_fail: executor {{name}} was run although {problem}": "Such a parent stops the executor."
+        for problem in _UNFINISHED_PARENTS
+    },
     "no number of an attempt": "A warning about the history says it instead.",
     "no ranks": "A warning about the history says it instead.",
     "not in order": "A warning about executor.json says it instead.",

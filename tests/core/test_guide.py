@@ -88,6 +88,7 @@ def test_guide_has_the_snippets_that_are_tested() -> None:
         "run_on_s3.py",
         "stop_from_code.py",
         "test_words.py",
+        "tolerant_report.py",
         "which_file.py",
         "with_log_lines.py",
         "with_observer.py",
@@ -129,6 +130,21 @@ def test_observer_reports_the_end(folder: Path, without_ray: None, capsys: pytes
 def test_failure_leads_to_the_file(folder: Path, without_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
     run_snippet(folder, "which_file.py")
     assert f"```\n{capsys.readouterr().out}```".replace(str(folder), "/tmp/words") in GUIDE.read_text()
+
+
+def test_report_runs_whether_the_counting_failed_or_not(
+    folder: Path, without_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_snippet(folder, "tolerant_report.py")
+    assert "warning:" not in capsys.readouterr().out
+    (folder / "run/completions/00001").unlink()
+    (folder / "counts").rename(folder / "moved")
+    (folder / "counts").touch()  # where a folder should be
+    del sys.modules["count_words"]  # its executor has run in this process, and would not be run again
+
+    run_snippet(folder, "tolerant_report.py")
+
+    assert "warning: run_on_dependency_fail: executor 'report' was run although 'words'" in capsys.readouterr().out
 
 
 def test_stop_ends_the_run_of_another_thread(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
