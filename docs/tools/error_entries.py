@@ -949,6 +949,10 @@ _LOGS: Mapping[str, Entry] = {
         "The head's machine, its process `gcs_server` or the network is down or overloaded.",
         "Do nothing if it is restarted; after 15 s without an answer the run ends with `ClusterUnreachableError`.",
     ),
+    "this process starts a local Ray cluster for the second time, and would for each further run, which takes some seconds; add `import ray; ray.init()` before the first run, so that all runs use one cluster": Entry(
+        "A loop or a script runs several executors one after another, and each starts and ends a cluster of its own.",
+        "Add `ray.init()` before the first run; all runs of the process then use that cluster.",
+    ),
     "the connection to Ray could not be closed within 10.0 s, because its head does not answer": Entry(
         "The head of the cluster died, and Ray waits for it.",
         "Do nothing; Ray may end this process within a minute.",
