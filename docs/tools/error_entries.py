@@ -74,6 +74,66 @@ _CONFIG: Mapping[str, Entry] = {
         "Executors that depend on one another name different Ray addresses.",
         "Give all of them the same `address`, or run each cluster's executors separately.",
     ),
+    "at_end={value}: must be True or False": Entry(
+        "`at_end` of a `WebhookNotifier` or `MailNotifier` is not a bool.",
+        "Pass True to hear of the end of a run, else False.",
+    ),
+    "at_end={value}: must be True unless at_first_failure is": Entry(
+        "A `WebhookNotifier` or `MailNotifier` would never send anything.",
+        "Leave one of `at_end` and `at_first_failure` at True.",
+    ),
+    "at_first_failure={value}: must be True or False": Entry(
+        "`at_first_failure` of a `WebhookNotifier` or `MailNotifier` is not a bool.",
+        "Pass True to hear of the first rank that fails for good, else False.",
+    ),
+    "timeout_s={value}: must be a number above 0, in seconds": Entry(
+        "`timeout_s` of a `WebhookNotifier` or `MailNotifier` is 0, negative or not a number.",
+        "Pass how long a message may take, in seconds.",
+    ),
+    "headers={__name__}: must be a dict of strings": Entry(
+        "`headers` of a `WebhookNotifier` is not a dict, or one of its names and values is not a string; the message names its type alone.",
+        "Pass a dict such as `{'Authorization': 'Bearer ...'}`.",
+    ),
+    "the url of a WebhookNotifier (not shown, since it may hold a secret): must be http:// or https://, a host and a path, in ASCII": Entry(
+        "The URL of a `WebhookNotifier` is empty, of another protocol, or has characters that no URL has.",
+        "Pass the URL as the service shows it.",
+    ),
+    "the url of a WebhookNotifier, for {hostname}: must not have a user or password; pass headers={'Authorization': ...}": Entry(
+        "The URL of a `WebhookNotifier` has the form `https://user:password@host`, which is not sent.",
+        "Leave them out of the URL, and pass `headers={'Authorization': ...}`.",
+    ),
+    "host={value}: must be a text string that is not empty, or None": Entry(
+        "`host` of a `MailNotifier` is an empty string or not a string.",
+        "Pass the name of a mail server, or None for this machine.",
+    ),
+    "port={value}: must be a port, or None": Entry(
+        "`port` of a `MailNotifier` is not an integer from 1 to 65535.",
+        "Pass the port of the mail server, or None for the usual one.",
+    ),
+    "security={value}: must be 'starttls', 'ssl' or 'none'": Entry(
+        "`security` of a `MailNotifier` is something else.",
+        "Pass `'starttls'`, `'ssl'`, or `'none'` for a server on this machine.",
+    ),
+    "recipients={value}: must be a list of mail addresses": Entry(
+        "`recipients` of a `MailNotifier` is empty, or neither a string nor a list.",
+        "Pass one mail address, or a list of them.",
+    ),
+    "{parameter}={value}: must be a mail address": Entry(
+        "`sender`, or one of `recipients`, of a `MailNotifier` is not a string with an @.",
+        "Pass mail addresses.",
+    ),
+    "username={value}: must be a text string that is not empty, or None": Entry(
+        "`username` of a `MailNotifier` is an empty string or not a string.",
+        "Pass the user name for the mail server, or None if it asks for none.",
+    ),
+    "username={value}: would be sent in clear; use another security": Entry(
+        "A `MailNotifier` has a user name and `security='none'`, so the password could be read on the way.",
+        "Use `security='starttls'` or `'ssl'`.",
+    ),
+    "the password of a MailNotifier (not shown): must be a string, given together with username": Entry(
+        "A `MailNotifier` has a user name without a password, a password without a user name, or one that is not a string.",
+        "Pass both or none of them.",
+    ),
     "address={value}: must be a text string that is not empty, or None": Entry(
         "`address` is an empty string or not a string.",
         "Pass a Ray address such as `'ray-head:6379'`, or None for the default.",
@@ -952,6 +1012,14 @@ _LOGS: Mapping[str, Entry] = {
     "this process starts a local Ray cluster for the second time, and would for each further run, which takes some seconds; add `import ray; ray.init()` before the first run, so that all runs use one cluster": Entry(
         "A loop or a script runs several executors one after another, and each starts and ends a cluster of its own.",
         "Add `ray.init()` before the first run; all runs of the process then use that cluster.",
+    ),
+    "{self} could not send its message about {title}: {reason}": Entry(
+        "A `WebhookNotifier` or `MailNotifier` got no answer, or one that refuses; the run is not affected.",
+        "Correct what the end of the message says: the server, the URL or the login.",
+    ),
+    "{self} has not sent its message within {timeout_s} s": Entry(
+        "The server of a `WebhookNotifier` or `MailNotifier` is slow or can't be reached; the run is not affected.",
+        "Check the server, or raise `timeout_s`.",
     ),
     "the connection to Ray could not be closed within 10.0 s, because its head does not answer": Entry(
         "The head of the cluster died, and Ray waits for it.",

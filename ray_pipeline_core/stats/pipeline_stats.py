@@ -82,6 +82,15 @@ class PipelineStats:
         _parse_steps(plain)
         return cls(plain)
 
+    @property
+    def stats(self) -> list[StepStats]:
+        """The stats of each step, as datatrove's `PipelineStats.stats`.
+
+        Raises:
+            StatsMergeError: the stats are damaged.
+        """
+        return self._parsed()
+
     def to_list(self) -> list[dict[str, Any]]:
         """Return the stats as plain JSON, one dict per step."""
         return self._json_steps

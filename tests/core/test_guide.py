@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ray_pipeline_core import RayPipelineExecutor, RunResult
+from ray_pipeline_core import RayPipelineExecutor, RunIncompleteError, RunResult
 from ray_pipeline_core.testing import run_in_process
+from tests.support.message_servers import HookServer, MailServer, serving
 from tests.support.storage import s3_options
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def test_guide_has_the_snippets_that_are_tested() -> None:
         "tolerant_report.py",
         "which_file.py",
         "with_log_lines.py",
+        "with_notifications.py",
         "with_observer.py",
         "word_steps.py",
     ]
@@ -125,6 +127,20 @@ def test_log_lines_show_progress_without_a_terminal(folder: Path) -> None:
 def test_observer_reports_the_end(folder: Path, without_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
     run_snippet(folder, "with_observer.py")
     assert f"hello: 2 of 2 ranks in {folder}/hello" in capsys.readouterr().out
+
+
+def test_notifications_are_sent_at_the_end_and_at_the_first_failure(
+    folder: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook, mail = HookServer(), MailServer()
+    monkeypatch.setenv("HOOK_URL", hook.url)
+    script = folder / "with_notifications.py"
+    script.write_text(script.read_text().replace("2525", str(mail.port)))
+    (folder / "counts").touch()  # where a folder should be
+    with serving(hook), serving(mail), pytest.raises(RunIncompleteError):
+        run_snippet(folder, script.name)
+    assert [content["event"] for _, _, content in hook.posts] == ["run_finished"]
+    assert [recipients for recipients, _ in mail.mails] == [["me@example.com"]]
 
 
 def test_failure_leads_to_the_file(folder: Path, without_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
