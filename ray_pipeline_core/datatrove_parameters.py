@@ -16,7 +16,7 @@ P = ParamSpec("P")
 _CLUSTER = "the configuration of the Ray cluster, and ray_remote_kwargs to choose nodes"
 _ENVIRONMENT = "ray_remote_kwargs={'runtime_env': ...}"
 _WORKERS = "workers, since Ray has no arrays of jobs"
-_DEPENDS = "depends, since there are no jobs with ids"
+_DEPENDS = "depends with the run folder of that run, since there are no jobs with ids"
 _SCALE_OUT = "a Ray cluster of all machines, to which one executor gives all ranks"
 _INSTEAD = {
     "condaenv": _ENVIRONMENT,
