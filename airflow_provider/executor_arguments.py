@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider.default_folder import TaskInstanceKey, default_folder, default_name
@@ -37,13 +37,16 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     RayPipelineExecutor(**_with_integers(checked))
 
 
-def make_executor(arguments: Mapping[str, Any], storage: Any, ti: TaskInstanceKey) -> RayPipelineExecutor:
+def make_executor(
+    arguments: Mapping[str, Any], storage: Any, ti: TaskInstanceKey, parent_folders: Sequence[tuple[Any, Any]] = ()
+) -> RayPipelineExecutor:
     """Make the executor of a task instance.
 
     Args:
         arguments: the executor's arguments by name, with rendered templates; `logging_dir` is only the path.
         storage: the filesystem or storage options that `split_folder` returned.
         ti: the task instance, from which a missing run folder and name are derived.
+        parent_folders: the run folders that it depends on, as `split_folder` returned them, with rendered templates.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -53,8 +56,25 @@ def make_executor(arguments: Mapping[str, Any], storage: Any, ti: TaskInstanceKe
         folder = default_folder(ti)
     elif storage is not None:
         folder = (folder, storage)
-    chosen = {"logging_dir": folder, "name": default_name(ti) if name is None else name}
+    parents = [path if fs is None else (path, fs) for path, fs in parent_folders]
+    chosen = {"logging_dir": folder, "name": default_name(ti) if name is None else name, "depends": parents}
     return RayPipelineExecutor(**_with_integers(arguments) | chosen)
+
+
+def with_trigger_rule(arguments: Mapping[str, Any], run_on_dependency_fail: bool) -> dict[str, Any]:
+    """Return the arguments of Airflow's operator; a task that may run on failed ones waits until all have ended."""
+    return {"trigger_rule": "all_done", **arguments} if run_on_dependency_fail else dict(arguments)
+
+
+def check_unsupported(ray_conn_id: object, on_kill: object) -> None:
+    """Raise `ConfigError` if a parameter of the operator has a value that is not supported yet."""
+    if ray_conn_id is not None:
+        raise ConfigError(
+            f"ray_conn_id={ray_conn_id!r}: must be None, because Airflow connections are not supported yet; "
+            "to use a running cluster, pass address or set RAY_ADDRESS"
+        )
+    if on_kill != "stop":
+        raise ConfigError(f"on_kill={on_kill!r}: must be 'stop', because the run ends with its Airflow task")
 
 
 def _needs_placeholder(name: str, value: Any) -> bool:

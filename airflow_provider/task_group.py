@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow.sdk import TaskGroup
 
+from airflow_provider.executor_arguments import split_folder
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from ray_pipeline_core import ConfigError, RayPipelineExecutor, topological_order
 
@@ -22,7 +23,9 @@ def ray_pipeline_task_group(group_id: str, executor: RayPipelineExecutor, **oper
     """Turn an executor, and all it depends on, into a task group with a task per executor and an edge per dependency.
 
     Templates in the executors' `pipeline_kwargs`, `logging_dir`, `name` and `address` are rendered when the tasks
-    run. An executor without a `logging_dir` gets the operator's default. Call this inside a DAG.
+    run. An executor without a `logging_dir` gets the operator's default. A run folder in `depends` makes no edge: its
+    task looks at it when it runs, and fails if it is not complete. With `run_on_dependency_fail` a task has the trigger
+    rule "all_done". Call this inside a DAG.
 
     Args:
         group_id: the id of the group, and the prefix of its tasks' ids; the rest of those is the executors' names.
@@ -39,6 +42,7 @@ def ray_pipeline_task_group(group_id: str, executor: RayPipelineExecutor, **oper
     order = topological_order(executor)
     for node, task_id in zip(order, _task_ids(order), strict=True):
         task = RayPipelineOperator(task_id=task_id, task_group=group, **_parameters(node), **operator_kwargs)
+        task.parent_folders = tuple(map(split_folder, node.parent_folders))
         task.set_upstream([tasks[id(parent)] for parent in node.dependencies])
         tasks[id(node)] = task
     return group

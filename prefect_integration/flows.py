@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefect import Flow, State, flow
+from prefect import Flow, State, allow_failure, flow
 
 from prefect_integration.artifacts import artifact_key, publish_table, result_row
 from prefect_integration.flow_registry import register
@@ -36,8 +36,9 @@ def ray_pipeline_flow(
 
     The executors run one after another, parents first, as in `executor.run()`: each may use the whole cluster, and
     its ranks run in parallel. If an executor fails, those that depend on it are not run (their task runs stay
-    *NotReady*), the others are, and the flow run fails with the first failure. At its end, each flow run publishes
-    a table artifact with a row per executor.
+    *NotReady*), unless their `run_on_dependency_fail` is set; the others are. The last executor decides how the flow
+    run ends; if it was not run, the failure that is the reason does. A run folder in `depends` makes no edge: its task
+    looks at it when it runs. At its end, each flow run publishes a table artifact with a row per executor.
 
     Every flow run uses the run folders of the executors, so completed ranks are skipped. For a scheduled flow that
     should run all ranks each time, write a flow that builds the executors with a run folder per date and calls
@@ -72,13 +73,15 @@ class ExecutorSpec:
 
     Attributes:
         name: the executor's name.
-        parameters: its parameters, without its dependencies.
+        parameters: its parameters, with no dependencies but run folders.
         parents: the positions of the executors that it depends on.
+        runs_on_failure: whether it runs also if these have failed.
     """
 
     name: str
     parameters: dict[str, Any]
     parents: tuple[int, ...]
+    runs_on_failure: bool = False
 
 
 def executor_specs(executor: RayPipelineExecutor) -> tuple[ExecutorSpec, ...]:
@@ -91,10 +94,13 @@ def executor_specs(executor: RayPipelineExecutor) -> tuple[ExecutorSpec, ...]:
         raise ConfigError(f"executor={executor!r}: must be a RayPipelineExecutor")
     order = topological_order(executor)
     positions = {id(node): position for position, node in enumerate(order)}
-    shared = {"depends": None, "address": _shared_address(order)}
+    address = _shared_address(order)
     return tuple(
         ExecutorSpec(
-            node.name, node.parameters() | shared, tuple(positions[id(parent)] for parent in node.dependencies)
+            node.name,
+            node.parameters() | {"depends": list(node.parent_folders), "address": address},
+            tuple(positions[id(parent)] for parent in node.dependencies),
+            node.run_on_dependency_fail,
         )
         for node in order
     )
@@ -119,19 +125,26 @@ def run_specs(specs: Sequence[ExecutorSpec], task: ExecutorTask, name: str) -> d
     states: list[State[dict[str, Any]]] = []
     try:
         for spec in specs:
-            upstream = [states[parent] for parent in spec.parents]
-            states.append(_run_spec(spec, task, upstream))
+            states.append(_run_spec(spec, task, [states[parent] for parent in spec.parents]))
             _raise_if_cancelled(states[-1])
     finally:
         rows = [_state_row(spec, state) for spec, state in zip(specs, states, strict=False)]
         if rows:
             publish_table(f"{artifact_key(name)}-executors", rows, f"Executors of {name}")
-    failed = [state for state in states if state.is_final() and not state.is_completed()]
-    return (failed or states[-1:])[0].result()
+    return _deciding_state(specs, states).result()
 
 
 def _run_spec(spec: ExecutorSpec, task: ExecutorTask, upstream: list[State[dict[str, Any]]]) -> State[dict[str, Any]]:
-    return task(RayPipelineExecutor(**spec.parameters), wait_for=upstream, return_state=True)
+    wait_for: Any = allow_failure(upstream) if spec.runs_on_failure else upstream
+    return task(RayPipelineExecutor(**spec.parameters), wait_for=wait_for, return_state=True)
+
+
+def _deciding_state(specs: Sequence[ExecutorSpec], states: Sequence[State[dict[str, Any]]]) -> State[dict[str, Any]]:
+    """Return the state of the last executor, or, if that was not run, of the one whose failure is the reason."""
+    position = len(states) - 1
+    while not states[position].is_final():
+        position = next(parent for parent in specs[position].parents if not states[parent].is_completed())
+    return states[position]
 
 
 def _raise_if_cancelled(state: State[dict[str, Any]]) -> None:

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from ray_pipeline_core.driver.planning import RunOptions
     from ray_pipeline_core.driver.task_manager import RayTaskManager
     from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
+    from ray_pipeline_core.observers.mail import MailNotifier
     from ray_pipeline_core.observers.progress_log import ProgressLog
+    from ray_pipeline_core.observers.webhook import WebhookNotifier
     from ray_pipeline_core.ray_backend.rank_worker import RankWorker
     from ray_pipeline_core.scheduling.rank_groups import TaskGroup
     from ray_pipeline_core.scheduling.timeouts import TimeoutManager
@@ -48,6 +50,7 @@ __all__ = [
     "ConfigError",
     "DataFolder",
     "DependencyFailedError",
+    "MailNotifier",
     "PipelineLoadError",
     "PipelineStats",
     "PipelineStep",
@@ -77,6 +80,7 @@ __all__ = [
     "StepStats",
     "TaskGroup",
     "TimeoutManager",
+    "WebhookNotifier",
     "__version__",
     "get_data_folder",
     "topological_order",
@@ -84,6 +88,7 @@ __all__ = [
 
 # Loaded at first use, as is the version: fsspec takes most of the import time, and RankWorker needs Ray.
 _LAZY = {
+    "MailNotifier": "ray_pipeline_core.observers.mail",
     "ProgressLog": "ray_pipeline_core.observers.progress_log",
     "RunOptions": "ray_pipeline_core.driver.planning",
     "DataFolder": "ray_pipeline_core.storage.data_folder",
@@ -92,6 +97,7 @@ _LAZY = {
     "RayTaskManager": "ray_pipeline_core.driver.task_manager",
     "TaskGroup": "ray_pipeline_core.scheduling.rank_groups",
     "TimeoutManager": "ray_pipeline_core.scheduling.timeouts",
+    "WebhookNotifier": "ray_pipeline_core.observers.webhook",
     "get_data_folder": "ray_pipeline_core.storage.data_folder_spec",
     "topological_order": "ray_pipeline_core.executor",
 }

@@ -11,7 +11,9 @@ from ray_pipeline_core.datatrove_parameters import slurm_time_s
 from ray_pipeline_core.errors import ConfigError, qualified_name
 from ray_pipeline_core.failure_kinds import Budget
 from ray_pipeline_core.validation import (
+    is_amount,
     is_integer,
+    is_limit,
     is_number,
     plain,
     require,
@@ -31,6 +33,10 @@ _RESOURCE_RAY_OPTIONS = {
     "num_gpus": ("gpus_per_task", 0),
     "memory": ("mem_per_cpu_gb", 2),
 }
+_TIME_ALLOWED = (
+    "must be a number above 0, in seconds, or a string such as '24:00:00' or '1-12:00:00' (a day and 12 hours)"
+)
+_RETRY_ALLOWED = "must be a RetryPolicy, such as RetryPolicy(max_retries=3)"
 # How far, in ranks, `max_failed_ranks * tasks` may be below a whole number and still be rounded up to it.
 _FAILED_RANKS_TOLERANCE = 1e-6
 # Ray options that would conflict with the run's control of its workers, and what to use instead.
@@ -185,6 +191,7 @@ class RunConfig:
     max_ranks_per_worker: int | None = None
     run_timeout: float | None = None
     runtime_env: Mapping[str, Any] | None = None
+    run_on_dependency_fail: bool = False
 
     def __post_init__(self) -> None:
         _take_plain_numbers(self)
@@ -199,23 +206,26 @@ class RunConfig:
         require(workers_ok, "workers", self.workers, "must be at least 1, or -1 for as many as fit on the cluster")
         for name in ("nodes_per_task", "tasks_per_job"):
             require_integer(name, getattr(self, name), at_least=1)
-        for name in ("randomize_start_duration", "cpus_per_task", "mem_per_cpu_gb", "gpus_per_task"):
+        for name in ("cpus_per_task", "gpus_per_task"):
             require_number(name, getattr(self, name))
+        memory, duration = self.mem_per_cpu_gb, self.randomize_start_duration
+        require(is_amount(memory), "mem_per_cpu_gb", memory, "must be a number of at least 0, in GiB")
+        require(is_amount(duration), "randomize_start_duration", duration, "must be a number of at least 0, in seconds")
         if self.max_ranks_per_worker is not None:
             require_integer("max_ranks_per_worker", self.max_ranks_per_worker, at_least=1)
 
     def _check_limits(self) -> None:
-        for name in ("time", "run_timeout"):
-            if getattr(self, name) is not None:
-                require_limit(name, getattr(self, name))
+        require(self.time is None or is_limit(self.time), "time", self.time, _TIME_ALLOWED)
+        if self.run_timeout is not None:
+            require_limit("run_timeout", self.run_timeout)
         require_limit("startup_timeout", self.startup_timeout)
-        require(isinstance(self.retry, RetryPolicy), "retry", self.retry, "must be a RetryPolicy")
+        require(isinstance(self.retry, RetryPolicy), "retry", self.retry, _RETRY_ALLOWED)
         allowed = self.max_failed_ranks
         allowed_ok = is_number(allowed) and allowed >= 0 and (allowed < 1 or float(allowed).is_integer())
         require(
             allowed_ok, "max_failed_ranks", allowed, "must be a count of ranks, or a fraction of at least 0 and below 1"
         )
-        for name in ("skip_completed", "log_first"):
+        for name in ("skip_completed", "log_first", "run_on_dependency_fail"):
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "must be True or False")
         strategy = self.placement_strategy
         require(

@@ -16,7 +16,7 @@ P = ParamSpec("P")
 _CLUSTER = "the configuration of the Ray cluster, and ray_remote_kwargs to choose nodes"
 _ENVIRONMENT = "ray_remote_kwargs={'runtime_env': ...}"
 _WORKERS = "workers, since Ray has no arrays of jobs"
-_DEPENDS = "depends, since there are no jobs with ids"
+_DEPENDS = "depends with the run folder of that run, since there are no jobs with ids"
 _SCALE_OUT = "a Ray cluster of all machines, to which one executor gives all ranks"
 _INSTEAD = {
     "condaenv": _ENVIRONMENT,
@@ -27,15 +27,14 @@ _INSTEAD = {
     "job_name": "name",
     "local_rank_offset": _SCALE_OUT,
     "local_tasks": _SCALE_OUT,
-    "mail_type": "observers",
-    "mail_user": "observers",
+    "mail_type": "observers=[MailNotifier(...)], with at_end and at_first_failure",
+    "mail_user": "observers=[MailNotifier(...)]",
     "max_array_launch_parallel": _WORKERS,
     "max_array_size": _WORKERS,
     "partition": _CLUSTER,
     "qos": _CLUSTER,
     "requeue": "retry",
     "requeue_signals": "retry",
-    "run_on_dependency_fail": "a second executor without depends; what depends on a failed one is not run",
     "sbatch_args": _CLUSTER,
     "slurm_logs_folder": "logging_dir",
     "srun_args": _CLUSTER,
@@ -53,6 +52,21 @@ _INSTEAD_OF_OVERRIDES = {
     "save_executor_as_json": "on_run_started of an observer",
     "world_size": "the parameter tasks",
 }
+
+NONE_IS_DEFAULT = frozenset(
+    {
+        "cpus_per_task",
+        "gpus_per_task",
+        "log_first",
+        "mem_per_cpu_gb",
+        "nodes_per_task",
+        "randomize_start_duration",
+        "skip_completed",
+        "tasks_per_job",
+        "workers",
+    }
+)
+"""Parameters of datatrove's for which its users' configurations may say None, and mean the default."""
 
 # minutes, minutes:seconds, hours:minutes:seconds; days-hours, days-hours:minutes, days-hours:minutes:seconds
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)

@@ -23,7 +23,7 @@ def describe_executor(parameters: Mapping[str, Any], steps: Sequence[Step]) -> d
     """
     plain = {name: _plain(value) for name, value in parameters.items() if name not in _NOT_COPIED}
     plain["logging_dir"] = parameters["logging_dir"].url
-    plain["depends"] = [parent.name for parent in _parents(parameters.get("depends"))]
+    plain["depends"] = [_name_of(parent) for parent in _parents(parameters.get("depends"))]
     plain["world_size"] = parameters["tasks"]
     plain["pipeline_source"] = parameters["pipeline"] if isinstance(parameters["pipeline"], str) else None
     return {"format_version": FORMAT_VERSION, **plain, "pipeline": [_describe(step) for step in steps]}
@@ -33,6 +33,11 @@ def _parents(depends: Any) -> Sequence[Any]:
     if depends is None:
         return ()
     return depends if isinstance(depends, Sequence) else (depends,)
+
+
+def _name_of(parent: Any) -> str:
+    """Return the name of an executor, or the URL of a run folder."""
+    return str(getattr(parent, "url", None) or parent.name)
 
 
 def _describe(step: Step) -> dict[str, Any]:

@@ -114,10 +114,12 @@ class RunIncompleteError(RunError):
 
 
 class DependencyFailedError(RunError):
-    """An executor that this one depends on failed, so this one was not started; `.result` is that executor's result.
+    """An executor or run folder that this one depends on is not complete, so this one was not started.
+
+    Its `.result` is that of the parent; None if it has none.
 
     Attributes:
-        parent_name: the name of the executor that failed.
+        parent_name: the name of the executor that failed, or the full path or URL of the run folder.
     """
 
     parent_name: str = ""

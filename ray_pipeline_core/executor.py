@@ -11,25 +11,32 @@ from datetime import datetime
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, overload
 
 from ray_pipeline_core.config import RetryPolicy, RunConfig
-from ray_pipeline_core.datatrove_parameters import foreign_parameters_refused, warn_of_unused_overrides
+from ray_pipeline_core.datatrove_parameters import (
+    NONE_IS_DEFAULT,
+    foreign_parameters_refused,
+    warn_of_unused_overrides,
+)
 from ray_pipeline_core.driver.active_runs import active_run, stop_runs_of
 from ray_pipeline_core.driver.driver_thread import DriverThread
 from ray_pipeline_core.driver.graph import OptionsOf, execution_order, plan_graph, run_graph, shared_address
 from ray_pipeline_core.driver.planning import RunOptions
+from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.events import RunObserver
 from ray_pipeline_core.pipeline import PipelineSpec, check_pipeline
 from ray_pipeline_core.ray_backend.session import RaySession
-from ray_pipeline_core.redaction import redact
+from ray_pipeline_core.redaction import redact, shown
 from ray_pipeline_core.result import RunPlan, RunResult
 from ray_pipeline_core.storage.data_folder import DataFolder
-from ray_pipeline_core.storage.data_folder_spec import DataFolderSpec, get_data_folder
+from ray_pipeline_core.storage.data_folder_spec import DataFolderSpec, get_data_folder, is_folder_spec
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.validation import require, require_optional_string
 
 Value = TypeVar("Value")
+Parent: TypeAlias = "RayPipelineExecutor | DataFolderSpec"
+Dependencies: TypeAlias = "Parent | Sequence[Parent] | None"
 
 
 class _ConfigField(Generic[Value]):
@@ -55,14 +62,17 @@ class _ConfigField(Generic[Value]):
 class RayPipelineExecutor:
     """Runs a pipeline, cut into ranks, on Ray.
 
-    The first fifteen parameters are those of datatrove's executor of this name, in its order and with its defaults. All
-    parameters are attributes as well. Setting one counts from the next `run` on, and is checked as in the constructor.
+    The first fifteen parameters are those of datatrove's executor of this name, in its order and with its defaults, for
+    which None stands as well, but for `tasks`. All parameters are attributes as well. Setting one counts from the next
+    `run` on, and is checked as in the constructor.
 
     Args:
         pipeline: the steps, or "package.module:factory", a function that returns them.
         tasks: number of ranks.
         workers: rank groups that run at the same time; -1 = as many as the cluster grants.
-        depends: an executor, or a list of them, to be complete before this one starts.
+        depends: an executor, a run folder, or a list of them, to be complete before this one starts. Executors are run
+            first. A run folder, in any form that `logging_dir` takes, is only looked at, when this one's turn comes:
+            its `result.json` decides.
         skip_completed: skip ranks whose marker exists.
         logging_dir: the run folder: path, URL, (url, storage options), (path, filesystem) or a data folder. None
             makes `logs/<timestamp>_<5 letters>`.
@@ -86,6 +96,8 @@ class RayPipelineExecutor:
         run_timeout: wall-clock limit of the whole run in seconds: from its start until its ranks have ended, with the
             connection to the cluster, without parents.
         runtime_env: Ray's runtime environment of the workers. Local folders in it are uploaded to the cluster.
+        run_on_dependency_fail: run this one also if a run that it depends on has failed; it is still waited for. The
+            result then has a warning that names what failed.
         observers: objects with some of the methods of `RunObserver`.
         address: a Ray address; None takes the connected cluster, else `RAY_ADDRESS`, else an embedded one.
 
@@ -116,6 +128,7 @@ class RayPipelineExecutor:
     max_ranks_per_worker = _ConfigField[int | None]()
     run_timeout = _ConfigField[float | None]()
     runtime_env = _ConfigField[Mapping[str, Any] | None]()
+    run_on_dependency_fail = _ConfigField[bool]()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Warn of methods that datatrove calls while it runs, and this executor does not."""
@@ -127,18 +140,18 @@ class RayPipelineExecutor:
         self,
         pipeline: PipelineSpec,
         tasks: int = 1,
-        workers: int = -1,
-        depends: RayPipelineExecutor | Sequence[RayPipelineExecutor] | None = None,
-        skip_completed: bool = True,
+        workers: int | None = -1,
+        depends: Dependencies = None,
+        skip_completed: bool | None = True,
         logging_dir: DataFolderSpec | None = None,
-        randomize_start_duration: float = 0,
-        cpus_per_task: int = 1,
-        mem_per_cpu_gb: float = 2,
-        gpus_per_task: int = 0,
-        nodes_per_task: int = 1,
+        randomize_start_duration: float | None = 0,
+        cpus_per_task: int | None = 1,
+        mem_per_cpu_gb: float | None = 2,
+        gpus_per_task: int | None = 0,
+        nodes_per_task: int | None = 1,
         ray_remote_kwargs: Mapping[str, Any] | None = None,
-        log_first: bool = False,
-        tasks_per_job: int = 1,
+        log_first: bool | None = False,
+        tasks_per_job: int | None = 1,
         time: float | str | None = None,
         *,
         pipeline_kwargs: Mapping[str, Any] | None = None,
@@ -150,18 +163,18 @@ class RayPipelineExecutor:
         max_ranks_per_worker: int | None = None,
         run_timeout: float | None = None,
         runtime_env: Mapping[str, Any] | None = None,
+        run_on_dependency_fail: bool = False,
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
     ) -> None:
         arguments = dict(locals())
         check_pipeline(pipeline, pipeline_kwargs)
-        # The fields of the configuration are the arguments that control a run, by the same names.
-        self.config = RunConfig(**{field: arguments[field] for field in RunConfig.__dataclass_fields__})
+        self.config = _make_config(arguments)
         require_optional_string("name", name)
         require_optional_string("address", address)
         self.pipeline = pipeline
         self.pipeline_kwargs = dict(pipeline_kwargs) if pipeline_kwargs is not None else None
-        self.depends = depends
+        self.depends = _with_folders(depends)
         self.has_default_folder = logging_dir is None
         self.logging_dir: DataFolder = get_data_folder(_default_folder() if logging_dir is None else logging_dir)
         self.name = redact(name or Path(self.logging_dir.path).name or "run")
@@ -189,10 +202,10 @@ class RayPipelineExecutor:
 
     def _set_parameter(self, name: str, value: Any) -> None:
         parameters = self.parameters() | {name: value}
-        _as_executors(parameters["depends"])
+        depends = _with_folders(parameters["depends"])
         # Whether executors depend on one another in a circle is known when all are connected: the next run checks it.
         alone: dict[str, Any] = parameters | {"depends": None}
-        changed = vars(RayPipelineExecutor(**alone)) | {"depends": parameters["depends"]}
+        changed = vars(RayPipelineExecutor(**alone)) | {"depends": depends}
         vars(self).update((key, changed[key]) for key in ("config", *_PARAMETERS) if key in changed)
         self.completed_result = None  # it was the result with other parameters
         if name == "logging_dir":
@@ -215,7 +228,7 @@ class RayPipelineExecutor:
         Raises:
             PipelineLoadError: a pipeline can't be imported, called or pickled; nothing was started.
             RunIncompleteError: more ranks failed than `max_failed_ranks` allows.
-            DependencyFailedError: an executor that this one depends on failed.
+            DependencyFailedError: an executor that this one depends on failed, or a run folder is not complete.
             RunCancelledError: Ctrl-C, SIGTERM or `stop()`, at most 25 seconds later.
             RunFolderError: the run folder is locked, belongs to another pipeline or can't be used.
             ClusterError: no cluster answers, or it lacks the resources.
@@ -238,7 +251,8 @@ class RayPipelineExecutor:
     def plan(self) -> RunPlan:
         """Return what `run()` would do with this executor, without running anything.
 
-        Where `run()` would refuse the run folder, the warnings of the plan say so.
+        Where `run()` would refuse the run folder, or one that it depends on is not complete, the warnings of the plan
+        say so.
 
         Raises:
             PipelineLoadError: a pipeline of the graph can't be imported, called or pickled.
@@ -272,7 +286,12 @@ class RayPipelineExecutor:
     @property
     def dependencies(self) -> tuple[RayPipelineExecutor, ...]:
         """The executors that this one depends on directly."""
-        return _as_executors(self.depends)
+        return tuple(parent for parent in _parents(self.depends) if isinstance(parent, RayPipelineExecutor))
+
+    @property
+    def parent_folders(self) -> tuple[DataFolder, ...]:
+        """The run folders of other runs that this one depends on."""
+        return tuple(parent for parent in _parents(self.depends) if isinstance(parent, DataFolder))
 
     @property
     def world_size(self) -> int:
@@ -289,6 +308,13 @@ class RayPipelineExecutor:
 _PARAMETERS = tuple(inspect.signature(RayPipelineExecutor).parameters)
 
 
+def _make_config(arguments: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration, whose fields are those arguments of the executor that control a run, by their names."""
+    chosen = {field: arguments[field] for field in RunConfig.__dataclass_fields__}
+    defaults = {name for name, value in chosen.items() if value is None} & NONE_IS_DEFAULT
+    return RunConfig(**{name: value for name, value in chosen.items() if name not in defaults})
+
+
 def _refuse_misspelled(name: str) -> None:
     """Raise `AttributeError` if `name` is probably a parameter with a mistake in it."""
     is_known = name in _PARAMETERS or name.startswith("_") or hasattr(RayPipelineExecutor, name)
@@ -301,25 +327,36 @@ def topological_order(executor: RayPipelineExecutor) -> list[RayPipelineExecutor
     """Return all executors that `executor` depends on, parents first, each once, and `executor` at the end.
 
     Raises:
-        ConfigError: they depend on one another in a circle, or their run folders are not separate.
+        ConfigError: they depend on one another in a circle, their run folders are not separate, or one depends on the
+            run folder of one that comes after it.
     """
     return cast("list[RayPipelineExecutor]", execution_order(executor))
 
 
-def _as_executors(depends: object) -> tuple[RayPipelineExecutor, ...]:
+def _with_folders(depends: Any) -> Any:
+    """Return `depends` with a `DataFolder` for each run folder, which it may give in any form."""
+    return list(_parents(depends)) if _is_list(depends) else next(iter(_parents(depends)), None)
+
+
+def _parents(depends: Any) -> tuple[RayPipelineExecutor | DataFolder, ...]:
     if depends is None:
         return ()
-    several = depends if isinstance(depends, Sequence) else [depends]
-    for one in several:
-        is_foreign = type(one).__module__.partition(".")[0] == "datatrove"
-        problem = (
-            "is an executor of datatrove's, whose run can't be waited for; make all of a chain RayPipelineExecutors"
-        )
-        require(not is_foreign, "depends", one, problem)
-        require(
-            isinstance(one, RayPipelineExecutor), "depends", depends, "must be a RayPipelineExecutor or a list of them"
-        )
-    return tuple(several)
+    return tuple(_as_parent(one, depends) for one in (depends if _is_list(depends) else [depends]))
+
+
+def _is_list(depends: object) -> bool:
+    return isinstance(depends, Sequence) and not isinstance(depends, str) and not is_folder_spec(depends)
+
+
+def _as_parent(parent: object, depends: object) -> RayPipelineExecutor | DataFolder:
+    if isinstance(parent, RayPipelineExecutor):
+        return parent
+    if is_folder_spec(parent):
+        return get_data_folder(cast("DataFolderSpec", parent), "depends")
+    is_foreign = type(parent).__module__.partition(".")[0] == "datatrove"
+    problem = "is an executor of datatrove's, whose run can't be waited for; make all of a chain RayPipelineExecutors"
+    require(not is_foreign, "depends", parent, problem)
+    raise ConfigError(f"depends={shown(depends)}: must be a RayPipelineExecutor, a run folder, or a list of them")
 
 
 def _as_observers(observers: object) -> tuple[RunObserver, ...]:

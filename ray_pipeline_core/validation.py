@@ -50,15 +50,24 @@ def require_integer(parameter: str, value: Any, at_least: int) -> None:
     require(ok, parameter, value, f"must be an integer of at least {at_least}")
 
 
+def is_amount(value: Any, at_least: float = 0) -> bool:
+    """Return whether `value` is a finite number of at least `at_least`."""
+    return is_number(value) and at_least <= value < math.inf
+
+
+def is_limit(value: Any) -> bool:
+    """Return whether `value` is a number above 0; an infinite limit is no limit."""
+    return is_number(value) and value > 0
+
+
 def require_number(parameter: str, value: Any, at_least: float = 0) -> None:
     """Raise `ConfigError` unless `value` is a finite number of at least `at_least`."""
-    ok = is_number(value) and at_least <= value < math.inf
-    require(ok, parameter, value, f"must be a number of at least {at_least}")
+    require(is_amount(value, at_least), parameter, value, f"must be a number of at least {at_least}")
 
 
 def require_limit(parameter: str, value: Any) -> None:
-    """Raise `ConfigError` unless `value` is a number above 0; an infinite limit is no limit."""
-    require(is_number(value) and value > 0, parameter, value, "must be a number above 0")
+    """Raise `ConfigError` unless `value` is a limit in seconds."""
+    require(is_limit(value), parameter, value, "must be a number above 0, in seconds")
 
 
 def require_optional_string(parameter: str, value: object) -> None:

@@ -12,13 +12,14 @@ from airflow_provider.executor_arguments import (
     EXECUTOR_ARGUMENTS,
     TEMPLATE_FIELDS,
     check_arguments,
+    check_unsupported,
     make_executor,
     split_folder,
+    with_trigger_rule,
 )
 from airflow_provider.unrendered import unrendered, unrendered_steps, unwrap
 from airflow_provider.xcom import as_xcom
 from ray_pipeline_core import (
-    ConfigError,
     RayPipelineError,
     RayPipelineExecutor,
     RetryPolicy,
@@ -51,11 +52,17 @@ class RayPipelineOperator(BaseOperator):
             runs only the missing ranks. All nodes of the cluster must see the folder.
         pipeline_kwargs: arguments of the pipeline's factory; templates in them are rendered.
         name: the run's name in messages; may be a template. The default is the task id.
+        run_on_dependency_fail: run this task also if upstream tasks have failed, once all of them have ended: its
+            `trigger_rule` is "all_done", unless it is given.
         address: a Ray address; may be a template.
         ray_conn_id: must be None; Airflow connections are not supported yet.
         runtime_env: Ray's runtime environment of the workers; never rendered, because Airflow stores rendered values.
         on_kill: what happens to the run when the Airflow task is killed; must be "stop", which ends it.
         **kwargs: arguments of Airflow's `BaseOperator`.
+
+    Attributes:
+        parent_folders: run folders that must be complete when the task runs, each as a path or URL, which may be a
+            template, and a filesystem or storage options; `ray_pipeline_task_group` sets them.
 
     Raises:
         ConfigError: an argument is wrong, whatever the templates render to.
@@ -63,7 +70,9 @@ class RayPipelineOperator(BaseOperator):
 
     template_fields: Sequence[str] = TEMPLATE_FIELDS  # pyright: ignore[reportIncompatibleVariableOverride]
     template_fields_renderers: ClassVar[dict[str, str]] = {"pipeline_kwargs": "json"}
-    shallow_copy_attrs: Sequence[str] = ("pipeline", "ray_remote_kwargs", "runtime_env", "observers", "_storage")
+    shallow_copy_attrs: Sequence[str] = (
+        *("pipeline", "ray_remote_kwargs", "runtime_env", "observers", "_storage", "parent_folders"),
+    )
 
     pipeline: Any
     pipeline_kwargs: Any
@@ -99,6 +108,7 @@ class RayPipelineOperator(BaseOperator):
         max_ranks_per_worker: int | None = None,
         run_timeout: float | None = None,
         runtime_env: Mapping[str, Any] | None = None,
+        run_on_dependency_fail: bool = False,
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
         ray_conn_id: str | None = None,
@@ -106,9 +116,10 @@ class RayPipelineOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         arguments = {key: unwrap(value) for key, value in locals().items() if key in EXECUTOR_ARGUMENTS}
-        _check_unsupported(ray_conn_id, on_kill)
+        check_unsupported(ray_conn_id, on_kill)
         check_arguments(arguments)
-        super().__init__(**kwargs)
+        super().__init__(**with_trigger_rule(kwargs, run_on_dependency_fail))
+        self.parent_folders: tuple[tuple[Any, Any], ...] = ()
         arguments["pipeline"] = unrendered_steps(arguments["pipeline"])
         arguments["logging_dir"], self._storage = split_folder(arguments["logging_dir"])
         for key, value in arguments.items():
@@ -124,7 +135,7 @@ class RayPipelineOperator(BaseOperator):
             wrapped["pipeline"] = unrendered_steps(kwargs["pipeline"])
         if split_folder(kwargs.get("logging_dir"))[1] is not None:
             wrapped["logging_dir"] = unrendered(kwargs["logging_dir"])
-        return super().partial(**{**kwargs, **wrapped})
+        return super().partial(**with_trigger_rule({**kwargs, **wrapped}, kwargs.get("run_on_dependency_fail", False)))
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the ranks that are not completed.
@@ -151,7 +162,8 @@ class RayPipelineOperator(BaseOperator):
 
     def _run_executor(self, context: Context) -> RunResult:
         arguments = {key: unwrap(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
-        self._executor = make_executor(arguments, self._storage, context["ti"])  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        parents = [(self.render_template(path, context), fs) for path, fs in self.parent_folders]
+        self._executor = make_executor(arguments, self._storage, context["ti"], parents)  # pyright: ignore[reportTypedDictNotRequiredAccess]
         if self._killed:
             raise RunCancelledError(
                 f"run {self._executor.name!r} was stopped before it started; clear the task to run it"
@@ -185,13 +197,3 @@ class _StopIfKilled(RunObserver):
     def on_run_started(self, plan: RunPlan) -> None:
         if self._operator._killed:
             self._operator.on_kill()
-
-
-def _check_unsupported(ray_conn_id: object, on_kill: object) -> None:
-    if ray_conn_id is not None:
-        raise ConfigError(
-            f"ray_conn_id={ray_conn_id!r}: must be None, because Airflow connections are not supported yet; "
-            "to use a running cluster, pass address or set RAY_ADDRESS"
-        )
-    if on_kill != "stop":
-        raise ConfigError(f"on_kill={on_kill!r}: must be 'stop', because the run ends with its Airflow task")

@@ -74,6 +74,66 @@ _CONFIG: Mapping[str, Entry] = {
         "Executors that depend on one another name different Ray addresses.",
         "Give all of them the same `address`, or run each cluster's executors separately.",
     ),
+    "at_end={value}: must be True or False": Entry(
+        "`at_end` of a `WebhookNotifier` or `MailNotifier` is not a bool.",
+        "Pass True to hear of the end of a run, else False.",
+    ),
+    "at_end={value}: must be True unless at_first_failure is": Entry(
+        "A `WebhookNotifier` or `MailNotifier` would never send anything.",
+        "Leave one of `at_end` and `at_first_failure` at True.",
+    ),
+    "at_first_failure={value}: must be True or False": Entry(
+        "`at_first_failure` of a `WebhookNotifier` or `MailNotifier` is not a bool.",
+        "Pass True to hear of the first rank that fails for good, else False.",
+    ),
+    "timeout_s={value}: must be a number above 0, in seconds": Entry(
+        "`timeout_s` of a `WebhookNotifier` or `MailNotifier` is 0, negative or not a number.",
+        "Pass how long a message may take, in seconds.",
+    ),
+    "headers={__name__}: must be a dict of strings": Entry(
+        "`headers` of a `WebhookNotifier` is not a dict, or one of its names and values is not a string; the message names its type alone.",
+        "Pass a dict such as `{'Authorization': 'Bearer ...'}`.",
+    ),
+    "the url of a WebhookNotifier (not shown, since it may hold a secret): must be http:// or https://, a host and a path, in ASCII": Entry(
+        "The URL of a `WebhookNotifier` is empty, of another protocol, or has characters that no URL has.",
+        "Pass the URL as the service shows it.",
+    ),
+    "the url of a WebhookNotifier, for {hostname}: must not have a user or password; pass headers={'Authorization': ...}": Entry(
+        "The URL of a `WebhookNotifier` has the form `https://user:password@host`, which is not sent.",
+        "Leave them out of the URL, and pass `headers={'Authorization': ...}`.",
+    ),
+    "host={value}: must be a text string that is not empty, or None": Entry(
+        "`host` of a `MailNotifier` is an empty string or not a string.",
+        "Pass the name of a mail server, or None for this machine.",
+    ),
+    "port={value}: must be a port, or None": Entry(
+        "`port` of a `MailNotifier` is not an integer from 1 to 65535.",
+        "Pass the port of the mail server, or None for the usual one.",
+    ),
+    "security={value}: must be 'starttls', 'ssl' or 'none'": Entry(
+        "`security` of a `MailNotifier` is something else.",
+        "Pass `'starttls'`, `'ssl'`, or `'none'` for a server on this machine.",
+    ),
+    "recipients={value}: must be a list of mail addresses": Entry(
+        "`recipients` of a `MailNotifier` is empty, or neither a string nor a list.",
+        "Pass one mail address, or a list of them.",
+    ),
+    "{parameter}={value}: must be a mail address": Entry(
+        "`sender`, or one of `recipients`, of a `MailNotifier` is not a string with an @.",
+        "Pass mail addresses.",
+    ),
+    "username={value}: must be a text string that is not empty, or None": Entry(
+        "`username` of a `MailNotifier` is an empty string or not a string.",
+        "Pass the user name for the mail server, or None if it asks for none.",
+    ),
+    "username={value}: would be sent in clear; use another security": Entry(
+        "A `MailNotifier` has a user name and `security='none'`, so the password could be read on the way.",
+        "Use `security='starttls'` or `'ssl'`.",
+    ),
+    "the password of a MailNotifier (not shown): must be a string, given together with username": Entry(
+        "A `MailNotifier` has a user name without a password, a password without a user name, or one that is not a string.",
+        "Pass both or none of them.",
+    ),
     "address={value}: must be a text string that is not empty, or None": Entry(
         "`address` is an empty string or not a string.",
         "Pass a Ray address such as `'ray-head:6379'`, or None for the default.",
@@ -90,9 +150,14 @@ _CONFIG: Mapping[str, Entry] = {
         "A chain mixes executors of both packages.",
         "Use executors of `ray_pipeline_core` everywhere in the chain.",
     ),
-    "depends={value}: must be a RayPipelineExecutor or a list of them": Entry(
-        "`depends` holds something that is not a `RayPipelineExecutor`, such as another kind of executor.",
-        "Pass an executor or a list of executors.",
+    "depends={value}: must be a RayPipelineExecutor, a run folder, or a list of them": Entry(
+        "`depends` holds something that is neither a `RayPipelineExecutor` nor a path, a URL or another form of a folder.",
+        "Pass executors, or the `logging_dir` of a run.",
+    ),
+    "depends={url}: executor {name} would wait for the run folder of {other}, which this chain runs later; pass that "
+    "executor instead of its folder, or the folder of another run": Entry(
+        "The folder in `depends` is that of the executor itself, or of one that the chain runs after it.",
+        "Put the executor that writes the folder into `depends`, or name the folder of another run.",
     ),
     "executor={executor}: must be a RayPipelineExecutor": Entry(
         "A Prefect task or flow, or an Airflow task group, received something else.",
@@ -143,7 +208,7 @@ _CONFIG: Mapping[str, Entry] = {
         "`max_ranks_per_worker` is 0, negative or not an integer.",
         "Pass after how many ranks a worker is replaced, or None for never.",
     ),
-    "mem_per_cpu_gb={value}: must be a number of at least 0": Entry(
+    "mem_per_cpu_gb={value}: must be a number of at least 0, in GiB": Entry(
         "`mem_per_cpu_gb` is negative, infinite or not a number.",
         "Pass the memory per CPU in GiB; 0 reserves none.",
     ),
@@ -233,7 +298,7 @@ _CONFIG: Mapping[str, Entry] = {
         "A script for datatrove's Slurm or local executor passes parameters that mean nothing on Ray.",
         "Remove them, and use what the message names for each.",
     ),
-    "randomize_start_duration={value}: must be a number of at least 0": Entry(
+    "randomize_start_duration={value}: must be a number of at least 0, in seconds": Entry(
         "`randomize_start_duration` is negative, infinite or not a number.",
         "Pass the longest pause before a rank starts, in seconds.",
     ),
@@ -289,11 +354,11 @@ _CONFIG: Mapping[str, Entry] = {
         "The workers of a gang are scheduled by its placement group, so they can't have a strategy of their own.",
         "Remove `scheduling_strategy`, and set `placement_strategy`.",
     ),
-    "retry={value}: must be a RetryPolicy": Entry(
+    "retry={value}: must be a RetryPolicy, such as RetryPolicy(max_retries=3)": Entry(
         "`retry` is a number or something else.",
         "Pass `RetryPolicy(max_retries=...)`.",
     ),
-    "run_timeout={value}: must be a number above 0": Entry(
+    "run_timeout={value}: must be a number above 0, in seconds": Entry(
         "`run_timeout` is 0, negative or not a number.",
         "Pass the time limit of the whole run in seconds, or None for no limit.",
     ),
@@ -309,11 +374,15 @@ _CONFIG: Mapping[str, Entry] = {
         "There are two runtime environments, `runtime_env` and `ray_remote_kwargs['runtime_env']`.",
         "Remove one of them.",
     ),
+    "run_on_dependency_fail={value}: must be True or False": Entry(
+        "`run_on_dependency_fail` is not a bool.",
+        "Pass True to run the executor although one that it depends on failed, else False.",
+    ),
     "skip_completed={value}: must be True or False": Entry(
         "`skip_completed` is not a bool.",
         "Pass True to run the ranks without a marker, or False to run all.",
     ),
-    "startup_timeout={value}: must be a number above 0": Entry(
+    "startup_timeout={value}: must be a number above 0, in seconds": Entry(
         "`startup_timeout` is 0, negative or not a number.",
         "Pass how long the run waits for its first worker, in seconds; `float('inf')` means without a limit.",
     ),
@@ -325,7 +394,8 @@ _CONFIG: Mapping[str, Entry] = {
         "`tasks_per_job` is 0, negative or not an integer.",
         "Pass the number of ranks that a worker runs side by side.",
     ),
-    "time={value}: must be a number above 0": Entry(
+    "time={value}: must be a number above 0, in seconds, or a string such as '24:00:00' or '1-12:00:00' (a day and 12 "
+    "hours)": Entry(
         "`time` is 0, negative, or a string that Slurm would not take either.",
         "Pass the time limit of a rank group in seconds, as `'24:00:00'` or in another form of Slurm's, or None.",
     ),
@@ -583,6 +653,46 @@ _RUN_FOLDER: Mapping[str, Entry] = {
     ),
 }
 
+_FAILED_PARENTS: Mapping[str, Entry] = {
+    "{name}, which it depends on, failed: {cause}": Entry(
+        "An executor in `depends`, directly or further up the chain, failed; the end of the message is its error.",
+        "Correct the error of the executor that is named, then start the chain again; completed ranks are skipped.",
+    ),
+    "the run in {url}, which it depends on, is not complete: {folder}; start run {name} again, which runs what is missing, then this one": Entry(
+        "The `result.json` of a run folder in `depends` says that its run failed or was stopped; the message has the ranks that are missing and the first reason.",
+        "Start that run again on its folder until it is complete, then this one.",
+    ),
+    "the run in {url}, which it depends on, was killed ({host}, pid {pid}, since {since}); start that run again, then this one": Entry(
+        "The driver of the newest run in a folder in `depends` ended without a result; what an older result says does not count.",
+        "Start that run again on its folder, which runs what is missing, then this one.",
+    ),
+    "the run in {url}, which it depends on, was killed (a run whose run.lock is damaged); start that run again, then this one": Entry(
+        "The same, and its `run.lock` can't be read.",
+        "Start that run again on its folder, which runs what is missing, then this one.",
+    ),
+}
+
+_UNFINISHED_PARENTS: Mapping[str, Entry] = {
+    "no run has ended in {url}, which it depends on (result.json is missing); run the executor with this logging_dir first, or correct the folder in depends": Entry(
+        "The folder in `depends` is not that of a run of ray-pipeline, or its run has not taken place yet.",
+        "Correct the folder, or run its executor first.",
+    ),
+    "the run in {url}, which it depends on, has not ended ({host}, pid {pid}, since {since}); start this one when that one has ended": Entry(
+        "A run is at work in a folder in `depends`; runs don't wait for one another.",
+        "Start this run again once that one has ended.",
+    ),
+    "the run in {url}, which it depends on, has not ended (a run whose run.lock is damaged); start this one when that one has ended": Entry(
+        "The folder in `depends` has a `run.lock` that can't be read, written less than a minute ago.",
+        "Start this run again a minute later.",
+    ),
+    "{url}/result.json, which it depends on, is damaged; start the run in that folder again, then this one": Entry(
+        "The `result.json` of a folder in `depends` was edited or cut off.",
+        "Start the run in that folder again: it runs what is missing, and writes a new result.",
+    ),
+}
+
+_PARENTS = {**_FAILED_PARENTS, **_UNFINISHED_PARENTS}
+
 _RUN: Mapping[str, Entry] = {
     "run {name}: {failed} of {world_size} ranks failed ({max_failed_ranks} allowed): {failure}; and {more} more. {completed} completed; start the run again in {logging_dir} to run only the missing ranks": Entry(
         "More ranks failed than `max_failed_ranks` allows, each for a reason of its own; the message shows five of them.",
@@ -592,10 +702,7 @@ _RUN: Mapping[str, Entry] = {
         "More ranks failed than `max_failed_ranks` allows; the message shows the five largest groups of ranks that failed for the same reason.",
         "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",
     ),
-    "executor {name} was not run, because {parent_name}, which it depends on, failed: {root}": Entry(
-        "An executor in `depends`, directly or further up the chain, failed; the end of the message is its error.",
-        "Correct the error of the executor that is named, then start the chain again; completed ranks are skipped.",
-    ),
+    **{f"executor {{name}} was not run, because {problem}": entry for problem, entry in _PARENTS.items()},
     "run {name} was stopped before it started; clear the task to run it": Entry(
         "Airflow killed the task before its run had started.",
         "Clear the task in Airflow to run it.",
@@ -804,6 +911,10 @@ _RANKS: Mapping[str, Entry] = {
 }
 
 _WARNINGS: Mapping[str, Entry] = {
+    **{
+        f"run_on_dependency_fail: executor {{name}} was run although {problem}": entry
+        for problem, entry in _FAILED_PARENTS.items()
+    },
     "stats of rank {rank} are not in stats.json: {error}": Entry(
         "The rank's stats don't fit those of the ranks before; the end of the message says why.",
         "Run all ranks with the same steps if you need complete stats; the rank's output is good.",
@@ -860,7 +971,8 @@ _LOGS: Mapping[str, Entry] = {
         "Ray drains the node, for instance because a spot machine is about to be reclaimed.",
         "Leave it to the run: other workers take over, and what is lost with the node costs no retries.",
     ),
-    "executor {name} failed, so the executors that depend on it are not run: {error}": Entry(
+    "executor {name} failed, so the executors that depend on it are not run, unless they have "
+    "run_on_dependency_fail=True: {error}": Entry(
         "An executor of a chain failed; those that don't depend on it are run.",
         "Correct the error that the message names, then start the chain again.",
     ),
@@ -937,6 +1049,18 @@ _LOGS: Mapping[str, Entry] = {
         "The head's machine, its process `gcs_server` or the network is down or overloaded.",
         "Do nothing if it is restarted; after 15 s without an answer the run ends with `ClusterUnreachableError`.",
     ),
+    "this process starts a local Ray cluster for the second time, and would for each further run, which takes some seconds; add `import ray; ray.init()` before the first run, so that all runs use one cluster": Entry(
+        "A loop or a script runs several executors one after another, and each starts and ends a cluster of its own.",
+        "Add `ray.init()` before the first run; all runs of the process then use that cluster.",
+    ),
+    "{self} could not send its message about {title}: {reason}": Entry(
+        "A `WebhookNotifier` or `MailNotifier` got no answer, or one that refuses; the run is not affected.",
+        "Correct what the end of the message says: the server, the URL or the login.",
+    ),
+    "{self} has not sent its message within {timeout_s} s": Entry(
+        "The server of a `WebhookNotifier` or `MailNotifier` is slow or can't be reached; the run is not affected.",
+        "Check the server, or raise `timeout_s`.",
+    ),
     "the connection to Ray could not be closed within 10.0 s, because its head does not answer": Entry(
         "The head of the cluster died, and Ray waits for it.",
         "Do nothing; Ray may end this process within a minute.",
@@ -997,6 +1121,11 @@ NEVER_SHOWN: Mapping[str, str] = {
     "no fingerprint": "A warning about executor.json says it instead.",
     "no steps": "A warning about executor.json says it instead.",
     "no older ranks": "A warning about executor.json says it instead.",
+    "result.json lacks what a result needs: {error}": "A DependencyFailedError says it instead.",
+    **{
+        f"run_on_dependency_fail: executor {{name}} was run although {problem}": "Such a parent stops the executor."
+        for problem in _UNFINISHED_PARENTS
+    },
     "no number of an attempt": "A warning about the history says it instead.",
     "no ranks": "A warning about the history says it instead.",
     "not in order": "A warning about executor.json says it instead.",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
-from typing import TypeVar, cast
+from itertools import chain
+from typing import TypeVar
 
+from ray_pipeline_core.driver.parents import Ending, check_parents, warn_of_parent_folders
 from ray_pipeline_core.driver.pipeline_run import BackendSource, PipelineRun
 from ray_pipeline_core.driver.planning import ExecutorNode, RunOptions, RunSpec, plan_run, prepare_run
-from ray_pipeline_core.errors import ConfigError, DependencyFailedError, RayPipelineError, RunCancelledError, RunError
+from ray_pipeline_core.errors import ConfigError, RayPipelineError, RunCancelledError
 from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.result import RunPlan, RunResult
-from ray_pipeline_core.storage.folder_owners import check_folders
+from ray_pipeline_core.storage.folder_owners import check_folders, check_parent_folders
 from ray_pipeline_core.validation import require
 
 logger = get_logger(__name__)
@@ -61,10 +64,14 @@ def execution_order(last: ExecutorNode) -> list[ExecutorNode]:
     """Return all executors that `last` depends on, parents first, each once, and `last` at the end.
 
     Raises:
-        ConfigError: they depend on one another in a circle, or their run folders are not separate.
+        ConfigError: they depend on one another in a circle, their run folders are not separate, or one depends on the
+            run folder of one that comes after it.
     """
     order = order_by_dependency(last, lambda node: node.dependencies, lambda node: repr(node.name))
-    check_folders((node.name, node.logging_dir) for node in order)
+    folders = [(node.name, node.logging_dir) for node in order]
+    check_folders(folders)
+    for position, node in enumerate(order):
+        check_parent_folders(node.name, node.parent_folders, folders[position:])
     return order
 
 
@@ -90,8 +97,10 @@ def plan_graph(last: ExecutorNode, count_slots: Callable[[], int | None]) -> Run
     Raises:
         PipelineLoadError: a pipeline can't be imported, called or pickled.
     """
-    *_, spec = _prepare_runs(execution_order(last), lambda node: RunOptions())
-    return plan_run(spec, count_slots)
+    order = execution_order(last)
+    *_, spec = _prepare_runs(order, lambda node: RunOptions())
+    plan = plan_run(spec, count_slots)
+    return replace(plan, warnings=(*plan.warnings, *chain.from_iterable(map(warn_of_parent_folders, order))))
 
 
 def run_graph(
@@ -102,7 +111,8 @@ def run_graph(
 ) -> RunResult:
     """Run an executor and all it depends on, parents first, each once; what ran well before is not run again.
 
-    What depends on an executor that failed is not run; what doesn't is, so that the next try has less to do.
+    What depends on an executor that failed, or on a run folder that is not complete, is not run, unless its
+    `run_on_dependency_fail` is set. What doesn't is run, so that the next try has less to do.
 
     Args:
         last: the executor to end with.
@@ -111,7 +121,7 @@ def run_graph(
         options_of: returns what this call changes for an executor.
 
     Returns:
-        The result of `last`.
+        The result of `last`, which has a warning for each of its parents that failed and was allowed to.
 
     Raises:
         RunCancelledError: the run was stopped.
@@ -122,10 +132,15 @@ def run_graph(
         order = [node for node in execution_order(last) if node is last or not _has_completed(node)]
         # All pipelines are loaded first: a mistake in the last one should not cost the hours of the others.
         specs = _prepare_runs(order, options_of)
-        endings: dict[int, RunResult | RayPipelineError] = {}
+        endings: dict[int, Ending] = {}
         for position, node in enumerate(order):
-            failure = _failure_of_parents(node, endings)
-            endings[id(node)] = failure or _run_node(node, specs[position:], backends, stop)
+            try:
+                warnings = check_parents(node, endings)
+            except RayPipelineError as error:
+                endings[id(node)] = error
+                continue
+            spec, *later = specs[position:]
+            endings[id(node)] = _run_node(node, replace(spec, warnings=warnings), later, backends, stop)
     ending = endings[id(last)]
     if isinstance(ending, RayPipelineError):
         raise ending
@@ -141,36 +156,23 @@ def _prepare_runs(order: Sequence[ExecutorNode], options_of: OptionsOf) -> list[
 
 
 def _run_node(
-    node: ExecutorNode, specs: Sequence[RunSpec], backends: BackendSource, stop: threading.Event
-) -> RunResult | RayPipelineError:
-    """Run one executor, whose spec is the first one of `specs`, and return its result, or why it failed."""
-    spec, *later = specs
+    node: ExecutorNode, spec: RunSpec, later: Sequence[RunSpec], backends: BackendSource, stop: threading.Event
+) -> Ending:
+    """Run one executor, and return its result, or why it failed."""
     try:
         result = PipelineRun(spec, stop).execute(backends, [one.config for one in later])
     except RunCancelledError:
         raise
     except RayPipelineError as error:
         if later:
-            logger.error("executor %r failed, so the executors that depend on it are not run: %s", node.name, error)
+            logger.error(
+                "executor %r failed, so the executors that depend on it are not run, unless they have "
+                "run_on_dependency_fail=True: %s",
+                node.name,
+                error,
+            )
         return error
     finally:
         spec.folder.folder.remove_partial_directory()
     node.completed_result = result
     return result
-
-
-def _failure_of_parents(
-    node: ExecutorNode, endings: Mapping[int, RunResult | RayPipelineError]
-) -> DependencyFailedError | None:
-    failed = (parent for parent in node.dependencies if isinstance(endings.get(id(parent)), RayPipelineError))
-    parent = next(failed, None)
-    if parent is None:
-        return None
-    cause = cast("BaseException | None", endings[id(parent)])
-    name = parent.name
-    if isinstance(cause, DependencyFailedError):  # the parent did not run either, so name the one that failed first
-        name, cause = cause.parent_name, cause.__cause__
-    message = f"executor {node.name!r} was not run, because {name!r}, which it depends on, failed: {cause}"
-    error = DependencyFailedError(message, cause.result if isinstance(cause, RunError) else None)
-    error.parent_name, error.__cause__ = name, cause
-    return error

@@ -113,9 +113,9 @@ class PipelineRun:
     def _load_completed(self) -> set[int]:
         """Return the ranks that need not run; a rank with damaged stats or a late marker runs again."""
         state = inspect_folder(self._spec)
-        for warning in state.warnings:
+        self._warnings, self._older = (*self._spec.warnings, *state.warnings), state.older
+        for warning in self._warnings:
             logger.warning(warning)
-        self._warnings, self._older = state.warnings, state.older
         completed = state.completed - self._remove_late_markers(state.completed)
         damaged = self._stats.load(completed)
         self._folder.remove_markers(damaged)

@@ -64,6 +64,11 @@ class ExecutorNode(Protocol):
         """The executors that must be complete first."""
         ...
 
+    @property
+    def parent_folders(self) -> Iterable[DataFolder]:
+        """The run folders of other runs that must be complete first."""
+        ...
+
     def parameters(self) -> dict[str, Any]:
         """Return every constructor argument by name."""
         ...
@@ -97,6 +102,7 @@ class RunSpec:
         observers: the observers of this run, besides the default ones.
         dependency_order: names of all executors of the graph in the order they run, this one last.
         fingerprint: what identifies the pipeline in its run folder.
+        warnings: what a person should know of its parents.
     """
 
     name: str
@@ -109,6 +115,7 @@ class RunSpec:
     observers: tuple[RunObserver, ...]
     dependency_order: tuple[str, ...]
     fingerprint: Fingerprint
+    warnings: tuple[str, ...] = ()
 
 
 def prepare_run(node: ExecutorNode, dependency_order: Iterable[str], options: RunOptions) -> RunSpec:

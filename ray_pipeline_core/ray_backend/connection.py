@@ -24,6 +24,7 @@ Check: TypeAlias = Callable[[], object]
 
 _lock = threading.Lock()
 _newest: SharedConnection | None = None
+_embedded_starts = 0
 
 
 class SharedConnection:
@@ -131,9 +132,22 @@ def join(where: str, check: Check) -> SharedConnection | None:
             if ray.is_initialized():
                 return None
             _newest = SharedConnection(where)
+            if _newest.is_embedded:
+                _count_embedded_start()
             _newest._open(check)
         _newest._users += 1
         return _newest
+
+
+def _count_embedded_start() -> None:
+    """Say once how runs that follow one another can share a cluster; each start takes seconds."""
+    global _embedded_starts
+    _embedded_starts += 1
+    if _embedded_starts == 2:
+        logger.warning(
+            "this process starts a local Ray cluster for the second time, and would for each further run, which takes "
+            "some seconds; add `import ray; ray.init()` before the first run, so that all runs use one cluster"
+        )
 
 
 def leave(connection: SharedConnection) -> None:

@@ -25,6 +25,7 @@ from ray_pipeline_core.worker.output_spool import start_spool
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
 from ray_pipeline_core.worker.rank_runner import WorkerTerminated, store_failure
 from ray_pipeline_core.worker.reaper import start_reaper
+from ray_pipeline_core.worker.reserved_ports import Ports, ReservedPorts
 from ray_pipeline_core.worker.reuse_checks import clear_listing_caches, has_processes_left, has_threads_left
 
 logger = get_logger(__name__)
@@ -85,6 +86,7 @@ class RankWorker:
         self._settings: RankSettings | None = None
         self._guards: dict[int, AttemptGuard] = {}
         self._runner: GroupRunner | None = None
+        self._ports = ReservedPorts()
 
     def prepare(self, packed_pipeline: bytes | memoryview, settings: RankSettings) -> WorkerLocation | LoadProblem:
         """Load a pipeline and import its modules, which does not count towards the time limit of the first group.
@@ -115,10 +117,16 @@ class RankWorker:
         """
         assert self._runner is not None, "prepare() comes first"
         assert self._settings is not None, "prepare() comes first"
+        if groups:
+            self._ports.release()
         error = self._mark_completed(commit)
         self._guards = {attempt.rank: AttemptGuard(self._settings, attempt) for group in groups for attempt in group}
         report = self._runner.run(groups)
         return report if error is None else replace(report, commit_error=error)
+
+    def reserve_ports(self, count: int) -> Ports:
+        """Reserve ports for the ranks of the next group, on which the members of the gang can meet."""
+        return self._ports.renew(count)
 
     def reset(self) -> None:
         """Prepare for another pipeline, or end the process if ranks have left processes or threads running."""

@@ -13,6 +13,7 @@ from ray_pipeline_core.ray_backend.idle_workers import WorkerSet
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.worker.group_runner import WorkReport
+from ray_pipeline_core.worker.reserved_ports import Ports
 
 SlotEvent: TypeAlias = Literal["submitted", "lost", "answered"]
 """What changes a slot's phase: a call, the loss of a worker, or that no call is unanswered any more."""
@@ -53,6 +54,7 @@ class Slot:
         previous_locations: where its workers ran when they became idle; empty for new workers.
         by_value: the modules whose code each worker was sent, by index.
         locations: where its started workers run, by index.
+        ports: free ports on the first node of a gang, one for each rank of its next group.
         phase: its phase.
         submitted_s: when the newest groups were submitted to it, in seconds of the monotonic clock; 0 if never.
         reports: the reports of its workers on these groups, by index.
@@ -70,6 +72,7 @@ class Slot:
     previous_locations: tuple[WorkerLocation, ...] = ()
     by_value: dict[int, frozenset[str]] = field(default_factory=dict)
     locations: dict[int, WorkerLocation] = field(default_factory=dict)
+    ports: Ports = field(default_factory=Ports)
     phase: Phase = Phase.STARTING
     submitted_s: float = 0.0
     reports: dict[int, WorkReport] = field(default_factory=dict)

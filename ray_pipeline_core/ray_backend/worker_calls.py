@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 
@@ -16,6 +16,7 @@ from ray_pipeline_core.ray_backend.shipped_code import ShippedCode
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.worker.group_runner import WorkReport
 from ray_pipeline_core.worker.rank_attempt import RankAttempt
+from ray_pipeline_core.worker.reserved_ports import Ports
 from ray_pipeline_core.worker.setup import WorkerSetup
 
 
@@ -56,6 +57,10 @@ class WorkerCalls:
         """Let a worker run groups, and return the reference of its answer."""
         return actor.call.remote("run_groups", pickle.dumps((groups, commit)))
 
+    def reserve_ports(self, actor: Any, count: int) -> Any:
+        """Let a worker reserve ports of its node, and return the reference of its answer."""
+        return actor.call.remote("reserve_ports", pickle.dumps((count,)))
+
     def send_by_value(self, module: str) -> None:
         """Send a module's code along from now on.
 
@@ -77,7 +82,10 @@ def reset(actor: Any) -> None:
     actor.call.remote("reset", pickle.dumps(()))
 
 
-def read_answer(future: Any) -> tuple[WorkerLocation | LoadProblem | WorkReport | str | None, BaseException | None]:
+_Answer: TypeAlias = WorkerLocation | LoadProblem | WorkReport | Ports | str
+
+
+def read_answer(future: Any) -> tuple[_Answer | None, BaseException | None]:
     """Return what a worker has answered, or the error of the call."""
     error = future.exception()
     return (None, error) if error is not None else (pickle.loads(future.result()), None)

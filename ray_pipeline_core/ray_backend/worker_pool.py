@@ -36,6 +36,7 @@ from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 from ray_pipeline_core.worker.group_runner import WorkReport
 from ray_pipeline_core.worker.rank_attempt import RankAttempt
+from ray_pipeline_core.worker.reserved_ports import Ports
 from ray_pipeline_core.worker.setup import WorkerSetup
 
 logger = get_logger(__name__)
@@ -73,6 +74,7 @@ class RayWorkerPool:
         check_options(self._environment.resources)
         self._calls = WorkerCalls(cluster, setup)
         self._attempt_numbers = setup.attempt_numbers
+        self._ranks_per_group = setup.config.tasks_per_job
         self._idle_workers = idle_workers
         self._needs_more_memory = False
         self._slots: dict[int, Slot] = {}
@@ -111,10 +113,16 @@ class RayWorkerPool:
         self._slots[slot.number] = slot
         for index, actor in enumerate(slot.actors):
             self._prepare_worker(slot, index, actor)
+        self._reserve_ports(slot)
 
     def _prepare_worker(self, slot: Slot, index: int, actor: Any) -> None:
         slot.by_value[index] = self._calls.by_value
         self._call(slot, index, self._calls.prepare(actor))
+
+    def _reserve_ports(self, slot: Slot) -> None:
+        """Have the first member of a gang reserve ports for the next group, once its other calls are done."""
+        if slot.is_gang:
+            self._call(slot, 0, self._calls.reserve_ports(slot.actors[0], self._ranks_per_group))
 
     def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
         """Send groups to every member of the slot."""
@@ -129,11 +137,13 @@ class RayWorkerPool:
         record.submitted_s = time.monotonic()
         commit = [outcome.rank for outcome in record.uncommitted]
         for index, actor in enumerate(record.actors if groups else record.actors[:1]):
-            attempts = [self._attempts(group, index, record.node_ips) for group in groups]
+            attempts = [self._attempts(group, index, record) for group in groups]
             self._call(record, index, self._calls.run_groups(actor, attempts, [] if index else commit))
+        if groups:
+            self._reserve_ports(record)
 
-    def _attempts(self, group: TaskGroup, node_index: int, node_ips: tuple[str, ...]) -> list[RankAttempt]:
-        submitted_s = time.time()
+    def _attempts(self, group: TaskGroup, node_index: int, slot: Slot) -> list[RankAttempt]:
+        submitted_s, node_ips = time.time(), slot.node_ips
         return [
             RankAttempt(
                 rank=rank,
@@ -142,6 +152,7 @@ class RayWorkerPool:
                 is_first=position == 0,
                 node_index=node_index,
                 node_ips=node_ips,
+                master_port=slot.ports.numbers[position] if slot.is_gang else 0,
                 submitted_s=submitted_s,
             )
             for position, rank in enumerate(group.ranks)
@@ -226,6 +237,8 @@ class RayWorkerPool:
         location = slot.locations.get(index)
         if error is not None:
             self._mark_lost(slot, self._classify(error, location))
+        elif isinstance(value, Ports):
+            slot.ports = value
         elif isinstance(value, WorkerLocation):
             slot.locations[index] = value
         elif isinstance(value, WorkReport):

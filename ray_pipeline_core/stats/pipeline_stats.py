@@ -16,6 +16,7 @@ from typing import Any
 from ray_pipeline_core.errors import StatsMergeError
 from ray_pipeline_core.redaction import redact
 from ray_pipeline_core.stats.metrics import Metric, Timing, plain_number
+from ray_pipeline_core.strict_json import indented_json
 
 __all__ = ["Metric", "PipelineStats", "StatsAccumulator", "StepStats", "Timing", "parse_stats"]
 
@@ -82,13 +83,22 @@ class PipelineStats:
         _parse_steps(plain)
         return cls(plain)
 
+    @property
+    def stats(self) -> list[StepStats]:
+        """The stats of each step, as datatrove's `PipelineStats.stats`.
+
+        Raises:
+            StatsMergeError: the stats are damaged.
+        """
+        return self._parsed()
+
     def to_list(self) -> list[dict[str, Any]]:
         """Return the stats as plain JSON, one dict per step."""
         return self._json_steps
 
-    def to_json(self, indent: int | None = 4) -> str:
-        """Return the content of a stats file; without an indent, on one line, in a third of the time."""
-        return json.dumps(self._json_steps, indent=indent)
+    def to_json(self) -> str:
+        """Return the content of a stats file."""
+        return indented_json(self._json_steps)
 
     def merge(self, other: PipelineStats) -> PipelineStats:
         """Return the sum of both; stats without steps add nothing.

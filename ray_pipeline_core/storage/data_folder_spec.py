@@ -56,6 +56,11 @@ def get_data_folder(spec: DataFolderSpec, parameter: str = "logging_dir") -> Dat
     return _usable(folder, path, parameter)
 
 
+def is_folder_spec(value: object) -> bool:
+    """Return whether `value` has a form that `get_data_folder` takes."""
+    return _parse_spec(value) is not None
+
+
 def _usable(folder: DataFolder, path: str, parameter: str) -> DataFolder:
     """Return the folder, with a path that its listings show in the same form."""
     if folder.is_local():

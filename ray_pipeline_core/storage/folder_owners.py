@@ -39,6 +39,27 @@ def check_folders(folders: Iterable[tuple[str, DataFolder]]) -> None:
         _check_surroundings(location, folder, set(owners))
 
 
+def check_parent_folders(name: str, parents: Iterable[DataFolder], later: Iterable[tuple[str, DataFolder]]) -> None:
+    """Check that an executor does not depend on a run folder that can't be complete when its turn comes.
+
+    Args:
+        name: the executor's name.
+        parents: the run folders that it depends on.
+        later: name and run folder of the executor itself, and of those that its chain runs after it.
+
+    Raises:
+        ConfigError: it does.
+    """
+    owners = {_location(folder): other for other, folder in later}
+    for parent in parents:
+        other = owners.get(_location(parent))
+        if other is not None:
+            raise ConfigError(
+                f"depends={parent.url!r}: executor {name!r} would wait for the run folder of {other!r}, which this "
+                "chain runs later; pass that executor instead of its folder, or the folder of another run"
+            )
+
+
 def _check_surroundings(location: _Location, folder: DataFolder, run_folders: set[_Location]) -> None:
     storage, parts = location
     for end, part in enumerate(parts):

@@ -106,6 +106,14 @@ class LeaseFiles:
         if not lease.is_first:
             self._folder.write_bytes(LOCK_FILE, lease.to_bytes())
 
+    def unreleased(self) -> tuple[Lease | None, bool]:
+        """Return the newest lease that was not given back, if there is one, and whether its run is still at work."""
+        now_s = self._clock()  # before the files are read, as in `_acquire`
+        for lease in self._read_newest():
+            if not (lease.released or _is_abandoned(lease)):
+                return lease, not lease.is_free(now_s, self._stale_s)
+        return None, False
+
     def is_replaced(self, lease_id: str) -> bool:
         """Return whether the lease with this id was given back or lost: another one is valid, or none."""
         found = self._read_newest()

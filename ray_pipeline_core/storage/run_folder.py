@@ -249,10 +249,7 @@ class RunFolder:
         Raises:
             ValueError: it is not a JSON object.
         """
-        try:
-            return parse_object(self.folder.read_bytes(STATS_CACHE_FILE))
-        except FileNotFoundError:
-            return None
+        return self._read_object(STATS_CACHE_FILE)
 
     def remove_stats_cache(self) -> None:
         """Remove the stats cache, if there is one."""
@@ -261,6 +258,14 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the run's result, which must be plain JSON."""
         self._write_json(RESULT_FILE, result)
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return the result of the newest run that has ended, as plain JSON, or None if there is none.
+
+        Raises:
+            ValueError: it is not a JSON object.
+        """
+        return self._read_object(RESULT_FILE)
 
     def write_progress(self, progress: Mapping[str, Any]) -> None:
         """Write the run's progress, which must be plain JSON."""
@@ -276,10 +281,7 @@ class RunFolder:
         Raises:
             ValueError: it is not a JSON object.
         """
-        try:
-            return parse_object(self.folder.read_bytes(EXECUTOR_FILE))
-        except FileNotFoundError:
-            return None
+        return self._read_object(EXECUTOR_FILE)
 
     def recorded_world_size(self) -> int | None:
         """Return the world size of the last run, by `result.json` or else `progress.json`; None if neither tells it."""
@@ -313,6 +315,12 @@ class RunFolder:
     def _size(self, path: str) -> int:
         directory, _, name = path.rpartition("/")
         return self.folder.list_sizes(directory, [name]).get(name, 0)
+
+    def _read_object(self, path: str) -> dict[str, Any] | None:
+        try:
+            return parse_object(self.folder.read_bytes(path))
+        except FileNotFoundError:
+            return None
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:
         content_json = json.dumps(json_value(content), indent=2, ensure_ascii=False) + "\n"

@@ -52,6 +52,7 @@ class RankAttempt:
         is_first: whether it is the first rank of its group.
         node_index: index of this node in the gang; 0 outside gangs.
         node_ips: addresses of the gang's nodes, the master first.
+        master_port: a free port on the first node for the members of the gang to meet; 0 outside gangs.
         submitted_s: when the driver sent it to the worker, in seconds since the epoch; 0 if that is unknown.
     """
 
@@ -61,6 +62,7 @@ class RankAttempt:
     is_first: bool = False
     node_index: int = 0
     node_ips: tuple[str, ...] = ()
+    master_port: int = 0
     submitted_s: float = 0.0
 
     @property

@@ -55,7 +55,7 @@ class FinishedRank:
     def store(self) -> RankOutcome:
         """Store stats and log, then set the marker, and return the outcome: a failure if one of these is impossible."""
         failure = None
-        stats = self.stats.to_json(indent=None)
+        stats = self.stats.to_json()
         try:
             _store_files(self, stats)
         except BaseException as error:  # noqa: BLE001 - any error is an outcome

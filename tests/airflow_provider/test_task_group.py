@@ -95,6 +95,17 @@ def test_operator_arguments_apply_to_every_task() -> None:
     }
 
 
+def test_executor_that_may_run_on_failed_ones_waits_for_all_of_them() -> None:
+    report = make("report", depends=make("clean"), run_on_dependency_fail=True)
+    rules = {name: task.trigger_rule for name, task in group_tasks(report).items()}
+    assert rules == {"clean": "all_success", "report": "all_done"}
+    chosen = group_tasks(report, trigger_rule="one_failed")["report"]
+    assert chosen.trigger_rule == "one_failed"
+    with DAG("mapped", schedule=None):
+        partial = RayPipelineOperator.partial(task_id="mapped", pipeline=FACTORY, run_on_dependency_fail=True)
+        assert partial.expand(tasks=[1, 2]).trigger_rule == "all_done"
+
+
 @pytest.mark.parametrize(
     ("spec", "rendered", "storage"),
     [
@@ -163,6 +174,32 @@ def test_group_is_the_same_at_every_parse() -> None:
         return json.dumps(DagSerialization.to_dict(dag), sort_keys=True)
 
     assert parse() == parse()
+
+
+def test_parents_that_failed_and_run_folders_decide_when_a_task_runs(
+    run_dag: RunDag, ray_cluster: object, tmp_path: Path
+) -> None:
+    def stage(name: str, required: list[str], **parameters: Any) -> RayPipelineExecutor:
+        kwargs = {"folder": f"{tmp_path}/out", "required": required, "left": name}
+        folder = f"{tmp_path}/{{{{ ds }}}}/{name}"
+        shared: dict[str, Any] = {"pipeline": FACTORY, "pipeline_kwargs": kwargs, "mem_per_cpu_gb": 0.1}
+        return make(name, logging_dir=folder, **shared | parameters)
+
+    broken = stage("broken", ["nothing"])
+    report = stage("report", [], depends=broken, run_on_dependency_fail=True)
+    night = f"{tmp_path}/{{{{ ds }}}}/report"
+    tonight = stage("tonight", ["report"], depends=[night])
+    too_early = stage("too_early", [], depends=[f"{tmp_path}/{{{{ ds }}}}/broken"])
+    with DAG("nights", schedule=None) as dag:
+        first = ray_pipeline_task_group("first", report)
+        first >> [ray_pipeline_task_group("second", tonight), ray_pipeline_task_group("third", too_early)]
+    states = {ti.task_id: ti.state for ti in run_dag(dag, logical_date=DAY).get_task_instances()}
+    assert states == {
+        "first.broken": "failed",
+        "first.report": "success",
+        "second.tonight": "success",
+        "third.too_early": "failed",
+    }
 
 
 def test_group_may_stand_in_another_group_twice() -> None:

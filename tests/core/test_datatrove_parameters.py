@@ -63,8 +63,39 @@ def test_time_limit_in_slurms_notation_is_taken(text: str, seconds: int, tmp_pat
 
 @pytest.mark.parametrize("text", ["", "1h", "1:2:3:4", "-5", "00:00:00", "1-2:3:4:5", "١٢"])
 def test_other_strings_are_no_time_limit(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="time="):
+    with pytest.raises(ConfigError, match=r"time=.*, in seconds, or a string such as '24:00:00' or '1-12:00:00'"):
         make(tmp_path, time=text)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "unit"),
+    [
+        ("run_timeout", "1h", "in seconds"),
+        ("startup_timeout", None, "in seconds"),
+        ("randomize_start_duration", "5m", "in seconds"),
+        ("mem_per_cpu_gb", "4G", "in GiB"),
+        ("retry", 3, r"RetryPolicy\(max_retries=3\)"),
+    ],
+)
+def test_refusal_says_in_which_unit_a_value_must_be(parameter: str, value: Any, unit: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{parameter}=.*{unit}"):
+        make(tmp_path, **{parameter: value})
+
+
+def test_none_is_the_default_of_each_of_datatroves_parameters(tmp_path: Path) -> None:
+    from datatrove.executor.ray import RayPipelineExecutor as Original
+
+    names = set(inspect.signature(Original).parameters) - {"pipeline", "tasks", "logging_dir"}
+    executor = make(tmp_path, **dict.fromkeys(names))
+    assert executor.config == make(tmp_path).config
+    executor.workers = None  # type: ignore[assignment]
+    assert executor.workers == -1
+
+
+@pytest.mark.parametrize("name", ["tasks", "retry", "startup_timeout", "placement_strategy", "max_failed_ranks"])
+def test_none_is_refused_where_it_has_no_meaning(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{name}=None"):
+        make(tmp_path, **{name: None})
 
 
 def test_random_sleep_may_be_a_fraction_of_a_second(tmp_path: Path) -> None:

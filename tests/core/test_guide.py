@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ray_pipeline_core import RayPipelineExecutor, RunResult
+from ray_pipeline_core import RayPipelineExecutor, RunIncompleteError, RunResult
 from ray_pipeline_core.testing import run_in_process
+from tests.support.message_servers import HookServer, MailServer, serving
 from tests.support.storage import s3_options
 
 if TYPE_CHECKING:
@@ -88,8 +89,10 @@ def test_guide_has_the_snippets_that_are_tested() -> None:
         "run_on_s3.py",
         "stop_from_code.py",
         "test_words.py",
+        "tolerant_report.py",
         "which_file.py",
         "with_log_lines.py",
+        "with_notifications.py",
         "with_observer.py",
         "word_steps.py",
     ]
@@ -126,9 +129,38 @@ def test_observer_reports_the_end(folder: Path, without_ray: None, capsys: pytes
     assert f"hello: 2 of 2 ranks in {folder}/hello" in capsys.readouterr().out
 
 
+def test_notifications_are_sent_at_the_end_and_at_the_first_failure(
+    folder: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook, mail = HookServer(), MailServer()
+    monkeypatch.setenv("HOOK_URL", hook.url)
+    script = folder / "with_notifications.py"
+    script.write_text(script.read_text().replace("2525", str(mail.port)))
+    (folder / "counts").touch()  # where a folder should be
+    with serving(hook), serving(mail), pytest.raises(RunIncompleteError):
+        run_snippet(folder, script.name)
+    assert [content["event"] for _, _, content in hook.posts] == ["run_finished"]
+    assert [recipients for recipients, _ in mail.mails] == [["me@example.com"]]
+
+
 def test_failure_leads_to_the_file(folder: Path, without_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
     run_snippet(folder, "which_file.py")
     assert f"```\n{capsys.readouterr().out}```".replace(str(folder), "/tmp/words") in GUIDE.read_text()
+
+
+def test_report_runs_whether_the_counting_failed_or_not(
+    folder: Path, without_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_snippet(folder, "tolerant_report.py")
+    assert "warning:" not in capsys.readouterr().out
+    (folder / "run/completions/00001").unlink()
+    (folder / "counts").rename(folder / "moved")
+    (folder / "counts").touch()  # where a folder should be
+    del sys.modules["count_words"]  # its executor has run in this process, and would not be run again
+
+    run_snippet(folder, "tolerant_report.py")
+
+    assert "warning: run_on_dependency_fail: executor 'report' was run although 'words'" in capsys.readouterr().out
 
 
 def test_stop_ends_the_run_of_another_thread(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

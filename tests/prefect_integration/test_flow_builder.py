@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 
 from prefect_integration import ray_pipeline_flow, run_ray_pipeline
-from ray_pipeline_core import ConfigError, RayPipelineExecutor, RunIncompleteError
+from ray_pipeline_core import ConfigError, DependencyFailedError, RayPipelineExecutor, RunIncompleteError
 from tests.prefect_integration.executors import MakeExecutor, fail_on, note_in, numbers, times_run
 from tests.prefect_integration.server_records import FlowRunRecords
 
@@ -84,6 +84,24 @@ def test_children_are_never_run_when_a_parent_fails(
         "published": ("NotReady", None),
     }
     records.log_lines("flights: rank 1: error")
+
+
+def test_executor_that_may_run_on_failed_ones_decides_how_the_flow_ends(
+    make_named_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    clean = make_named_executor("clean", numbers, fail_on(1))
+    joined = make_named_executor("joined", depends=clean)
+    report = make_named_executor("report", tasks=1, depends=[clean, joined], run_on_dependency_fail=True)
+    waiting = make_named_executor("waiting", depends=[report, tmp_path / "night"])
+
+    state, records = run(ray_pipeline_flow(report), client)
+    records.task_runs(clean="Failed", joined="NotReady", report="Completed")
+    assert state.result()["name"] == "report"
+
+    state, records = run(ray_pipeline_flow(waiting), client)
+    records.task_runs(clean="Failed", joined="NotReady", report="Completed", waiting="Failed")
+    with pytest.raises(DependencyFailedError, match=f"because no run has ended in {tmp_path}/night"):
+        state.result()
 
 
 def test_next_run_of_the_flow_does_only_what_is_missing(

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -113,6 +114,50 @@ def _misbehave(how: str, ranks: tuple[int, ...], folder: str | None, data: Any, 
 def misbehave(how: str, *ranks: int, once_in: Path | None = None) -> Step:
     """Return a step that dies, hangs or raises on some ranks; with `once_in` only in their first attempts."""
     return functools.partial(_misbehave, how, ranks, None if once_in is None else str(once_in))
+
+
+GANG_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK")
+
+
+def _meet(folder: str, data: Any, rank: int, world_size: int) -> Any:
+    variables = {name: os.environ[name] for name in GANG_VARIABLES}
+    path = Path(folder) / f"{rank}-{os.environ['RAY_PIPELINE_ATTEMPT']}-{variables['RANK']}.json"
+    path.write_text(json.dumps(variables))
+    total = _sum_over_gang(int(variables["RANK"]) + 1)
+    path.write_text(json.dumps(variables | {"total": total}))
+    return data
+
+
+def meet(folder: Path) -> Step:
+    """Return a step in which the members of a gang find one another, as torch's do, and add a number of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return functools.partial(_meet, str(folder))
+
+
+def _sum_over_gang(value: int) -> int:
+    address, others = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), int(os.environ["WORLD_SIZE"]) - 1
+    if os.environ["RANK"] != "0":
+        with _connect(address) as connection:
+            connection.sendall(b"%d\n" % value)
+            return int(connection.makefile().readline())
+    with socket.create_server(address) as server:
+        members = [server.accept()[0] for _ in range(others)]
+    total = value + sum(int(member.makefile().readline()) for member in members)
+    for member in members:
+        member.sendall(b"%d\n" % total)
+        member.close()
+    return total
+
+
+def _connect(address: tuple[str, int], tries: int = 300) -> socket.socket:
+    """Connect to the first member, which may have started later."""
+    try:
+        return socket.create_connection(address)
+    except ConnectionRefusedError:
+        if tries == 0:
+            raise
+        time.sleep(0.1)
+        return _connect(address, tries - 1)
 
 
 def talk(data: Any, rank: int, world_size: int) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 PREAMBLE = """
-import os, sys, threading
+import logging, os, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import psutil
@@ -49,13 +49,19 @@ with ThreadPoolExecutor() as threads:
 print("connected", ray.is_initialized(), flush=True)
 """
 CLOSED = """
+advice = []
+handler = logging.Handler(logging.WARNING)
+handler.emit = lambda record: advice.append(record.getMessage())
+logging.getLogger("ray_pipeline_core.ray_backend.connection").addHandler(handler)
 with ThreadPoolExecutor() as threads:
     closed = threads.submit(held("closed").run)
     wait_for_start("closed")
+    assert not advice, advice
     ray.shutdown()
     end(closed, "closed")
 print("connected", ray.is_initialized(), flush=True)
 end(ThreadPoolExecutor().submit(make("again", do_nothing).run), "again")
+print(*advice, flush=True)
 """
 HEADLESS = """
 with ThreadPoolExecutor() as threads:
@@ -97,10 +103,12 @@ def test_runs_of_one_process_share_a_cluster_that_ends_with_the_last(tmp_path: P
 
 def test_run_whose_connection_other_code_closes_ends_in_order(tmp_path: Path) -> None:
     lines = run(tmp_path, CLOSED)
-    assert "was closed while the run used it, by ray.shutdown()" in lines[-4]
-    assert set(ENDED) <= set(lines[-3].split())
-    assert "run.lock" not in lines[-3]
-    assert lines[-2:] == ["connected False", "again True"]
+    assert "was closed while the run used it, by ray.shutdown()" in lines[-5]
+    assert set(ENDED) <= set(lines[-4].split())
+    assert "run.lock" not in lines[-4]
+    assert lines[-3:-1] == ["connected False", "again True"]
+    assert "starts a local Ray cluster for the second time" in lines[-1]
+    assert "add `import ray; ray.init()` before the first run" in lines[-1]
 
 
 def test_run_whose_cluster_loses_its_head_ends_in_order_and_the_process_goes_on(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def lose_worker(pool: RayWorkerPool, location: WorkerLocation, submitted_s: floa
 
 
 def make_pool(cluster: FakeCluster, reserve: IdleWorkers) -> RayWorkerPool:
-    config = SimpleNamespace(resources=ONE_CPU)
+    config = SimpleNamespace(resources=ONE_CPU, tasks_per_job=1)
     setup: Any = SimpleNamespace(config=config, packed_pipeline=b"", settings=None, attempt_numbers=None)
     made_of: Any = cluster
     pool = RayWorkerPool(made_of, setup, reserve)
