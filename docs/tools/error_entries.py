@@ -246,6 +246,10 @@ _CONFIG: Mapping[str, Entry] = {
         "local folder as the `working_dir` of a runtime environment.",
         "Correct or remove the option that Ray's own text names; pass a local folder to `ray.init(runtime_env=...)`.",
     ),
+    "ray_remote_kwargs[{option}]: needs Ray {since} or newer, and Ray {installed} is installed; upgrade Ray on the driver and on all nodes, or remove the option": Entry(
+        "The installed release of Ray is older than this option for actors.",
+        "Install the release of Ray that the message names, or remove the option.",
+    ),
     "ray_remote_kwargs={value}: must be a dict of Ray actor options": Entry(
         "`ray_remote_kwargs` is not a dict, or has a key that is not a string.",
         "Pass a dict such as `{'resources': {'ssd': 1}}`.",

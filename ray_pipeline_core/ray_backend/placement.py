@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.ray_backend.rank_worker import RankWorker
+from ray_pipeline_core.ray_backend.ray_versions import check_supported
 from ray_pipeline_core.redaction import cause_to_show, get_logger
 
 logger = get_logger(__name__)
@@ -51,6 +52,7 @@ def start_workers(resources: RankResources) -> tuple[PlacementGroup | None, list
 
 def check_options(resources: RankResources) -> None:
     """Raise `ConfigError` if Ray does not accept an actor option or its value."""
+    check_supported(resources.ray_options)
     try:
         ray.remote(RankWorker).options(**_actor_options(resources))
     except (TypeError, ValueError) as error:
