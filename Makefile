@@ -3,6 +3,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
 BENCH_ARGS ?=
+VERSIONS_ARGS ?=
 
 # In percent, of lines and branches of the core. Only the whole suite is held to it.
 MIN_COVERAGE := 95
@@ -18,11 +19,13 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks demo check docs format test chaos soak bench bench-full constraints clean
+.PHONY: help setup hooks demo check docs format test test-versions chaos soak bench bench-full constraints clean
 
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
 	@echo "make test         run every test and measure coverage (PYTEST_ARGS=... goes to pytest)"
+	@echo "make test-versions  some tests with the oldest and newest Ray, Airflow, Prefect and Python that are supported"
+	@echo "                  (VERSIONS_ARGS='--only lowest newest' takes some environments, '--docs docs' writes the table)"
 	@echo "make chaos        only those tests that kill workers, nodes and drivers under running pipelines"
 	@echo "make soak         kill workers and nodes at random, with ten seeds (SOAK_ARGS='--seeds 1 2' takes others)"
 	@echo "make check        lint, format, types, import contracts"
@@ -84,6 +87,9 @@ test: setup
 	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet $(if $(strip $(PYTEST_ARGS)),|| true)
 	@$(BIN)/python -m coverage report $(if $(strip $(PYTEST_ARGS)),|| true,--fail-under=$(MIN_COVERAGE))
+
+test-versions: setup
+	$(BIN)/python -m tests.versions.matrix $(VERSIONS_ARGS)
 
 chaos: setup
 	$(BIN)/python -m pytest tests/chaos $(PYTEST_ARGS)

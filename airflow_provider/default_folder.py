@@ -6,7 +6,7 @@ import os
 from typing import Protocol
 from urllib.parse import quote
 
-from airflow.sdk import conf
+from airflow_provider.airflow_versions import conf
 
 
 class TaskInstanceKey(Protocol):

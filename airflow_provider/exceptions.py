@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
-
+from airflow_provider.airflow_versions import AirflowException, AirflowFailException
 from ray_pipeline_core import (
     ClusterAuthError,
     ConfigError,

@@ -310,6 +310,10 @@ _CONFIG: Mapping[str, Entry] = {
         "`ray_remote_kwargs` has an option that Ray does not know for actors, or a value that it refuses.",
         "Correct or remove the option that Ray's own text names.",
     ),
+    "ray_remote_kwargs[{option}]: needs Ray {since} or newer, and Ray {installed} is installed; upgrade Ray on the driver and on all nodes, or remove the option": Entry(
+        "The installed release of Ray is older than this option for actors.",
+        "Install the release of Ray that the message names, or remove the option.",
+    ),
     "ray_remote_kwargs={value}: must be a dict of Ray actor options": Entry(
         "`ray_remote_kwargs` is not a dict, or has a key that is not a string.",
         "Pass a dict such as `{'resources': {'ssd': 1}}`.",

@@ -7,10 +7,9 @@ import re
 import time
 from collections.abc import Callable
 
-from ray import exceptions as ray_errors
-
 from ray_pipeline_core.errors import ClusterAuthError, ClusterError, ClusterUnreachableError, ConfigError
 from ray_pipeline_core.ray_backend.head import NotAHeadError, TokenRefusedError
+from ray_pipeline_core.ray_backend.ray_versions import AUTHENTICATION_ERRORS
 from ray_pipeline_core.redaction import get_logger
 
 logger = get_logger(__name__)
@@ -89,7 +88,7 @@ def connect_error(where: str, source: str, error: Exception) -> ClusterError:
             f"could not start a local Ray cluster: {type(error).__name__}: {error}; check the free memory and disk "
             "space of this machine, and the logs in /tmp/ray/session_latest/logs"
         )
-    if isinstance(error, TokenRefusedError | ray_errors.AuthenticationError):
+    if isinstance(error, (TokenRefusedError, *AUTHENTICATION_ERRORS)):
         return ClusterAuthError(
             f"the Ray cluster at {source}={where!r} does not accept this process's token: {_first_sentence(error)}; "
             "set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN or in the file ~/.ray/auth_token"

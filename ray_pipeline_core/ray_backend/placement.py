@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ConfigError
+from ray_pipeline_core.ray_backend.ray_versions import check_supported
 from ray_pipeline_core.ray_backend.worker_shell import RankWorker
 from ray_pipeline_core.redaction import cause_to_show, get_logger
 
@@ -47,6 +48,7 @@ def start_workers(resources: RankResources) -> tuple[PlacementGroup | None, list
 
 def check_options(resources: RankResources) -> None:
     """Raise `ConfigError` if Ray does not accept an actor option or its value."""
+    check_supported(resources.ray_options)
     try:
         ray.remote(RankWorker).options(**_actor_options(resources))
     except (TypeError, ValueError) as error:

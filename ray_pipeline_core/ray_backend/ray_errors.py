@@ -11,10 +11,11 @@ from ray import exceptions as ray_errors
 
 from ray_pipeline_core.errors import qualified_name
 from ray_pipeline_core.failure_kinds import FAILURE_RULES, FailureKind
+from ray_pipeline_core.ray_backend.ray_versions import AUTHENTICATION_ERRORS
 from ray_pipeline_core.redaction import redact
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 
-_Row: TypeAlias = tuple[type[BaseException], FailureKind, int | None, bool]
+_Row: TypeAlias = tuple[type[BaseException] | tuple[type[BaseException], ...], FailureKind, int | None, bool]
 _NODE_ENVIRONMENT_RETRIES = 1  # another node may have space or network access; further retries rarely help
 # The first match counts, so subclasses come before their bases. Columns: error, kind, retry limit, fatal.
 _FAILURE_TABLE: tuple[_Row, ...] = (
@@ -23,7 +24,7 @@ _FAILURE_TABLE: tuple[_Row, ...] = (
     (ray_errors.TaskUnschedulableError, "unschedulable", None, True),
     (ray_errors.RuntimeEnvSetupError, "worker_lost", _NODE_ENVIRONMENT_RETRIES, False),
     (ray_errors.OutOfDiskError, "worker_lost", _NODE_ENVIRONMENT_RETRIES, False),
-    (ray_errors.AuthenticationError, "worker_lost", None, True),
+    (AUTHENTICATION_ERRORS, "worker_lost", None, True),
     (ray_errors.RayActorError, "worker_lost", None, False),
     (ray_errors.WorkerCrashedError, "worker_lost", None, False),
     (ray_errors.NodeDiedError, "worker_lost", None, False),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from airflow.sdk import conf
 
+from airflow_provider.airflow_versions import conf
 from airflow_provider.default_folder import default_folder, default_name
 
 

@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowException
 
+from airflow_provider.airflow_versions import AirflowException
 from airflow_provider.exceptions import as_airflow_error
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from ray_pipeline_core import RankFailure, RunIncompleteError, RunResult

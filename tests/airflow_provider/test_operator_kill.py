@@ -15,12 +15,13 @@ from typing import Any
 import psutil
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout
 
+from airflow_provider.airflow_versions import AirflowException
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from ray_pipeline_core import RunCancelledError, executor
 from ray_pipeline_core.driver.active_runs import active_run
 from ray_pipeline_core.testing import _InProcessSource
+from tests.airflow_provider.airflow_versions import AirflowTaskTimeout
 from tests.airflow_provider.dag_runs import RunDag
 from tests.support.waiting import wait_for
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, TriggerRule, conf, task
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import DAG, task
 
+from airflow_provider.airflow_versions import AirflowException, AirflowFailException, conf
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from ray_pipeline_core import PipelineLoadError, RunFolderMismatchError, RunIncompleteError, RunResult
 from tests.airflow_provider.dag_runs import RunDag
@@ -114,7 +114,7 @@ def test_result_is_pushed_when_ranks_failed(run_dag: RunDag, out: Path) -> None:
     with DAG("reported", schedule=None) as dag:
         failing = make(out, pipeline=f"{STEPS}:fail_once", pipeline_kwargs=arguments, tasks=2)
 
-        @task(trigger_rule=TriggerRule.ALL_DONE)
+        @task(trigger_rule="all_done")
         def report(result: Any) -> list[int]:
             return [failure["rank"] for failure in result["failed"]]
 

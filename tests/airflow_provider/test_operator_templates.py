@@ -51,7 +51,7 @@ def render(operator: RayPipelineOperator) -> RayPipelineOperator:
 
 
 def serialize(dag: DAG) -> str:
-    from airflow.serialization.serialized_objects import DagSerialization
+    from tests.airflow_provider.airflow_versions import DagSerialization
 
     return json.dumps(DagSerialization.to_dict(dag), sort_keys=True)
 
@@ -128,7 +128,7 @@ def test_serialised_dag_holds_no_storage_options_and_environment() -> None:
 
 
 def test_serialised_dag_names_the_steps() -> None:
-    from airflow.serialization.serialized_objects import DagSerialization
+    from tests.airflow_provider.airflow_versions import DagSerialization
 
     operator: Any = DagSerialization.from_dict(json.loads(serialize(make_dag()))).get_task("plain")
     assert operator.pipeline == ["list of 2", "Threshold", "keep", "keep"]

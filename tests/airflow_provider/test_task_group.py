@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, TaskGroup
-from airflow.serialization.serialized_objects import DagSerialization
 from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from airflow_provider.task_group import ray_pipeline_task_group
 from ray_pipeline_core import ConfigError, RayPipelineExecutor, RetryPolicy, RunObserver
+from tests.airflow_provider.airflow_versions import DagSerialization
 from tests.airflow_provider.dag_runs import RunDag
 
 FACTORY = "tests.airflow_provider.steps:require_files"

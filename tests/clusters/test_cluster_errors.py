@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import platform
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from tests.clusters.conftest import RunScript
 from tests.support.environments import environment
 from tests.support.ray_processes import Head, started_head
+from tests.versions.environment_runs import find_python
 
 OLDER_RAY = "2.58.0"
 SCRIPT = """
@@ -86,6 +89,19 @@ def test_other_version_of_ray_is_told_with_both(run_script: RunScript, tmp_path:
     assert (answer["error"], answer["retryable"]) == ("ClusterError", False)
     assert f"runs Ray {OLDER_RAY} on Python" in answer["message"]
     assert f"and this process Ray {ray.__version__} on Python" in answer["message"]
+
+
+def test_other_version_of_python_is_told_with_both(run_script: RunScript, tmp_path: Path) -> None:
+    others = [one for one in ("3.12", "3.13", "3.11", "3.10") if one != ".".join(map(str, sys.version_info[:2]))]
+    python = find_python(others)
+    if python is None:
+        pytest.skip(f"this machine has none of the Pythons {', '.join(others)}")
+    own_ray = f"ray[default]=={version('ray')}"
+    with started_head(environment("other-python", [own_ray], constraints=False, python=python)) as head:
+        answer = error_of(run_script, tmp_path, head.address)
+    assert (answer["error"], answer["retryable"]) == ("ClusterError", False)
+    assert f"on Python {platform.python_version()}" in answer["message"]
+    assert any(f"on Python {other}." in answer["message"] for other in others)
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,20 @@ _ROOT = Path(__file__).parents[2]
 _MADE = "made-of.txt"
 
 
-def environment(name: str, requirements: Sequence[str], constraints: bool = True) -> Path:
+def environment(name: str, requirements: Sequence[str], constraints: bool = True, python: str = sys.executable) -> Path:
     """Return the Python of an environment with the requirements, which is made unless it is there.
 
     Args:
         name: the name of its folder below `build/environments`.
         requirements: what to install.
         constraints: whether to install the versions that the tests' own environment has.
+        python: the Python to make it with.
     """
     folder = _ROOT / "build" / "environments" / name
-    made = "\n".join((sys.version, *requirements))
+    made = "\n".join((sys.version, python, *requirements))
     stamp = folder / _MADE
     if not (stamp.is_file() and stamp.read_text() == made):
-        _uv("venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
+        _uv("venv", "--quiet", "--clear", "--python", python, str(folder))
         pins = ["--constraint", str(_ROOT / "constraints.txt")] if constraints else []
         _uv(
             "pip",
