@@ -8,7 +8,8 @@ was suspended before a write hits its own older file, and one that was suspended
 
 Once there is a second epoch, the file of the highest one is never removed, not even when its lease is given back: the
 next epoch counts on from it. `run.lock` then is a copy, for users and for drivers of release 0.1.0, which know no other
-file. A lease of theirs has no epoch, and is respected. First epochs are times, so that a driver that still knows an
+file. A lease of theirs has no epoch, and is respected; the epoch after it is the time of its last heartbeat, and that
+after a damaged file the time of its last change. First epochs are times, so that a driver that still knows an
 epoch from before `run.lock` was removed, and takes the next one, is behind those that came after.
 
 Heartbeats are compared with the reader's clock. A holder trusts its own for half of the time after which others find
@@ -131,7 +132,7 @@ class LeaseFiles:
             for found in former:
                 if not (found.is_free(now_s, self._stale_s) or _is_abandoned(found)):
                     raise RunFolderLockedError(self._locked_message(found))
-            epoch = former[0].epoch + 1 if former and former[0].epoch else int(now_s * 1000)
+            epoch = _epoch_after(former[0]) if former else int(now_s * 1000)
             taken = self._create(replace(lease, epoch=epoch, heartbeat=now_s, is_first=not former))
             if taken is not None:
                 self._check_in_time(taken)
@@ -241,6 +242,11 @@ class LeaseFiles:
             f"Wait for that run, stop it, or use another folder. If it was killed, start again "
             f"{self._stale_s:.0f} s after its last heartbeat."
         )
+
+
+def _epoch_after(lease: Lease) -> int:
+    """Return the epoch after a lease: the same one for all who want its place, so that one of them creates the file."""
+    return lease.epoch + 1 if lease.epoch else int(max(lease.heartbeat, 0.0) * 1000) + 1
 
 
 def _path(lease: Lease) -> str:

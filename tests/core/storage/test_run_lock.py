@@ -193,6 +193,28 @@ def test_one_of_many_gets_a_stale_lease(shared_folder: DataFolder, make_lock: Ma
         assert is_given_back(shared_folder)
 
 
+@pytest.mark.parametrize("content", [Lease.new(ELSEWHERE, 939.0).to_bytes(), b""], ids=["0.1.0", "damaged"])
+def test_one_of_two_gets_a_stale_lease_without_an_epoch(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second has read the stale file before the first takes over, by a clock that is ahead."""
+    folder = get_data_folder(tmp_path)
+    folder.write_bytes("run.lock", content)
+    os.utime(tmp_path / "run.lock", (939.0, 939.0))
+    first, second = LeaseFiles(get_data_folder(tmp_path), lambda: 1000.0), LeaseFiles(folder, lambda: 1000.5)
+    create, taken = folder.create_exclusive, list[Lease]()
+
+    def create_later(path: str, data: bytes) -> None:
+        if not taken:
+            taken.append(first.acquire(Holder.current())[0])
+        create(path, data)
+
+    monkeypatch.setattr(folder, "create_exclusive", create_later)
+    with pytest.raises(RunFolderLockedError):
+        second.acquire(ELSEWHERE)
+    assert first.renew(taken[0]) is not None
+
+
 def _acquire_in_process(path: str, ready: Any, outcomes: Any, done: Any) -> None:
     lock = RunLock(get_data_folder(path))
     ready.wait(60)
