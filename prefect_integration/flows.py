@@ -58,9 +58,10 @@ def ray_pipeline_flow(
     """
     specs = executor_specs(executor)
 
-    # Prefect pickles a served flow by value, with the globals that it uses, so the body is a single call.
+    # Prefect pickles a served flow by value, with the globals that its body uses, so the body is a single call. Older
+    # releases evaluate the annotations where it is unpickled, so these name nothing but builtins.
     @flow(name=name)
-    def run_ray_pipeline_flow() -> dict[str, Any]:
+    def run_ray_pipeline_flow() -> dict:  # type: ignore[type-arg]
         return run_specs(specs, task, name)
 
     register(run_ray_pipeline_flow)

@@ -18,16 +18,17 @@ RunDag = Callable[..., DagRun]
 def run_once(dag: DAG, **arguments: Any) -> DagRun:
     """Store a DAG in the database, as the DAG processor does, and run it with `dag.test()`."""
     bag = dagbag.DagBag(dag_folder=os.devnull)
-    bag.bag_dag(dag)
-    if RELEASE < (3, 1):
-        return _run_on_3_0(bag, dag, arguments)
-    dagbag.sync_bag_to_db(bag, "dags-folder", None)
-    dag_run: DagRun = dag.test(**arguments)
+    tested = dag if RELEASE >= (3, 1) else _scheduler_dag(dag)
+    bag.bag_dag(tested)
+    if RELEASE >= (3, 1):
+        dagbag.sync_bag_to_db(bag, "dags-folder", None)
+    else:
+        bag.sync_to_db("dags-folder", None)
+    dag_run: DagRun = tested.test(**arguments)
     return dag_run
 
 
-def _run_on_3_0(bag: Any, dag: DAG, arguments: dict[str, Any]) -> DagRun:
+def _scheduler_dag(dag: DAG) -> Any:
+    """Return the DAG in the form that Airflow 3.0 can store and test."""
     models: Any = import_module("airflow.models.dag")
-    bag.sync_to_db("dags-folder", None)
-    dag_run: DagRun = models.DAG.from_sdk_dag(dag).test(**arguments)
-    return dag_run
+    return models.DAG.from_sdk_dag(dag)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, literal
+from airflow.sdk import DAG
+from airflow.sdk.definitions.template import literal
 from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator

@@ -29,7 +29,7 @@ def make_flow(kind: str, folder: Path, address: str) -> Flow[[], Any]:
         return ray_pipeline_flow(last, name=folder.name)
 
     @flow(name=folder.name)
-    def users_flow() -> Any:
+    def users_flow() -> object:  # a builtin: see `ray_pipeline_flow`
         return run_ray_pipeline.submit(endless(folder, address)).result()
 
     return users_flow

@@ -18,7 +18,7 @@ from tests.versions.environments import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "versions"
-TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "psutil>=5.9")
+TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "psutil>=5.9", "s3fs>=2025.2")
 PACKAGES = ("ray_pipeline_core", "airflow_provider", "prefect_integration")
 SHOWN = {"ray": "Ray", "apache-airflow": "Airflow", "prefect": "Prefect"}
 """The distributions whose versions the table shows, with its headings."""

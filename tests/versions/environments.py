@@ -63,10 +63,13 @@ PREFECT_TESTS = (
     f"{_TASK}::test_task_runs_when_called_from_an_asynchronous_flow",
     f"{_TASK}::test_ranks_end_when_the_task_runs_out_of_time",
     f"{_FLOW}::test_flow_has_a_task_run_per_executor_and_an_edge_per_dependency",
-    f"{_FLOW}::test_children_are_never_run_when_a_parent_fails",
     f"{_FLOW}::test_flow_survives_pickling_when_it_is_served",
-    f"{_CANCELLATION}::test_ranks_end_when_a_served_flow_run_is_cancelled",
     f"{_CANCELLATION}::test_ranks_end_when_the_flow_run_of_a_script_is_cancelled",
+)
+# Prefect 3.4 can't serve a flow that was made in a function, and does not show task runs that never began.
+NEWER_PREFECT_TESTS = (
+    f"{_FLOW}::test_children_are_never_run_when_a_parent_fails",
+    f"{_CANCELLATION}::test_ranks_end_when_a_served_flow_run_is_cancelled",
 )
 
 
@@ -109,7 +112,7 @@ ENVIRONMENTS = (
     Environment("airflow-newest", NEW_FIRST, ".[airflow]", (), AIRFLOW_TESTS),
     Environment("prefect-lowest", OLD_FIRST, ".[prefect]", (PREFECT, RAY), PREFECT_TESTS, "2025-09-15"),
     Environment("prefect-3.6", OLD_FIRST, ".[prefect]", ("prefect==3.6.*",), PREFECT_TESTS, "2026-01-15"),
-    Environment("prefect-newest", NEW_FIRST, ".[prefect]", (), PREFECT_TESTS),
+    Environment("prefect-newest", NEW_FIRST, ".[prefect]", (), PREFECT_TESTS + NEWER_PREFECT_TESTS),
     *(Environment(f"python-{version}", (version,), ".", (), RAY_TESTS) for version in reversed(NEW_FIRST)),
 )
 
