@@ -103,7 +103,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(value, functools._lru_cache_wrapper) and _is_by_value(value):
             return _cached_function, (value.__wrapped__, value.cache_parameters())
         if _is_loguru_logger(value):
-            return _loguru_logger, (value._options,)
+            return _loguru_logger, (vars(value)["_options"],)
         return super().reducer_override(value)
 
 

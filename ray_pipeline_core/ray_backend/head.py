@@ -70,7 +70,8 @@ def check_token(address: str) -> None:
         from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
     except ImportError:  # a release of Ray without tokens
         return
-    with init_grpc_channel(address) as channel:
+    channel: Any = init_grpc_channel(address)
+    with channel:
         service: Any = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
         request: Any = gcs_service_pb2.GetClusterIdRequest()  # type: ignore[attr-defined] # pyright: ignore
         try:

@@ -95,3 +95,58 @@ def test_accelerator_that_no_node_has_is_named() -> None:
     assert "asked for 1 node(s) with {CPU: 1, accelerator_type: A100} each" in message
     assert "nodes have {CPU: 8, accelerator_type: T4}" in message
     assert "at most {CPU: 8, accelerator_type: none of that type}" in message
+
+
+NO_CONDA = """Could not create the actor because its associated runtime env failed to be created.
+[Node 10.0.0.7] Traceback (most recent call last):
+  File "/ray/conda_utils.py", line 238, in exec_cmd
+    child = subprocess.Popen(
+            ^^^^^^^^^^^^^^^^^
+FileNotFoundError: [Errno 2] No such file or directory: 'conda'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/ray/conda_utils.py", line 195, in get_conda_info_json
+    raise ValueError(f"Could not find Conda executable at {conda_path}.")
+ray.errors.ValueError: Could not find Conda executable at conda.
+"""
+NO_PACKAGE = """Could not create the actor because its associated runtime env failed to be created.
+[Node 10.0.0.7] Traceback (most recent call last):
+  File "/ray/agent.py", line 561, in create
+    runtime_env_context = await create()
+                          ^^^^^^^^^^^^^^
+ray._private.runtime_env.utils.SubprocessCalledProcessError: Run cmd[9] failed with the following details.
+Command '['python', '-m', 'pip', 'install', 'no-such-package']' returned non-zero exit status 1.
+Last 50 lines of stdout:
+    Looking in indexes: https://me:hunter2@index.example/simple
+    ERROR: Could not find a version that satisfies the requirement no-such-package
+    ERROR: No matching distribution found for no-such-package
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (NO_CONDA, "ValueError: Could not find Conda executable at conda."),
+        (
+            NO_PACKAGE,
+            "SubprocessCalledProcessError: Run cmd[9] failed with the following details. Command '['python', '-m', "
+            "'pip', 'install', 'no-such-package']' returned non-zero exit status 1. Its output ends: ERROR: Could not "
+            "find a version that satisfies the requirement no-such-package ERROR: No matching distribution found for "
+            "no-such-package",
+        ),
+        ("the node is out of disk", "Failed to set up runtime environment. the node is out of disk"),
+    ],
+    ids=["traceback", "command", "neither"],
+)
+def test_runtime_environment_that_fails_is_told_with_node_and_reason(text: str, reason: str) -> None:
+    node = " on node 10.0.0.7" if "[Node" in text else ""
+    message = classify(ray_errors.RuntimeEnvSetupError(text)).message
+    assert message == f"runtime_env can't be set up{node}: {reason}"
+
+
+def test_gang_of_nine_on_three_nodes_is_told_how_many_there_is_room_for() -> None:
+    gang = RankResources(cpus=1, memory_bytes=0, gpus=0, nodes=9)
+    message = describe_shortage([Node({"CPU": 2.0})] * 3, gang)
+    assert "there is room for 6 of the 9 members of a gang; lower nodes_per_task, add nodes" in message

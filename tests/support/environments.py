@@ -24,19 +24,17 @@ def environment(name: str, requirements: Sequence[str], constraints: bool = True
     made = "\n".join((sys.version, python, *requirements))
     stamp = folder / _MADE
     if not (stamp.is_file() and stamp.read_text() == made):
-        _uv("venv", "--quiet", "--clear", "--python", python, str(folder))
-        pins = ["--constraint", str(_ROOT / "constraints.txt")] if constraints else []
-        _uv(
-            "pip",
-            "install",
-            "--quiet",
-            "--compile-bytecode",
-            "--python",
-            str(folder / "bin/python"),
-            *pins,
-            *requirements,
-        )
+        install(folder, requirements, constraints, python)
         stamp.write_text(made)
+    return folder / "bin" / "python"
+
+
+def install(folder: Path, requirements: Sequence[str], constraints: bool = True, python: str = sys.executable) -> Path:
+    """Make an environment in a folder, and return its Python; the other arguments are those of `environment`."""
+    _uv("venv", "--quiet", "--clear", "--python", python, str(folder))
+    pins = ["--constraint", str(_ROOT / "constraints.txt")] if constraints else []
+    options = ["--quiet", "--compile-bytecode", "--python", str(folder / "bin/python"), *pins]
+    _uv("pip", "install", *options, *requirements)
     return folder / "bin" / "python"
 
 

