@@ -10,13 +10,14 @@ import io
 import os
 import sys
 import zipfile
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import ray.cloudpickle
 
 from ray_pipeline_core.ray_backend import worker_shell
-from ray_pipeline_core.ray_backend.worker_shell import source_digest, source_files
+from ray_pipeline_core.ray_backend.worker_shell import identity_of, source_digest, source_files
 
 ray.cloudpickle.register_pickle_by_value(worker_shell)  # type: ignore[no-untyped-call]
 
@@ -41,9 +42,9 @@ class ShippedCode:
         """Return what the workers are to make importable, in plain values.
 
         Returns:
-            `driver_path`: the entries of `sys.path` to search first, or None; `packages`: name, module, digest (of the
-            driver's own package) and required versions of each package; `digest` and `files`: the archive's digest,
-            and the number of files in it.
+            `driver_path`: the entries of `sys.path` to search first, or None; `packages`: name, module, required
+            versions, digest (of the driver's own package) and file of each package; `digest` and `files`: the
+            archive's digest, and the number of files in it.
         """
         if self._is_embedded:
             return {"driver_path": _absolute_path(), "packages": [], "digest": "", "files": 0}
@@ -59,9 +60,13 @@ def _absolute_path() -> list[str]:
 
 
 @functools.cache
-def _packages() -> list[dict[str, str]]:
-    own = {"name": _PACKAGE, "module": _PACKAGE, "requires": "", "digest": source_digest(_folder_of(_PACKAGE))}
-    return [own, *({"name": n, "module": n, "requires": r, "digest": ""} for n, r in _REQUIRED.items())]
+def _packages() -> list[dict[str, Any]]:
+    return [_package(_PACKAGE, "", source_digest(_folder_of(_PACKAGE))), *starmap(_package, _REQUIRED.items())]
+
+
+def _package(name: str, requires: str, digest: str = "") -> dict[str, Any]:
+    file = identity_of(str(_folder_of(name) / "__init__.py"))
+    return {"name": name, "module": name, "requires": requires, "digest": digest, "file": file}
 
 
 @functools.cache

@@ -84,20 +84,28 @@ def _follow(driver_path: Sequence[str]) -> None:
     sys.path[:] = [*(entry for entry in own if entry not in of_ray), *driver_path, *of_ray]
 
 
-def _fits(package: Mapping[str, str]) -> bool:
+def _fits(package: Mapping[str, Any]) -> bool:
     """Return whether a package is importable here, in a version that fits the driver's."""
-    from packaging.specifiers import SpecifierSet
-
     spec = importlib.util.find_spec(package["module"])
     if spec is None or not spec.origin:
         return False
+    if package["file"] == identity_of(spec.origin):  # the driver's own, on its machine or on a shared disk
+        return True
     if package["digest"]:
-        return package["digest"] == source_digest(Path(spec.origin).parent)
+        return source_digest(Path(spec.origin).parent) == str(package["digest"])
+    from packaging.specifiers import SpecifierSet
+
     try:
         version = importlib.metadata.version(package["name"])
     except importlib.metadata.PackageNotFoundError:
         return False
     return SpecifierSet(package["requires"]).contains(version, prereleases=True)
+
+
+def identity_of(path: str) -> list[Any]:
+    """Return what tells a file from all others, and from itself after a change."""
+    status = os.stat(path)
+    return [path, status.st_dev, status.st_ino, status.st_mtime_ns]
 
 
 def source_files(folder: Path) -> Iterator[Path]:
