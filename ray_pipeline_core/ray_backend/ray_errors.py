@@ -37,7 +37,7 @@ _FAILURE_TABLE: tuple[_Row, ...] = (
 )
 _OTHER_ERROR: _Row = (BaseException, "worker_lost", None, False)
 _MAX_MESSAGE_LENGTH = 1000
-_TRACEBACK = "Traceback (most recent call last)"
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\)|ray::\S+\(\) \(pid=")  # Python's, and Ray's own
 _MODULE = re.compile(r"^(\w+\.)+(?=\w+: )")  # of the type at the beginning of an exception's line
 _OUTPUT = re.compile(r"^Last \d+ lines of stdout")  # in Ray's message about a command that failed
 _OUTPUT_LINES = 3
@@ -86,7 +86,7 @@ def _one_line_message(error: BaseException) -> str:
 
 def _without_tracebacks(lines: Sequence[str]) -> list[str]:
     """Return the lines of the last exception of a message; of a command that failed, how its output ends."""
-    starts = [index for index, line in enumerate(lines) if _TRACEBACK in line or "ray::" in line]
+    starts = [index for index, line in enumerate(lines) if _TRACEBACK.search(line)]
     if not starts:
         return list(lines)
     after = list(itertools.dropwhile(lambda line: line.startswith(" "), lines[starts[-1] + 1 :]))

@@ -150,3 +150,13 @@ def test_gang_of_nine_on_three_nodes_is_told_how_many_there_is_room_for() -> Non
     gang = RankResources(cpus=1, memory_bytes=0, gpus=0, nodes=9)
     message = describe_shortage([Node({"CPU": 2.0})] * 3, gang)
     assert "there is room for 6 of the 9 members of a gang; lower nodes_per_task, add nodes" in message
+
+
+def test_message_about_memory_is_not_cut_where_it_lists_workers() -> None:
+    text = (
+        "Memory on the node (IP: 10.0.0.7) was 7 / 8 GB, which is running low on memory.\nTop 10 memory users:\n"
+        "PID\tMEM(GB)\tCOMMAND\n4711\t3.2\tray::RankWorker.call\n4712\t0.2\tpython driver.py"
+    )
+    message = classify(ray_errors.OutOfMemoryError(text)).message
+    assert "running low on memory" in message
+    assert "ray::RankWorker.call 4712" in message.replace("\t", " ")
