@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
-from types import FrameType, SimpleNamespace
+from types import FrameType
 from typing import Any
+from weakref import WeakValueDictionary
 
 from prefect import Flow
 
 REGISTRY = "ray_pipeline_flows"
-"""The name, in the user's module, of the object that holds its flows."""
+"""The name, in the user's module, of the object whose attributes are its flows."""
+
+
+class FlowRegistry:
+    """The flows that a module has made, as attributes; those that nothing else holds are forgotten."""
+
+    def __init__(self) -> None:
+        self._flows: WeakValueDictionary[str, Flow[..., Any]] = WeakValueDictionary()
+
+    def __getattr__(self, name: str) -> Flow[..., Any]:
+        try:
+            return self._flows[name]
+        except KeyError:
+            raise AttributeError(f"no flow is called {name!r} in this file; make it outside of functions") from None
+
+    def add(self, flow: Flow[..., Any]) -> str:
+        """Add a flow, and return the name of its attribute, the same one each time that the file is executed."""
+        name = re.sub(r"\W+", "_", flow.name)
+        names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+        free = next(each for each in names if each not in self._flows)
+        self._flows[free] = flow
+        return free
 
 
 def register(flow: Flow[..., Any]) -> None:
@@ -20,23 +43,15 @@ def register(flow: Flow[..., Any]) -> None:
     in `if __name__ == "__main__":` is not there then.
     """
     module = _module_being_executed()
-    registry = module.setdefault(REGISTRY, SimpleNamespace())
-    attribute = re.sub(r"\W+", "_", flow.name)
-    setattr(registry, attribute, flow)
-    flow.fn.__qualname__ = f"{REGISTRY}.{attribute}"
-    flow.__module__ = module["__name__"]
-    flow._entrypoint = f"{module.get('__file__', module['__name__'])}:{flow.fn.__qualname__}"
+    name = module.get("__name__", "__main__")
+    flow.fn.__qualname__ = f"{REGISTRY}.{module.setdefault(REGISTRY, FlowRegistry()).add(flow)}"
+    flow.__module__ = name
+    flow._entrypoint = f"{module.get('__file__', name)}:{flow.fn.__qualname__}"
 
 
 def _module_being_executed() -> dict[str, Any]:
-    """Return the globals of the innermost module that is being executed, or of the caller of this package."""
+    """Return the globals of the module from which this package was called, directly or by functions."""
     frame: FrameType | None = sys._getframe(1)
-    outside = None
-    while frame is not None:
-        if frame.f_code.co_name == "<module>":
-            return frame.f_globals
-        is_own = str(frame.f_globals.get("__name__")).partition(".")[0] == "prefect_integration"
-        outside = outside or (None if is_own else frame.f_globals)
+    while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
-    assert outside is not None, "this package was called by something"
-    return outside
+    return {} if frame is None else frame.f_globals  # a thread has no module

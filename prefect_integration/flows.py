@@ -16,6 +16,7 @@ from ray_pipeline_core import (
     RayPipelineExecutor,
     RunCancelledError,
     RunError,
+    RunFolderLockedError,
     RunResult,
     topological_order,
 )
@@ -136,8 +137,17 @@ def run_specs(specs: Sequence[ExecutorSpec], task: ExecutorTask, name: str) -> d
 
 
 def _run_spec(spec: ExecutorSpec, task: ExecutorTask, upstream: list[State[dict[str, Any]]]) -> State[dict[str, Any]]:
-    wait_for: Any = allow_failure(upstream) if spec.runs_on_failure else upstream
+    wait_for: Any = upstream
+    if spec.runs_on_failure and all(map(_has_ended, upstream)):
+        # Those that were not run have no task run to wait for, and before Prefect 3.7 would stop this one.
+        wait_for = allow_failure([state for state in upstream if state.is_final()])
     return task(RayPipelineExecutor(**spec.parameters), wait_for=wait_for, return_state=True)
+
+
+def _has_ended(state: State[dict[str, Any]]) -> bool:
+    """Return whether the run of an executor is over, also if it failed; else another process is at work on it."""
+    error: Any = state.result(raise_on_failure=False) if state.is_failed() else None
+    return not isinstance(error, RunFolderLockedError) and getattr(error, "parent_has_ended", True)
 
 
 def _deciding_state(specs: Sequence[ExecutorSpec], states: Sequence[State[dict[str, Any]]]) -> State[dict[str, Any]]:

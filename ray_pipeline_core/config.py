@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -272,6 +273,23 @@ class RunConfig:
                     f"ray_remote_kwargs[{option!r}]={value!r}: given both ways, here and as "
                     f"{parameter}={getattr(self, parameter)!r}; remove one of them"
                 )
+
+    def check_local_paths(self) -> None:
+        """Check that what is to be uploaded is there, before anything runs.
+
+        Raises:
+            ConfigError: a local path in `runtime_env` is missing.
+        """
+        environment = self.resources.ray_options.get("runtime_env") or {}
+        modules = environment.get("py_modules")
+        for name, paths in (("working_dir", [environment.get("working_dir")]), ("py_modules", modules or [])):
+            for path in paths:
+                is_local = isinstance(path, str | os.PathLike) and "://" not in os.fspath(path)
+                if is_local and not os.path.exists(path):
+                    raise ConfigError(
+                        f"runtime_env[{name!r}]={os.fspath(path)!r}: must exist where run() is called, since it is "
+                        "uploaded from there"
+                    )
 
     @property
     def resources(self) -> RankResources:

@@ -120,9 +120,11 @@ class DependencyFailedError(RunError):
 
     Attributes:
         parent_name: the name of the executor that failed, or the full path or URL of the run folder.
+        parent_has_ended: whether the parent's run is over; else another process is still at work on it.
     """
 
     parent_name: str = ""
+    parent_has_ended: bool = True
 
 
 class RunCancelledError(RunError):

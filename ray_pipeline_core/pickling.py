@@ -98,7 +98,7 @@ class _Unpickler(pickle.Unpickler):
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
         """Return how to rebuild what neither pickle nor cloudpickle can take apart."""
-        if isinstance(value, functools.cached_property):
+        if type(value) is functools.cached_property:
             return _cached_property, (value.func, value.attrname)
         if isinstance(value, functools._lru_cache_wrapper) and _is_by_value(value):
             return _cached_function, (value.__wrapped__, value.cache_parameters())

@@ -53,7 +53,7 @@ class RayPipelineOperator(BaseOperator):
         pipeline_kwargs: arguments of the pipeline's factory; templates in them are rendered.
         name: the run's name in messages; may be a template. The default is the task id.
         run_on_dependency_fail: run this task also if upstream tasks have failed, once all of them have ended: its
-            `trigger_rule` is "all_done", unless it is given.
+            `trigger_rule` is "all_done", unless it is given. A mapped task needs it in `partial()` itself.
         address: a Ray address; may be a template.
         ray_conn_id: must be None; Airflow connections are not supported yet.
         runtime_env: Ray's runtime environment of the workers; never rendered, because Airflow stores rendered values.

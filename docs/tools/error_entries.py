@@ -374,6 +374,10 @@ _CONFIG: Mapping[str, Entry] = {
         "A local folder or file in `working_dir` or `py_modules` is missing, or of a kind that Ray does not take.",
         "Correct the path; it is that of the machine where `run()` is called.",
     ),
+    "runtime_env[{name}]={path}: must exist where run() is called, since it is uploaded from there": Entry(
+        "A local folder or file in `working_dir` or `py_modules` is missing.",
+        "Correct the path; a relative one begins at the current directory of the process that calls `run()`.",
+    ),
     "runtime_env is given both by itself and in ray_remote_kwargs; remove one of them": Entry(
         "There are two runtime environments, `runtime_env` and `ray_remote_kwargs['runtime_env']`.",
         "Remove one of them.",
@@ -970,6 +974,14 @@ _LOGS: Mapping[str, Entry] = {
     "could not push the result of the failed run to XCom; read result.json in {logging_dir}": Entry(
         "Airflow did not store the result of a failed run as an XCom; the traceback says why.",
         "Read `result.json` in the run folder instead.",
+    ),
+    "no flow is called {name} in this file; make it outside of functions": Entry(
+        "Prefect looks for a flow that `ray_pipeline_flow` has made where its file is executed again, and it is not there.",
+        "Make the flow when the file is executed, not in a function or below `if __name__ == \"__main__\":`.",
+    ),
+    "the node of the gang's first member has no free port or file descriptor left": Entry(
+        "The members of a gang find one another by a port of that node, and none could be reserved.",
+        "Raise the limit of open files there, or leave it to the run: the gang is tried again.",
     ),
     "node {ip} is to be taken away: its workers finish what they run, and get nothing else": Entry(
         "Ray drains the node, for instance because a spot machine is about to be reclaimed.",

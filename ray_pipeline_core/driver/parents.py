@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ray_pipeline_core.driver.planning import ExecutorNode, pending_ranks
-from ray_pipeline_core.errors import DependencyFailedError, RayPipelineError, RunError
+from ray_pipeline_core.errors import DependencyFailedError, RayPipelineError, RunError, RunFolderLockedError
 from ray_pipeline_core.rank_failures import format_ranks
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.storage.data_folder import DataFolder
@@ -73,7 +73,8 @@ def warn_of_parent_folders(node: ExecutorNode) -> list[str]:
 
 def _error(node: ExecutorNode, problem: Problem) -> DependencyFailedError:
     error = DependencyFailedError(f"executor {node.name!r} was not run, because {problem.description}", problem.result)
-    error.parent_name, error.__cause__ = problem.parent_name, problem.cause
+    error.parent_name, error.parent_has_ended = problem.parent_name, problem.has_ended
+    error.__cause__ = problem.cause
     return error
 
 
@@ -91,7 +92,9 @@ def _problem_of_executor(name: str, error: RayPipelineError) -> Problem:
         name, cause = error.parent_name, error.__cause__  # it did not run either, so name the one that failed first
     description = f"{name!r}, which it depends on, failed: {cause}"
     result = cause.result if isinstance(cause, RunError) else None
-    return Problem(name, description, True, result, cause if isinstance(cause, RayPipelineError) else error)
+    # A folder is locked where another process is at work on that parent.
+    has_ended = getattr(error, "parent_has_ended", True) and not isinstance(cause, RunFolderLockedError)
+    return Problem(name, description, has_ended, result, cause if isinstance(cause, RayPipelineError) else error)
 
 
 def _problem_of_folder(folder: DataFolder) -> Problem | None:

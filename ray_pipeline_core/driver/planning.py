@@ -123,7 +123,9 @@ def prepare_run(node: ExecutorNode, dependency_order: Iterable[str], options: Ru
 
     Raises:
         PipelineLoadError: the pipeline can't be imported, called or pickled.
+        ConfigError: a local path in `runtime_env` is missing.
     """
+    node.config.check_local_paths()
     steps, before_retry = load_pipeline(node.pipeline, node.pipeline_kwargs), node.config.retry.before_retry
     skip_completed = node.config.skip_completed if options.skip_completed is None else options.skip_completed
     return RunSpec(

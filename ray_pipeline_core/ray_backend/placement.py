@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ConfigError
+from ray_pipeline_core.ray_backend.connection import client_worker
 from ray_pipeline_core.ray_backend.ray_versions import check_supported
 from ray_pipeline_core.ray_backend.worker_shell import RankWorker
 from ray_pipeline_core.redaction import cause_to_show, get_logger
@@ -30,7 +32,7 @@ def start_workers(resources: RankResources) -> tuple[PlacementGroup | None, list
         The placement group (None for a single node) and one actor handle per node.
     """
     options = _actor_options(resources)
-    worker = ray.remote(RankWorker)
+    worker = _actor_class()
     if resources.nodes == 1:
         return None, [worker.options(**options).remote()]
     group = _placement_group(resources)
@@ -46,11 +48,21 @@ def start_workers(resources: RankResources) -> tuple[PlacementGroup | None, list
     return group, actors
 
 
+def _actor_class() -> Any:
+    # Ray exports a class once per connection, and keeps it; Ray Client can't tell one connection from the next.
+    return _exported_once() if client_worker() is None else ray.remote(RankWorker)
+
+
+@functools.cache
+def _exported_once() -> Any:
+    return ray.remote(RankWorker)
+
+
 def check_options(resources: RankResources) -> None:
     """Raise `ConfigError` if Ray does not accept an actor option or its value."""
     check_supported(resources.ray_options)
     try:
-        ray.remote(RankWorker).options(**_actor_options(resources))
+        _actor_class().options(**_actor_options(resources))
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"ray_remote_kwargs with {', '.join(resources.ray_options)}: Ray refuses these actor options; "

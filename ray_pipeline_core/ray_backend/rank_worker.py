@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Sequence
@@ -88,17 +89,22 @@ class RankWorker:
         self._runner: GroupRunner | None = None
         self._ports = ReservedPorts()
 
-    def prepare(self, packed_pipeline: bytes | memoryview, settings: RankSettings) -> WorkerLocation | LoadProblem:
+    def prepare(
+        self, packed_pipeline: bytes | memoryview, packed_settings: bytes | memoryview
+    ) -> WorkerLocation | LoadProblem:
         """Load a pipeline and import its modules, which does not count towards the time limit of the first group.
 
         Returns:
             The location of the worker, or why it can't load the pipeline.
         """
-        problem = _load_problem(packed_pipeline, "pipeline")
-        if problem is None and settings.before_retry is not None:
-            problem = _load_problem(settings.before_retry, "RetryPolicy.before_retry")
+        problem = _load_problem(packed_settings, "logging_dir") or _load_problem(packed_pipeline, "pipeline")
         if problem is not None:
             return problem
+        settings: RankSettings = pickle.loads(packed_settings)
+        if settings.before_retry is not None:
+            problem = _load_problem(settings.before_retry, "RetryPolicy.before_retry")
+            if problem is not None:
+                return problem
         prepare_logging()
         signal.signal(signal.SIGTERM, _terminate)
         if self._runner is None:

@@ -10,16 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ray._private.runtime_env.packaging import pin_runtime_env_uri
 from ray._private.runtime_env.py_modules import upload_py_modules_if_needed
 from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 from ray.exceptions import RuntimeEnvSetupError
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ClusterError, ConfigError
-from ray_pipeline_core.redaction import cause_to_show
+from ray_pipeline_core.redaction import cause_to_show, get_logger
 
-UPLOAD_AGAIN_AFTER_S = 300.0
-"""After how many seconds an upload is made sure of again: Ray drops what no job has used for 600 s."""
+logger = get_logger(__name__)
+
+RENEW_INTERVAL_S = 300.0
+"""Time between two renewals of what was uploaded, in seconds; Ray drops after 600 s what no job has."""
 
 
 class RuntimeEnvironment:
@@ -31,31 +34,41 @@ class RuntimeEnvironment:
 
     def __init__(self, resources: RankResources) -> None:
         self._resources = resources
-        self._uploaded_s = 0.0
+        self._renewed_s = 0.0
         self._ready = resources
 
     @property
     def is_due(self) -> bool:
-        """Whether `upload` is to be called before the next worker is started."""
-        return self._has_any and (not self._uploaded_s or time.monotonic() - self._uploaded_s > UPLOAD_AGAIN_AFTER_S)
+        """Whether it is time for `renew`."""
+        return self._renewed_s > 0 and time.monotonic() - self._renewed_s > RENEW_INTERVAL_S
 
     @property
     def resources(self) -> RankResources:
         """The resources of a worker, with the addresses of what was uploaded."""
         return self._ready
 
-    @property
-    def _has_any(self) -> bool:
-        return bool(self._resources.ray_options.get("runtime_env"))
+    def renew(self) -> None:
+        """Keep what was uploaded in the cluster, for workers that start later; the files are not read again."""
+        self._renewed_s = time.monotonic()
+        environment = self._ready.ray_options["runtime_env"]
+        uris = [environment.get("working_dir"), *environment.get("py_modules", ())]
+        for uri in uris:
+            if isinstance(uri, str) and uri.startswith("gcs://"):
+                try:
+                    pin_runtime_env_uri(uri)
+                except Exception:
+                    logger.debug("could not keep %s in the cluster", uri, exc_info=True)
 
     def upload(self) -> None:
-        """Upload what is local, unless the cluster has it.
+        """Upload what is local, unless the cluster has it; all workers of the run get that state of it.
 
         Raises:
             ConfigError: a folder or file is missing, or can't be uploaded because of what it is.
             ClusterError: the cluster does not take it.
         """
-        environment = dict(self._resources.ray_options["runtime_env"])
+        environment = dict(self._resources.ray_options.get("runtime_env") or {})
+        if not environment:
+            return
         try:
             with tempfile.TemporaryDirectory(prefix="ray-pipeline-") as scratch:
                 for upload in (upload_py_modules_if_needed, upload_working_dir_if_needed):
@@ -72,7 +85,7 @@ class RuntimeEnvironment:
             ) from cause_to_show(error)
         environment.pop("excludes", None)  # it was for the upload
         self._ready = replace(self._resources, ray_options={**self._resources.ray_options, "runtime_env": environment})
-        self._uploaded_s = time.monotonic()
+        self._renewed_s = time.monotonic()
 
 
 def _call(upload: Callable[..., dict[str, Any]], environment: Mapping[str, Any], scratch: str) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 import ray
 
-from ray_pipeline_core.pickling import is_sent_by_value
+from ray_pipeline_core.pickling import dumps, is_sent_by_value
 from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.rank_worker import LoadProblem
 from ray_pipeline_core.ray_backend.shipped_code import ShippedCode
@@ -40,14 +40,14 @@ class WorkerCalls:
         code = ShippedCode(cluster.is_embedded)
         self._offer = code.offer()
         self._archive = [self._put(code.archive())]
-        self._put_pipeline(setup)
+        self._put_pipeline(setup, ())
 
     def _put(self, content: bytes) -> Any:
         # As a buffer, Ray neither copies it for a worker nor unpickles it there.
         return self._cluster.call(partial(ray.put, pickle.PickleBuffer(content)))
 
-    def _put_pipeline(self, setup: WorkerSetup) -> None:
-        self._pipeline, self._settings = self._put(setup.packed_pipeline), self._put(pickle.dumps(setup.settings))
+    def _put_pipeline(self, setup: WorkerSetup, by_value: Collection[str]) -> None:
+        self._pipeline, self._settings = self._put(setup.packed_pipeline), self._put(dumps(setup.settings, by_value))
 
     def prepare(self, actor: Any) -> Any:
         """Let a worker load the pipeline, and return the reference of its answer."""
@@ -68,7 +68,7 @@ class WorkerCalls:
             PipelineLoadError: what would be sent can't be pickled.
         """
         modules = self.by_value | {module}
-        self._put_pipeline(self._setup.with_modules_by_value(modules))
+        self._put_pipeline(self._setup.with_modules_by_value(modules), modules)
         self.by_value = modules
 
 
@@ -88,4 +88,9 @@ _Answer: TypeAlias = WorkerLocation | LoadProblem | WorkReport | Ports | str
 def read_answer(future: Any) -> tuple[_Answer | None, BaseException | None]:
     """Return what a worker has answered, or the error of the call."""
     error = future.exception()
-    return (None, error) if error is not None else (pickle.loads(future.result()), None)
+    if error is not None:
+        return None, error
+    try:
+        return pickle.loads(future.result()), None
+    except Exception as unreadable:  # noqa: BLE001 - else nobody would hear of the answer
+        return None, unreadable

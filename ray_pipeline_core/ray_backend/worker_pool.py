@@ -70,7 +70,7 @@ class RayWorkerPool:
         self._cluster = cluster
         self._resources = setup.config.resources
         self._environment = RuntimeEnvironment(self._resources)
-        self._ensure_uploaded()
+        cluster.call(self._environment.upload)
         check_options(self._environment.resources)
         self._calls = WorkerCalls(cluster, setup)
         self._attempt_numbers = setup.attempt_numbers
@@ -100,12 +100,7 @@ class RayWorkerPool:
         else:
             self._start_new(slot, memory_factor)
 
-    def _ensure_uploaded(self) -> None:
-        if self._environment.is_due:
-            self._cluster.call(self._environment.upload)
-
     def _start_new(self, slot: int, memory_factor: float = 1) -> None:
-        self._ensure_uploaded()
         resources = self._environment.resources.with_memory_factor(memory_factor)
         self._prepare(Slot(slot, *self._cluster.call(partial(start_workers, resources))))
 
@@ -210,6 +205,8 @@ class RayWorkerPool:
         self._fail_gangs_without_placement_group()
         if self._idle_workers.has_overdue():
             self._cluster.call(self._idle_workers.release_overdue)
+        if self._environment.is_due:
+            self._cluster.call(self._environment.renew)
         self._check_waiting_requests()
         events: list[BackendEvent] = [*self._check_draining(), *self._report_lost_slots()]
         if self._exiting:
@@ -237,8 +234,13 @@ class RayWorkerPool:
         location = slot.locations.get(index)
         if error is not None:
             self._mark_lost(slot, self._classify(error, location))
+        elif value is None:  # the answer to the call before says why there is no worker
+            return
         elif isinstance(value, Ports):
             slot.ports = value
+            if not value.numbers:
+                message = "the node of the gang's first member has no free port or file descriptor left"
+                self._mark_lost(slot, AttemptFailure("worker_lost", "NoFreePort", message))
         elif isinstance(value, WorkerLocation):
             slot.locations[index] = value
         elif isinstance(value, WorkReport):

@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class RankWorker:
                 self._worker = _make_worker(code, archive)
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
             return pickle.dumps(f"ray-pipeline can't be imported there: {type(error).__name__}: {error}")
-        return pickle.dumps(self._worker.prepare(pipeline, pickle.loads(settings)))
+        return pickle.dumps(self._worker.prepare(pipeline, settings))
 
     def call(self, method: str, arguments: bytes) -> bytes:
         """Call a method of the worker.
@@ -61,8 +61,10 @@ class RankWorker:
             arguments: its pickled positional arguments.
 
         Returns:
-            Its pickled result.
+            Its pickled result; None if there is no worker, because `prepare` has failed.
         """
+        if self._worker is None:
+            return pickle.dumps(None)
         return pickle.dumps(getattr(self._worker, method)(*pickle.loads(arguments)))
 
 
@@ -74,7 +76,14 @@ def _make_worker(code: Mapping[str, Any], archive: Sequence[Any]) -> Any:
         root = _unpacked(code, archive)
         sys.path[:0] = [str(root / package["name"]) for package in missing]
         importlib.invalidate_caches()
+        _forget({package["module"] for package in missing})
     return importlib.import_module("ray_pipeline_core.ray_backend.rank_worker").RankWorker()
+
+
+def _forget(modules: Collection[str]) -> None:
+    """Let modules be imported anew, which something has imported where they were found before."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in modules]:
+        del sys.modules[name]
 
 
 def _follow(driver_path: Sequence[str]) -> None:
@@ -103,9 +112,9 @@ def _fits(package: Mapping[str, Any]) -> bool:
 
 
 def identity_of(path: str) -> list[Any]:
-    """Return what tells a file from all others, and from itself after a change."""
-    status = os.stat(path)
-    return [path, status.st_dev, status.st_ino, status.st_mtime_ns]
+    """Return what tells a file from those of other machines and containers, and from itself after a change."""
+    status, boot = os.stat(path), Path("/proc/sys/kernel/random/boot_id")
+    return [path, status.st_dev, status.st_ino, status.st_mtime_ns, boot.read_text() if boot.exists() else ""]
 
 
 def source_files(folder: Path) -> Iterator[Path]:

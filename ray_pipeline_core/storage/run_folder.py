@@ -222,7 +222,8 @@ class RunFolder:
         self.folder.remove_many([self.marker_path(rank) for rank in ranks])
 
     def clear_ranks(self) -> None:
-        """Remove all markers and all ranks' stats, also those of ranks beyond the current world size."""
+        """Remove the result, all markers and all ranks' stats, also those of ranks beyond the current world size."""
+        self.folder.remove_many([RESULT_FILE])  # first: it would vouch for ranks whose markers are gone
         for directory in (COMPLETIONS, STATS):
             self.folder.remove_many([f"{directory}/{name}" for name in self.folder.list_names(directory)])
 

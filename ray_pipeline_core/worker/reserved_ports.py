@@ -22,14 +22,17 @@ class ReservedPorts:
     def renew(self, count: int) -> Ports:
         """Reserve ports in place of earlier ones.
 
-        Raises:
-            OSError: this node has no port or no file descriptor left.
+        Returns:
+            The ports; none if this node has no port or no file descriptor left.
         """
         self.release()
-        for _ in range(count):
-            reserved = socket.socket()
-            self._sockets.append(reserved)
-            reserved.bind(("", 0))
+        try:
+            for _ in range(count):
+                reserved = socket.socket()
+                self._sockets.append(reserved)
+                reserved.bind(("", 0))
+        except OSError:
+            self.release()
         return Ports(tuple(reserved.getsockname()[1] for reserved in self._sockets))
 
     def release(self) -> None:

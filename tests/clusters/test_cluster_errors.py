@@ -107,11 +107,10 @@ def test_other_version_of_python_is_told_with_both(run_script: RunScript, tmp_pa
 @pytest.mark.parametrize(
     ("runtime_env", "reasons"),
     [
-        ({"pip": ["no-such-package-of-ray-pipeline"]}, ["pip", "no-such-package-of-ray-pipeline"]),
-        ({"uv": ["no-such-package-of-ray-pipeline"]}, ["no-such-package-of-ray-pipeline"]),
+        ({"conda": "no-such-environment"}, ["conda"]),
         ({"working_dir": "https://127.0.0.1:9/code.zip"}, ["code.zip"]),
     ],
-    ids=["pip", "uv", "uri"],
+    ids=["conda", "uri"],
 )
 def test_runtime_environment_that_cannot_be_made_is_told_with_its_reason(
     stock_cluster: Head, run_script: RunScript, tmp_path: Path, runtime_env: dict[str, Any], reasons: list[str]

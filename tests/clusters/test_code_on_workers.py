@@ -207,8 +207,8 @@ def test_folder_that_is_missing_is_named_before_anything_runs(
         """
     )
     assert (answer["error"], answer["retryable"]) == ("ConfigError", False)
-    assert "runtime_env with working_dir: can't be sent to the cluster" in answer["message"]
-    assert "/no/such/folder" in answer["message"]
+    assert "runtime_env['working_dir']='/no/such/folder': must exist where run() is called" in answer["message"]
+    assert not (tmp_path / "executor.json").exists()
 
 
 def test_what_travels_is_small() -> None:

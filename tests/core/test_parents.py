@@ -21,6 +21,7 @@ from ray_pipeline_core import (
 )
 from ray_pipeline_core.processes import machine_id
 from ray_pipeline_core.storage.lease import Holder, Lease
+from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.storage.run_lock import RunLock
 from ray_pipeline_core.testing import run_in_process
 from tests.support.steps import do_nothing
@@ -77,6 +78,18 @@ def test_executor_runs_although_a_parent_was_not_run(make: Make, tmp_path: Path)
     result = run_in_process(make("report", depends=middle, run_on_dependency_fail=True))
     assert "although 'bad', which it depends on, failed" in result.warnings[0]
     assert not (tmp_path / "middle").exists()
+
+
+def test_executor_does_not_run_while_another_process_is_at_work_on_its_parent(make: Make, tmp_path: Path) -> None:
+    """Neither does one that would run because of the first one: its parent has not ended either."""
+    elsewhere = RunLock(get_data_folder(tmp_path / "main"))
+    elsewhere.acquire()
+    clean_up = make("clean_up", depends=make("main"), run_on_dependency_fail=True)
+    with pytest.raises(DependencyFailedError, match="'report' was not run, because 'main'") as caught:
+        run_in_process(make("report", depends=clean_up, run_on_dependency_fail=True))
+    assert not caught.value.parent_has_ended
+    elsewhere.release()
+    assert not any((tmp_path / name).exists() for name in ("clean_up/completions", "report/completions"))
 
 
 def test_own_failure_of_such_an_executor_is_raised(make: Make) -> None:
@@ -191,6 +204,22 @@ def test_result_counts_if_its_own_run_was_killed_after_it(make: Make, tmp_path: 
     result = run_in_process(make("night"))
     leave_lease(tmp_path / "night", result.started_at.timestamp())
     assert run_in_process(make("next", depends=tmp_path / "night")).ok
+
+
+def test_result_does_not_vouch_for_ranks_whose_markers_a_later_run_has_removed(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_in_process(make("first"))
+    monkeypatch.setattr(RunFolder, "write_executor", fail_to_write)
+    with pytest.raises(OSError, match="disk is full"):
+        run_in_process(make("first", skip_completed=False))
+    monkeypatch.undo()
+    with pytest.raises(DependencyFailedError, match=r"no run has ended in .*first"):
+        run_in_process(make("last", depends=str(tmp_path / "first")))
+
+
+def fail_to_write(self: RunFolder, executor: Any) -> None:
+    raise OSError("the disk is full")
 
 
 def test_failed_run_folder_of_a_parent_is_named_to_its_children(make: Make, tmp_path: Path) -> None:

@@ -149,3 +149,15 @@ def test_module_that_is_no_longer_the_same_is_named(code: str, tmp_path: Path, m
     importlib.invalidate_caches()
     assert module_not_importable(packed) == "other_steps"
     sys.modules.pop("other_steps", None)
+
+
+class Noted(functools.cached_property[int]):
+    """A cached property with a life of its own."""
+
+
+def test_subclass_of_cached_property_keeps_its_class() -> None:
+    try:
+        packed = dumps(Noted(len))
+    except TypeError:  # before Python 3.12 it has a lock, and nobody knows how to rebuild a subclass
+        return
+    assert type(pickle.loads(packed)) is Noted
