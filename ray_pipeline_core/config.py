@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ray_pipeline_core.datatrove_parameters import slurm_time_s
@@ -280,16 +280,12 @@ class RunConfig:
         Raises:
             ConfigError: a local path in `runtime_env` is missing.
         """
-        environment = self.resources.ray_options.get("runtime_env") or {}
-        modules = environment.get("py_modules")
-        for name, paths in (("working_dir", [environment.get("working_dir")]), ("py_modules", modules or [])):
-            for path in paths:
-                is_local = isinstance(path, str | os.PathLike) and "://" not in os.fspath(path)
-                if is_local and not os.path.exists(path):
-                    raise ConfigError(
-                        f"runtime_env[{name!r}]={os.fspath(path)!r}: must exist where run() is called, since it is "
-                        "uploaded from there"
-                    )
+        environment: Mapping[str, Any] = self.resources.ray_options.get("runtime_env") or {}
+        for name, path in _paths_in(environment):
+            if "://" not in path and not Path(path).exists():
+                raise ConfigError(
+                    f"runtime_env[{name!r}]={path!r}: must exist where run() is called, since it is uploaded from there"
+                )
 
     @property
     def resources(self) -> RankResources:
@@ -308,6 +304,17 @@ class RunConfig:
         allowed = self.max_failed_ranks
         # The float 0.29 is slightly less than 0.29, but must still allow 29 of 100 ranks.
         return math.floor(allowed * self.tasks + _FAILED_RANKS_TOLERANCE) if allowed < 1 else int(allowed)
+
+
+def _paths_in(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield paths and URIs of a runtime environment, each with the name of its field."""
+    modules = environment.get("py_modules")
+    named = {
+        "working_dir": [environment.get("working_dir")],
+        "py_modules": modules if isinstance(modules, list) else [],
+    }
+    for name, values in named.items():
+        yield from ((name, str(value)) for value in values if isinstance(value, str | Path))
 
 
 def _check_custom_resources(value: Any) -> None:

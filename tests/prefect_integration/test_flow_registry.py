@@ -27,7 +27,7 @@ entrypoints = [flow._entrypoint for flow in (first, second)]
 def test_two_flows_of_one_name_are_two(tmp_path: Path) -> None:
     file = tmp_path / "flow_file.py"
     file.write_text(textwrap.dedent(FILE).format(folder=f"{tmp_path}/"))
-    found = [
+    found: list[Any] = [
         load_flow_from_entrypoint(f"{file}:ray_pipeline_flows.{name}") for name in ("count_words", "count_words_2")
     ]
     assert [executors_of(flow) for flow in found] == [["first"], ["second"]]
@@ -44,7 +44,9 @@ def test_flow_that_nothing_holds_is_forgotten() -> None:
     registry = FlowRegistry()
 
     def add() -> str:
-        return registry.add(flow(name="nightly")(lambda: None))
+        def do_nothing() -> None: ...
+
+        return registry.add(flow(name="nightly")(do_nothing))
 
     assert add() == "nightly"
     gc.collect()
