@@ -977,7 +977,7 @@ _LOGS: Mapping[str, Entry] = {
     ),
     "no flow is called {name} in this file; make it outside of functions": Entry(
         "Prefect looks for a flow that `ray_pipeline_flow` has made where its file is executed again, and it is not there.",
-        "Make the flow when the file is executed, not in a function or below `if __name__ == \"__main__\":`.",
+        'Make the flow when the file is executed, not in a function or below `if __name__ == "__main__":`.',
     ),
     "the node of the gang's first member has no free port or file descriptor left": Entry(
         "The members of a gang find one another by a port of that node, and none could be reserved.",
