@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import pickle
 import sys
 from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType, ModuleType
@@ -19,16 +18,9 @@ def is_pickled_by_value(value: object) -> bool:
     """Return whether a function or class is sent as code instead of by name, as those of scripts and notebooks are."""
     if not isinstance(value, FunctionType | type):
         return False
-    import cloudpickle
+    from ray_pipeline_core.pickling import has_no_name
 
-    module = f"{value.__module__}."
-    if any(module.startswith(f"{name}.") for name in ("__main__", *cloudpickle.list_registry_pickle_by_value())):
-        return True
-    try:
-        pickle.dumps(value)
-    except Exception:  # noqa: BLE001 - nothing has its name, or what has its name is another one
-        return True
-    return False
+    return has_no_name(value)
 
 
 def functions_by_value(step: object) -> list[FunctionType]:

@@ -100,19 +100,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Return how to rebuild what neither pickle nor cloudpickle can take apart."""
         if type(value) is functools.cached_property:
             return _cached_property, (value.func, value.attrname)
-        if isinstance(value, functools._lru_cache_wrapper) and _is_by_value(value):
+        if isinstance(value, functools._lru_cache_wrapper) and has_no_name(value):
             return _cached_function, (value.__wrapped__, value.cache_parameters())
         if _is_loguru_logger(value):
             return _loguru_logger, (vars(value)["_options"],)
         return super().reducer_override(value)
 
 
-def _is_by_value(function: functools._lru_cache_wrapper[Any]) -> bool:
-    parents = itertools.accumulate(function.__module__.split("."), "{}.{}".format)
+def has_no_name(value: object) -> bool:
+    """Return whether a reader can't import a function or class by its name, because of its module or its place."""
+    parents = itertools.accumulate(str(value.__module__).split("."), "{}.{}".format)
     if {"__main__", *cloudpickle.list_registry_pickle_by_value()} & set(parents):
         return True
     try:
-        pickle.dumps(function)
+        pickle.dumps(value)
     except Exception:  # noqa: BLE001 - nothing has its name, or what has its name is another one
         return True
     return False
