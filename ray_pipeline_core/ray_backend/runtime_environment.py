@@ -51,7 +51,7 @@ class RuntimeEnvironment:
         """Keep what was uploaded in the cluster, for workers that start later; the files are not read again."""
         self._renewed_s = time.monotonic()
         environment = self._ready.ray_options["runtime_env"]
-        uris = [environment.get("working_dir"), *environment.get("py_modules", ())]
+        uris = [environment.get("working_dir"), *(environment.get("py_modules") or ())]
         for uri in uris:
             if isinstance(uri, str) and uri.startswith("gcs://"):
                 try:
