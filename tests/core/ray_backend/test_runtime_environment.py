@@ -35,15 +35,15 @@ def test_what_was_uploaded_is_kept_by_its_addresses(kept: list[str], monkeypatch
     monkeypatch.setattr(runtime_environment, "upload_py_modules_if_needed", upload_nothing)
     uris = {"working_dir": "gcs://a.zip", "py_modules": ["gcs://b.zip", "s3://bucket/c.zip"], "pip": ["numpy"]}
     environment = RuntimeEnvironment(RunConfig(runtime_env=uris).resources)
-    assert not environment.is_due, "nothing was uploaded yet"
+    due = [environment.is_due]
     environment.upload()
-    assert not environment.is_due
-
+    due.append(environment.is_due)
     environment._renewed_s -= RENEW_INTERVAL_S + 1
-    assert environment.is_due
+    due.append(environment.is_due)
     environment.renew()
+    due.append(environment.is_due)
+    assert due == [False, False, True, False]
     assert kept == ["gcs://a.zip", "gcs://b.zip"]
-    assert not environment.is_due
 
 
 @pytest.mark.parametrize("given", [{"py_modules": None}, {"env_vars": {"A": "b"}}])
