@@ -74,6 +74,7 @@ class RayWorkerPool:
         check_options(self._environment.resources)
         self._calls = WorkerCalls(cluster, setup)
         self._attempt_numbers = setup.attempt_numbers
+        self._setup = setup
         self._ranks_per_group = setup.config.tasks_per_job
         self._idle_workers = idle_workers
         self._needs_more_memory = False
@@ -149,6 +150,7 @@ class RayWorkerPool:
                 node_ips=node_ips,
                 master_port=slot.ports.numbers[position] if slot.is_gang else 0,
                 submitted_s=submitted_s,
+                share=self._setup.share_of(rank),
             )
             for position, rank in enumerate(group.ranks)
         ]
