@@ -22,6 +22,7 @@ GROUPS = (
     "recovery",
     "batches",
     "stock_cluster",
+    "refresh",
 )
 
 

@@ -1238,6 +1238,7 @@ ENTRIES: Mapping[str, Entry] = {
 NEVER_SHOWN: Mapping[str, str] = {
     "a format of another release": "A warning about executor.json says it instead.",
     "a rank is missing": "A RunFolderMismatchError says it instead.",
+    "its last line is cut off": "A RunFolderMismatchError says it instead.",
     "no input": "A RunFolderMismatchError says it instead.",
     "no rank": "A RunFolderMismatchError says it instead.",
     "no fingerprint": "A warning about executor.json says it instead.",

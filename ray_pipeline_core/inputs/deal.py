@@ -6,15 +6,17 @@ import heapq
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from json.encoder import encode_basestring
+from typing import Any
 
 from ray_pipeline_core.inputs.items import InputItem
-from ray_pipeline_core.strict_json import parse_object
 from ray_pipeline_core.validation import is_amount, is_integer, plain
 
 Share = tuple[InputItem, ...]
-_ENCODER = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one for each line
+_PARSED_LINES = 10_000
 _TOLERANCE = 1e-9
 _MAX_RANKS = 100_000_000
 """No run has as many; a larger number in the file is damage."""
@@ -67,8 +69,8 @@ class Deal:
             ValueError: it is damaged: a line is no input, or a rank is missing.
         """
         shares: dict[int, list[InputItem]] = {}
-        for line in io.BytesIO(content):
-            rank, item = _parse_line(line)
+        for entry in _entries(content):
+            rank, item = _parse(entry)
             share = shares.setdefault(rank, [])
             if item is not None:
                 share.append(item)
@@ -78,24 +80,47 @@ class Deal:
 
 
 def _line(path: str | None, size: float, version: str | None, rank: int) -> str:
-    return _ENCODER.encode({"path": path, "size": size, "version": version, "rank": rank}) + "\n"
+    # A line for each of a million inputs: a fifth of the time that `json.dumps` takes.
+    return f'{{"path": {_quoted(path)}, "size": {size!r}, "version": {_quoted(version)}, "rank": {rank}}}\n'
 
 
-def _parse_line(line: bytes) -> tuple[int, InputItem | None]:
-    """Return the rank and the item in a line; None if it says that the rank has none.
+def _quoted(text: str | None) -> str:
+    return "null" if text is None else encode_basestring(text)
+
+
+def _entries(content: bytes) -> Iterator[Any]:
+    """Yield the JSON values of all lines; thousands are parsed at once, which takes a tenth of the time.
 
     Raises:
-        ValueError: it has another form, as the last line of a file that was cut off has.
+        ValueError: a line is no JSON, or the last one is not complete.
     """
-    entry = parse_object(line)
-    path, size, version, rank = (entry.get(name) for name in ("path", "size", "version", "rank"))
-    if not (line.endswith(b"\n") and is_integer(rank) and 0 <= rank < _MAX_RANKS):
+    if content and not content.endswith(b"\n"):
+        raise ValueError("its last line is cut off")
+    lines = io.BytesIO(content)
+    while chunk := b",".join(islice(lines, _PARSED_LINES)):
+        try:
+            yield from json.loads(b"[" + chunk + b"]")
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+
+
+def _parse(entry: Any) -> tuple[int, InputItem | None]:
+    """Return the rank and the item of a line; None if it says that the rank has none.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    try:
+        path, size, version, rank = entry["path"], entry["size"], entry["version"], entry["rank"]
+    except (LookupError, TypeError):
+        raise ValueError("no input") from None
+    if not (is_integer(rank) and 0 <= rank < _MAX_RANKS):
         raise ValueError("no rank")
     if path is None:
         return rank, None
     if not (isinstance(path, str) and is_amount(size) and (version is None or isinstance(version, str))):
         raise ValueError("no input")
-    return rank, InputItem(path, size, version)  # type: ignore[arg-type]
+    return rank, InputItem(path, size, version)
 
 
 def deal_out(items: Iterable[InputItem], ranks: int) -> tuple[Share, ...]:

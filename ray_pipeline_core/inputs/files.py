@@ -13,7 +13,7 @@ from fsspec.core import OpenFile, get_compression
 
 from ray_pipeline_core.inputs.at_hand import begun
 from ray_pipeline_core.inputs.items import InputItem
-from ray_pipeline_core.inputs.listing import FilePattern, list_files
+from ray_pipeline_core.inputs.listing import FilePattern, list_files, listed_version
 from ray_pipeline_core.inputs.versions import content_version, local_version, stored_version
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import DataFolderSpec, get_data_folder
@@ -126,7 +126,8 @@ class InputFiles:
         """
         folder = self.folder
         files = list_files(folder, FilePattern(self.glob.strip("/")))
-        items = [InputItem(folder.resolve_paths(path), size, version) for path, size, version in files]
+        root = folder.resolve_paths("").rstrip("/")
+        items = [InputItem(f"{root}/{path}", size, version) for path, size, version in files]
         return self._with_hashes(folder, items) if self.content_hash else items
 
     def _with_hashes(self, folder: DataFolder, items: Sequence[InputItem]) -> Iterable[InputItem]:
@@ -144,18 +145,22 @@ class InputFiles:
             RunFolderAccessError: the storage does not answer.
         """
         with ThreadPoolExecutor(_VERSION_THREADS) as threads:
-            versions = threads.map(self._current_version, (item.key for item in items))
+            versions = threads.map(self._current_version, items)
             return {item.key: version for item, version in zip(items, versions, strict=True)}
 
-    def _current_version(self, full_path: str) -> str | None:
+    def _current_version(self, item: InputItem) -> str | None:
         folder = self.folder
-        path = relative_to(folder, full_path)
+        path = relative_to(folder, item.key)
         try:
             if self.content_hash:
                 return content_version(folder, path)
-            return local_version(os.stat(full_path)) if folder.is_local() else stored_version(folder.entry(path))
+            if folder.is_local():
+                return local_version(os.stat(item.key))
+            version = stored_version(folder.entry(path))
         except FileNotFoundError:
             return None
+        # Stores without ids of writes may tell times more precisely in a listing, and that is what was dealt.
+        return version if version == item.version else listed_version(folder, path)
 
 
 def relative_to(folder: DataFolder, full_path: str) -> str:

@@ -143,7 +143,9 @@ def listed_items(source: InputSource) -> dict[str, InputItem]:
 
 
 def _is_valid(item: Any) -> bool:
-    if not (isinstance(item, InputItem) and is_amount(plain(item.weight))):
+    if not isinstance(item, InputItem):
         return False
-    names: Sequence[Any] = (item.key, "" if item.version is None else item.version)
-    return item.key != "" and all(isinstance(name, str) for name in names)
+    key: Any = item.key
+    version: Any = item.version
+    names_ok = isinstance(key, str) and key != "" and (version is None or isinstance(version, str))
+    return names_ok and is_amount(plain(item.weight))

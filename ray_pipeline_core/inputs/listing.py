@@ -75,6 +75,13 @@ def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
         return None
 
 
+def listed_version(folder: DataFolder, path: str) -> str | None:
+    """Return the version of a file that is not local by a listing of its directory; None if it is not there."""
+    folder.invalidate()
+    entries = folder.list_entries(path.rpartition("/")[0])
+    return next((stored_version(entry) for entry in entries if entry["name"] == path), None)
+
+
 def _find_remote(folder: DataFolder, pattern: FilePattern) -> Iterator[FoundFile]:
     folder.invalidate()
     with ThreadPoolExecutor(_LISTING_THREADS) as threads:
