@@ -1010,6 +1010,10 @@ _RANKS: Mapping[str, Entry] = {
 }
 
 _WARNINGS: Mapping[str, Entry] = {
+    "step {index} ({name}) lists {paths} files now, and {files} in the first run of this folder{paths}; each rank takes its files from that listing, so a rank that runs now reads others than it did, and completed ranks are not run again: use inputs=InputFiles(...), or another logging_dir": Entry(
+        "A reader of datatrove's, or a step that holds `InputFiles`, deals files by itself, and there are others now.",
+        "Give the executor `inputs`, or a run folder for each state of the source.",
+    ),
     "inputs of completed ranks have changed, and Refresh.rerun_on has no 'inputs', so ranks {kept} keep their old outputs; rank {first}: {reason}": Entry(
         "`refresh` says that completed ranks stay as they are.",
         "Add 'inputs' to `rerun_on`, if these ranks should run again.",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ray_pipeline_core.driver.own_listings import changed_listing, own_listings, stored_listings
 from ray_pipeline_core.driver.parent_runs import generation_in, generations_of, parents_in
 from ray_pipeline_core.driver.planning import RunSpec, pending_ranks
 from ray_pipeline_core.errors import ConfigError, RunFolderMismatchError
@@ -39,6 +40,7 @@ class FolderState:
         former_shares: the inputs that ranks had whose inputs have changed, or that are stale, by rank.
         parents: the generations that the parents have now, by their folders.
         generation: the generation of the folder, which a run that completes a rank replaces; None if it has none.
+        listings: the files that steps list by themselves, as they were in the first run of the folder.
     """
 
     world_size: int
@@ -52,6 +54,7 @@ class FolderState:
     former_shares: Mapping[int, Share] = field(default_factory=dict)
     parents: Mapping[str, str] = field(default_factory=dict)
     generation: str | None = None
+    listings: tuple[Mapping[str, Any], ...] = ()
 
 
 def inspect_folder(spec: RunSpec, parents_to_run: Collection[str] = ()) -> FolderState:
@@ -89,6 +92,7 @@ class _Inspection:
             self._compare_inputs(refreshed, marked)
         stale = marked & self._reasons.keys()
         self._explain_others(world_size, marked, refreshed)
+        listings = tuple(self._compare_listings(does_resume=bool(marked - stale)))
         return FolderState(
             world_size,
             marked - stale,
@@ -101,6 +105,7 @@ class _Inspection:
             _former_shares(stored, refreshed, stale),
             self._parents,
             generation_in(self._executor),
+            listings,
         )
 
     def _needs_markers(self) -> bool:
@@ -226,6 +231,15 @@ class _Inspection:
         return True
 
     # --- the rest ---
+
+    def _compare_listings(self, does_resume: bool) -> Iterator[Mapping[str, Any]]:
+        """Yield what steps list by themselves, as it was when the folder's first ranks ran, and warn of changes."""
+        earlier = stored_listings(self._executor) if does_resume else {}
+        for listing in own_listings(self._spec.steps) if self._spec.source is None else ():
+            stored = earlier.get(listing.index)
+            if stored is not None and listing.differs_from(stored):
+                self._warnings.append(changed_listing(listing, stored))
+            yield stored or listing.to_dict()
 
     def _explain_others(self, world_size: int, marked: frozenset[int], refreshed: RefreshedDeal | None) -> None:
         new = refreshed.new_ranks if refreshed is not None else ()

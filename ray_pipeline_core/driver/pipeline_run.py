@@ -183,6 +183,7 @@ class PipelineRun:
                 "older_ranks": [each.to_dict() for each in older],
                 "generation": generation,
                 "parents": dict(state.parents),
+                "listings": [dict(listing) for listing in state.listings],
             }
         )
 

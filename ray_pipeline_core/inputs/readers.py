@@ -51,6 +51,14 @@ def _root_of(reader: Any) -> str:
     return str(reader.data_folder.resolve_paths("")).rstrip("/")
 
 
+def listed_by(reader: Any) -> list[str]:
+    """Return the files that a reader lists, relative to its folder; none if it has a file with their paths."""
+    if reader.paths_file:
+        return []
+    found: list[str] = reader.data_folder.list_files(recursive=reader.recursive, glob_pattern=reader.glob_pattern)
+    return found
+
+
 def restrict(reader: Any, share: Sequence[InputItem]) -> None:
     """Let a reader, which is a copy for one rank, read the files of a share instead of its part of a listing."""
     start = len(_root_of(reader)) + 1
