@@ -222,7 +222,12 @@ class RunPlan:
             f"  each group: {self.nodes} node(s) x {self.resources_per_group}; the cluster has room for: {room}",
             f"  run folder: {self.logging_dir}",
             *(f"  step: {step}" for step in self.steps),
-            *(f"  {count} rank(s): {kind}" for kind, count in count_reasons(self.reasons.values()).items()),
+            *(f"  {count} rank(s): {kind}" for kind, count in self._counted_reasons().items()),
             *(f"  warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
+
+    def _counted_reasons(self) -> dict[str, int]:
+        """Return how many ranks have which kind of reason; none if they are only missing."""
+        counts = count_reasons(self.reasons.values())
+        return {} if counts.keys() == {"missing"} else counts
