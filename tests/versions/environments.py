@@ -103,7 +103,7 @@ ENVIRONMENTS = (
     Environment("ray-newest", NEW_FIRST, ".", (), RAY_TESTS, kept="ray[default]"),
     Environment("airflow-lowest", OLD_FIRST, ".[airflow]", (AIRFLOW, RAY), AIRFLOW_TESTS, "2025-09-15"),
     Environment("airflow-3.1", OLD_FIRST, ".[airflow]", ("apache-airflow==3.1.*",), AIRFLOW_TESTS, "2026-01-15"),
-    Environment("airflow-3.2", NEW_FIRST, ".[airflow]", ("apache-airflow==3.2.*",), AIRFLOW_TESTS),
+    Environment("airflow-3.2", NEW_FIRST, ".[airflow]", ("apache-airflow==3.2.*",), AIRFLOW_TESTS, "2026-06-15"),
     Environment("airflow-newest", NEW_FIRST, ".[airflow]", (), AIRFLOW_TESTS, kept="apache-airflow"),
     Environment("prefect-lowest", OLD_FIRST, ".[prefect]", (PREFECT, RAY), PREFECT_TESTS, "2025-09-15"),
     Environment("prefect-3.6", OLD_FIRST, ".[prefect]", ("prefect==3.6.*",), PREFECT_TESTS, "2026-01-15"),
