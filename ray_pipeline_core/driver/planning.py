@@ -13,7 +13,9 @@ from ray_pipeline_core.events import RunObserver
 from ray_pipeline_core.fingerprint import Fingerprint, OlderRanks, stored_fingerprint, stored_older_ranks
 from ray_pipeline_core.pipeline import PipelineSpec, Step, load_pipeline, pack_function, pack_pipeline, step_name
 from ray_pipeline_core.result import RunPlan, RunResult
-from ray_pipeline_core.scheduling.rank_groups import make_groups
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+from ray_pipeline_core.scheduling.start_order import RankWeights, longest_first
+from ray_pipeline_core.storage.attempt_history import AttemptHistory, EarlierAttempts
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.run_folder import EXECUTOR_FILE, RunFolder, parse_rank
 
@@ -253,16 +255,22 @@ def plan_run(spec: RunSpec, count_slots: Callable[[], int | None]) -> RunPlan:
     except RunFolderMismatchError as error:
         completed = frozenset(spec.folder.completed_ranks(spec.config.tasks))
         state = FolderState(completed, warnings=(str(error),))
-    return make_plan(spec, state.completed, count_slots(), state.warnings)
+    pending = pending_ranks(spec.config.tasks, state.completed)
+    earlier = AttemptHistory(spec.folder.folder).read() if pending else EarlierAttempts()
+    groups = order_groups(pending, spec.config, earlier)
+    return make_plan(spec, state.completed, groups, count_slots(), state.warnings)
 
 
 def make_plan(
-    spec: RunSpec, completed: Collection[int], cluster_slots: int | None = None, warnings: Sequence[str] = ()
+    spec: RunSpec,
+    completed: Collection[int],
+    groups: Sequence[TaskGroup],
+    cluster_slots: int | None = None,
+    warnings: Sequence[str] = (),
 ) -> RunPlan:
     """Return the plan of a run that skips the ranks `completed`; see `RunPlan` for the other arguments."""
     config = spec.config
     pending = pending_ranks(config.tasks, completed)
-    groups = make_groups(pending, config.tasks_per_job)
     workers = len(groups) if config.workers == -1 else min(config.workers, len(groups))
     at_once = workers if cluster_slots is None else min(workers, cluster_slots)
     per_group = config.resources.bundle()
@@ -282,6 +290,12 @@ def make_plan(
         logging_dir=spec.folder.url,
         warnings=tuple(warnings),
     )
+
+
+def order_groups(pending: Sequence[int], config: RunConfig, earlier: EarlierAttempts) -> list[TaskGroup]:
+    """Return the groups of a run in the order in which they start, by how long their ranks took before."""
+    weights = RankWeights(earlier.completed_s, at_least=earlier.failed_s)
+    return longest_first(pending, config.tasks_per_job, weights)
 
 
 def pending_ranks(world_size: int, completed: Collection[int]) -> list[int]:
