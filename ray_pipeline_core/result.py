@@ -163,7 +163,7 @@ class RunPlan:
         world_size: number of ranks.
         completed_ranks: ranks whose marker exists and that would be skipped.
         pending_ranks: ranks that would run.
-        groups: the rank groups they form.
+        groups: the rank groups they form, in the order in which they would start.
         steps: one line per step.
         resources_per_group: Ray resources of one group on each of its `nodes` nodes.
         nodes: nodes per group.

@@ -17,6 +17,7 @@ GROUPS = (
     "merging",
     "busy_slots",
     "simulation",
+    "makespan",
     "gangs",
     "payload",
     "recovery",

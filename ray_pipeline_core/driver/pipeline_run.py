@@ -14,7 +14,7 @@ from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
 from ray_pipeline_core.driver.folder_state import MISSING, FolderState, inspect_folder, stored_deal
 from ray_pipeline_core.driver.parent_runs import new_generation
-from ray_pipeline_core.driver.planning import RunSpec, make_plan, pending_ranks
+from ray_pipeline_core.driver.planning import RunSpec, make_plan, order_groups, pending_ranks
 from ray_pipeline_core.driver.run_ending import RunEnding, cancelled_failure, run_timeout_failure
 from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.driver.run_tracker import RunTracker
@@ -27,9 +27,9 @@ from ray_pipeline_core.redaction import get_logger, redact
 from ray_pipeline_core.result import RunResult, count_reasons
 from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
-from ray_pipeline_core.scheduling.rank_groups import make_groups
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.run_limits import RunLimits, RunStopped, RunTimedOut
-from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers
+from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers, EarlierAttempts
 from ray_pipeline_core.storage.guarded_folder import GuardedFolder
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.storage.run_lock import RunLock
@@ -105,13 +105,14 @@ class PipelineRun:
             completed = self._load_completed(state)
             self._pending = pending = pending_ranks(self._config.tasks, completed)
             self._deal = self._deal_for(pending)
-            numbers = self._claim_folder(state, pending)
+            numbers, groups = self._claim_folder(state, pending)
             self._recorder = AttemptRecorder(self._history, numbers)
             fences = AttemptFences(self._folder, numbers, self._lock.lease_id)
             self._tracker = self._make_tracker(len(completed), fences)
-            self._observers.on_run_started(make_plan(self._spec, completed, self._reasons(state, pending)))
+            reasons = self._reasons(state, pending)
+            self._observers.on_run_started(make_plan(self._spec, completed, groups, reasons))
             try:
-                self._run_ranks(pending, numbers, backends, later)
+                self._run_ranks(groups, numbers, backends, later)
             except BaseException as error:  # noqa: BLE001 - stats and result are written first, then it is raised
                 return self._finish(RunEnding.of(error, self._config.run_timeout))
             return self._finish(RunEnding())
@@ -154,8 +155,8 @@ class PipelineRun:
         self._folder.remove_markers(late)
         return late
 
-    def _claim_folder(self, state: FolderState, pending: Sequence[int]) -> AttemptNumbers:
-        """Make the folder this run's, and return the numbers of the attempts that it has seen."""
+    def _claim_folder(self, state: FolderState, pending: Sequence[int]) -> tuple[AttemptNumbers, list[TaskGroup]]:
+        """Make the folder this run's, and return the numbers of the attempts that it has seen, and what is to run."""
         # Markers go before anything else is written, so that none ever vouches for older inputs or an older run.
         if not self._config.skip_completed:
             self._folder.clear_ranks()
@@ -163,7 +164,9 @@ class PipelineRun:
         self._tell_stale(state)
         self._store_deal(state)
         self._write_executor(state, pending, new_generation() if pending else state.generation)
-        return AttemptNumbers(self._count_earlier_attempts(pending) if pending else {})
+        earlier = self._history.read() if pending else EarlierAttempts()
+        numbers = AttemptNumbers(self._count_earlier_attempts(earlier.numbers, pending))
+        return numbers, order_groups(pending, self._config, earlier, self._deal)
 
     def _tell_stale(self, state: FolderState) -> None:
         """Call `Refresh.on_stale`, while the former inputs are known, for each rank that may have used others."""
@@ -195,9 +198,8 @@ class PipelineRun:
             }
         )
 
-    def _count_earlier_attempts(self, pending: Sequence[int]) -> dict[int, int]:
-        attempts = self._history.earlier_attempts()
-        if self._lock.took_over_stale_lease:
+    def _count_earlier_attempts(self, attempts: dict[int, int], pending: Sequence[int]) -> dict[int, int]:
+        if pending and self._lock.took_over_stale_lease:
             # The run that was killed could not record what was running then, but the logs are kept.
             logged = self._folder.logged_attempts(self._config.tasks)
             attempts.update((rank, max(attempts.get(rank, 0), logged[rank])) for rank in pending if rank in logged)
@@ -219,11 +221,11 @@ class PipelineRun:
     # --- the ranks ---
 
     def _run_ranks(
-        self, pending: Sequence[int], numbers: AttemptNumbers, backends: BackendSource, later: Sequence[RunConfig]
+        self, groups: Sequence[TaskGroup], numbers: AttemptNumbers, backends: BackendSource, later: Sequence[RunConfig]
     ) -> None:
         if self._stop.is_set():
             raise RunStopped
-        if not pending:
+        if not groups:
             return
         limits = RunLimits(self._stop, self._config.run_timeout, self._started_s)
         limits.check()
@@ -231,7 +233,7 @@ class PipelineRun:
         manager = RayTaskManager(
             backend,
             self._config,
-            make_groups(pending, self._config.tasks_per_job),
+            groups,
             self._tracker,
             self._stop,
             max_batch=MAX_BATCH if self._can_batch() else 1,

@@ -11,12 +11,15 @@ from ray_pipeline_core.description import describe_executor
 from ray_pipeline_core.driver.parent_runs import ParentRun
 from ray_pipeline_core.events import RunObserver
 from ray_pipeline_core.fingerprint import Fingerprint
+from ray_pipeline_core.inputs.deal import Deal
 from ray_pipeline_core.inputs.items import InputSource
 from ray_pipeline_core.inputs.readers import check_first_step
 from ray_pipeline_core.pipeline import PipelineSpec, Step, load_pipeline, pack_function, pack_pipeline, step_name
 from ray_pipeline_core.redaction import shown
 from ray_pipeline_core.result import RunPlan, RunResult
-from ray_pipeline_core.scheduling.rank_groups import make_groups
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+from ray_pipeline_core.scheduling.start_order import RankWeights, longest_first
+from ray_pipeline_core.storage.attempt_history import EarlierAttempts
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker.setup import pack_source
@@ -195,6 +198,7 @@ def _parent_runs(node: ExecutorNode) -> Iterator[ParentRun]:
 def make_plan(
     spec: RunSpec,
     completed: Collection[int],
+    groups: Sequence[TaskGroup],
     reasons: Mapping[int, str],
     warnings: Sequence[str] = (),
     cluster_slots: int | None = None,
@@ -202,7 +206,6 @@ def make_plan(
     """Return the plan of a run that skips the ranks `completed`; see `RunPlan` for the other arguments."""
     config = spec.config
     pending = pending_ranks(config.tasks, completed)
-    groups = make_groups(pending, config.tasks_per_job)
     workers = len(groups) if config.workers == -1 else min(config.workers, len(groups))
     at_once = workers if cluster_slots is None else min(workers, cluster_slots)
     per_group = config.resources.bundle()
@@ -223,6 +226,17 @@ def make_plan(
         warnings=tuple(warnings),
         reasons=dict(reasons),
     )
+
+
+def order_groups(
+    pending: Sequence[int], config: RunConfig, earlier: EarlierAttempts, deal: Deal | None = None
+) -> list[TaskGroup]:
+    """Return the groups of a run in the order in which they start: by the weight of their inputs, else by earlier times."""
+    if deal is not None:
+        weights = RankWeights({rank: deal.weight_of(rank) for rank in pending})
+    else:
+        weights = RankWeights(earlier.completed_s, at_least=earlier.failed_s)
+    return longest_first(pending, config.tasks_per_job, weights)
 
 
 def pending_ranks(world_size: int, completed: Collection[int]) -> list[int]:

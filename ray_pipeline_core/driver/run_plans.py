@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from ray_pipeline_core.driver.folder_state import FolderState, inspect_folder
-from ray_pipeline_core.driver.planning import RunSpec, make_plan
+from ray_pipeline_core.driver.planning import RunSpec, make_plan, order_groups, pending_ranks
 from ray_pipeline_core.errors import ConfigError, RunFolderMismatchError
 from ray_pipeline_core.result import RunPlan
+from ray_pipeline_core.storage.attempt_history import AttemptHistory, EarlierAttempts
 
 
 def folders_to_run(specs: Sequence[RunSpec]) -> set[str]:
@@ -30,9 +31,11 @@ def plan_run(spec: RunSpec, count_slots: Callable[[], int | None], parents_to_ru
         parents_to_run: the folders of runs whose ranks would run before.
     """
     state = _state(spec, parents_to_run)
-    return make_plan(
-        spec.for_world_size(state.world_size), state.completed, state.reasons, state.warnings, count_slots()
-    )
+    pending = pending_ranks(state.world_size, state.completed)
+    earlier = AttemptHistory(spec.folder.folder).read() if pending else EarlierAttempts()
+    groups = order_groups(pending, spec.config, earlier, state.deal)
+    dealt = spec.for_world_size(state.world_size)
+    return make_plan(dealt, state.completed, groups, state.reasons, state.warnings, count_slots())
 
 
 def _state(spec: RunSpec, parents_to_run: Collection[str]) -> FolderState:
