@@ -27,7 +27,6 @@ _TURNS = 3
 def _write_files(documents: int) -> Path:
     """Write files of log-normal sizes, with so many documents in the median one."""
     chance, folder = random.Random(1), new_folder()
-    folder.mkdir(parents=True)
     for number in range(_FILES):
         count = int(chance.lognormvariate(0, 1) * documents) + 1
         texts = (" ".join(["word"] * chance.randint(1, 80)) for _ in range(count))
@@ -49,7 +48,6 @@ def _count_words(files: Iterable[InputFile], rank: int, world_size: int, output:
 
 def _ours_s(source: Path) -> float:
     output = new_folder()
-    output.mkdir(parents=True)
     step = functools.partial(_count_words, output=output)
     executor = executor_of(step, new_folder(), ranks=4 * WORKERS, inputs=InputFiles(source))
     started_s = time.perf_counter()

@@ -231,7 +231,7 @@ def make_plan(
 def order_groups(
     pending: Sequence[int], config: RunConfig, earlier: EarlierAttempts, deal: Deal | None = None
 ) -> list[TaskGroup]:
-    """Return the groups of a run in the order in which they start: by the weight of their inputs, else by earlier times."""
+    """Return the groups of a run in the order in which they start: by the weight of inputs, else by earlier times."""
     if deal is not None:
         weights = RankWeights({rank: deal.weight_of(rank) for rank in pending})
     else:
