@@ -70,15 +70,22 @@ class DagRun:
     api: httpx.Client
     path: str
 
-    def wait(self) -> str:
-        """Wait for its end, and return the state in which it has ended."""
-        return str(self._wait_for(self.path)["state"])
+    def wait_for_task(self, task_id: str, map_index: int = -1, retried: bool = True) -> tuple[str, int]:
+        """Wait for the end of a task instance, and return its state and the number of its newest try.
 
-    def wait_for_task(self, task_id: str, map_index: int = -1) -> tuple[str, int]:
-        """Wait for the end of a task instance, and return its state and the number of its newest try."""
-        mapped = f"/{map_index}" if map_index >= 0 else ""
-        ti = self._wait_for(f"{self.path}/taskInstances/{task_id}{mapped}")
-        return ti["state"], ti["try_number"]
+        Args:
+            task_id: the task.
+            map_index: the index of a mapped task instance.
+            retried: whether to wait for another try after one that has failed.
+        """
+        ended = ("success", "failed", *(() if retried else ("up_for_retry",)))
+        path = f"{self.path}/taskInstances/{task_id}{f'/{map_index}' if map_index >= 0 else ''}"
+
+        def read() -> dict[str, Any]:
+            return dict(self.api.get(path).raise_for_status().json())
+
+        wait_for(lambda: read()["state"] in ended, f"the end of {path}", RUN_TIMEOUT_S)
+        return read()["state"], read()["try_number"]
 
     def mark_failed(self, task_id: str) -> None:
         """Mark a task that is running as failed, upon which Airflow kills it."""
@@ -89,13 +96,6 @@ class DagRun:
         task = f"{self.path}/taskInstances/{task_id}"
         number = self.api.get(task).json()["try_number"]
         return self.api.get(f"{task}/logs/{number}").text
-
-    def _wait_for(self, path: str) -> dict[str, Any]:
-        def read() -> dict[str, Any]:
-            return dict(self.api.get(path).raise_for_status().json())
-
-        wait_for(lambda: read()["state"] in ("success", "failed"), f"the end of {path}", RUN_TIMEOUT_S)
-        return read()
 
 
 @dataclass(frozen=True)

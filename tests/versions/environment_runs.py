@@ -52,7 +52,7 @@ def run(environment: Environment) -> Outcome:
         installing.make(environment, python, folder)
     except installing.InstallError as error:
         return _store(environment, False, str(error), {})
-    except installing.NoPackagesError as error:
+    except installing.UnavailableError as error:
         return _store(environment, True, f"not run: {error}", {})
     return _store(environment, *_run_tests(environment, folder), _versions(folder))
 

@@ -18,8 +18,8 @@ class InstallError(Exception):
     """An environment can't be made of what its row asks for."""
 
 
-class NoPackagesError(Exception):
-    """No environment can be made, because this machine reaches no package index."""
+class UnavailableError(Exception):
+    """This machine can't make the environment of any row: it has no uv, or reaches no package index."""
 
 
 def make(environment: Environment, python: str, folder: Path) -> None:
@@ -27,10 +27,10 @@ def make(environment: Environment, python: str, folder: Path) -> None:
 
     Raises:
         InstallError: its requirements can't be met, or the package has replaced a release that it must keep.
-        NoPackagesError: uv gets no packages on this machine.
+        UnavailableError: this machine has no uv, or uv gets no packages.
     """
     if not _uv("venv", "--quiet", "--clear", "--python", python, folder):
-        raise InstallError("no virtual environment can be made")
+        raise UnavailableError("uv makes no environments on this machine")
     until = ("--exclude-newer", environment.until) if environment.until else ()
     wanted = (*until, *TOOLS, *environment.requirements, "--editable", environment.package)
     if environment.kept is None:
@@ -63,7 +63,7 @@ def _install(folder: Path, *arguments: object) -> None:
     probe = ("--dry-run", "--refresh", "--reinstall", "--no-deps", "pip")
     if _uv("pip", "install", "--quiet", "--python", folder, *probe):
         raise InstallError("can't be installed")
-    raise NoPackagesError("uv gets no packages on this machine")
+    raise UnavailableError("uv gets no packages on this machine")
 
 
 def _uv(*arguments: object) -> bool:
