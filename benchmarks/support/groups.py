@@ -23,6 +23,7 @@ GROUPS = (
     "batches",
     "stock_cluster",
     "refresh",
+    "ray_data",
 )
 
 

@@ -539,8 +539,16 @@ _CLUSTER: Mapping[str, Entry] = {
         "`ray.init()` was called before, for another cluster.",
         "Leave `address` out, or call `ray.shutdown()` before `run()`.",
     ),
-    "workers fail to start, {failed_starts} in a row; correct the cause of the last failure, then start the run again: {error_type}: {message}": Entry(
-        "More workers than `max_retries` died one after another before they were ready, for the reason at the end.",
+    "the head of the Ray cluster at {address} was started anew while the run used it, so the cluster has forgotten the run's workers; start the run again: ranks that have completed are skipped": Entry(
+        "The head's machine or its process `gcs_server` has died and come back without the state of before.",
+        "Start the run again. A head that keeps its state (`RAY_REDIS_ADDRESS`) may be started anew during a run.",
+    ),
+    "the run can't use the Ray cluster at {address}: {message}": Entry(
+        "Ray refuses a call of the driver, for the reason that follows, for instance because its object store is full.",
+        "Do what the end of the message says, then start the run again.",
+    ),
+    "workers fail to start, {failed_starts} in a row: {error_type}: {message}; start the run again once that is corrected": Entry(
+        "More workers than `max_retries` died one after another before they were ready, for the reason in the middle.",
         "Correct the cause (often the runtime environment or a full disk), then start the run again.",
     ),
     "could not start a local Ray cluster: {type}: {error}; check the free memory and disk space of this machine, and the logs in /tmp/ray/session_latest/logs": Entry(
@@ -575,7 +583,7 @@ _CLUSTER: Mapping[str, Entry] = {
         "A local folder in `runtime_env` is larger than the cluster's store allows, or could not be written there.",
         "Leave out what the steps don't need with `excludes`, or pass an archive's URI.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels{last_words}": Entry(
         "No node that is alive has the labels that `label_selector` asks for.",
         "Correct the selector, or start nodes with these labels.",
     ),
@@ -587,19 +595,19 @@ _CLUSTER: Mapping[str, Entry] = {
         "A rank that ran out of memory needs a larger worker, and the nodes with its labels are gone.",
         "Start nodes with these labels, then start the run again: it runs the missing ranks.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler{last_words}": Entry(
         "The cluster has no node that is alive.",
         "Start nodes, or check the autoscaler.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes{last_words}": Entry(
         "A rank group requests more than any node has, or more nodes than there are.",
         "Lower `cpus_per_task`, `mem_per_cpu_gb`, `gpus_per_task`, `nodes_per_task` or the custom resources, or add nodes.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, stop them, or check the scheduling options in ray_remote_kwargs": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, or stop them; raise startup_timeout if workers need longer to start, as with a large runtime_env; or check the scheduling options in ray_remote_kwargs{last_words}": Entry(
         "The cluster is large enough, but other jobs hold its resources.",
         "Wait until they end, stop them, or raise `startup_timeout`.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy{last_words}": Entry(
         "The nodes are large enough for a member of a gang each, but not for all members as `placement_strategy` wants.",
         "Lower `nodes_per_task`, add nodes, or choose another `placement_strategy`.",
     ),
@@ -612,7 +620,7 @@ _CLUSTER: Mapping[str, Entry] = {
         "does not exist.",
         "Lower what a group requests, correct `ray_remote_kwargs`, or add nodes.",
     ),
-    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, stop them, or check the scheduling options in ray_remote_kwargs": Entry(
+    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, or stop them; raise startup_timeout if workers need longer to start, as with a large runtime_env; or check the scheduling options in ray_remote_kwargs": Entry(
         "Ray can't schedule the worker although the resources exist, usually because of a scheduling strategy or a "
         "label in `ray_remote_kwargs`.",
         "Correct the strategy or the label that the beginning of the message names.",
@@ -630,7 +638,7 @@ _CLUSTER: Mapping[str, Entry] = {
         "Raise `tasks`, so that a rank needs less, lower `oom_memory_factor`, or add larger nodes; then start the run "
         "again: it runs the missing ranks.",
     ),
-    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, stop them, or check the scheduling options in ray_remote_kwargs": Entry(
+    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, or stop them; raise startup_timeout if workers need longer to start, as with a large runtime_env; or check the scheduling options in ray_remote_kwargs": Entry(
         "A rank that ran out of memory needs a larger worker, for which other jobs left no room.",
         "Wait until they end, or stop them; then start the run again: it runs the missing ranks.",
     ),
@@ -1256,7 +1264,7 @@ NEVER_SHOWN: Mapping[str, str] = {
     "no number of an attempt": "A warning about the history says it instead.",
     "no ranks": "A warning about the history says it instead.",
     "not in order": "A warning about executor.json says it instead.",
-    "no worker could start within startup_timeout={startup_timeout} s: runs in this process": "A slot always starts.",
+    "no worker could start within startup_timeout={startup_timeout} s: runs in this process{last_words}": "A slot always starts.",
     "{reason}: runs in this process": "The slot in this process takes a group of any size.",
     "{message}; runs in this process": "Nothing is unschedulable in this process.",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ray_pipeline_core.driver.own_listings import changed_listing, own_listings, stored_listings
@@ -13,7 +14,7 @@ from ray_pipeline_core.errors import ConfigError, RunFolderMismatchError
 from ray_pipeline_core.fingerprint import OlderRanks, stored_fingerprint, stored_older_ranks
 from ray_pipeline_core.inputs.changes import Change, RefreshedDeal, refresh_deal
 from ray_pipeline_core.inputs.deal import Deal, Share
-from ray_pipeline_core.inputs.items import listed_items
+from ray_pipeline_core.inputs.items import InputItem, by_key, digest_of
 from ray_pipeline_core.rank_failures import format_ranks
 from ray_pipeline_core.redaction import redact_url, shown
 from ray_pipeline_core.storage.run_folder import EXECUTOR_FILE, INPUTS_FILE, RunFolder, parse_rank
@@ -35,12 +36,13 @@ class FolderState:
         stale: those of them that have a marker, which must go first.
         older: completed ranks that ran with other parameters, or after other runs of the parents, than now.
         warnings: what a person should know.
-        deal: which rank gets which inputs; None if there are no inputs.
+        deal: which rank gets which inputs; None if there are no inputs, or no rank has to run.
         former_deal: the deal that is in the folder; None if there is none.
         former_shares: the inputs that ranks had whose inputs have changed, or that are stale, by rank.
         parents: the generations that the parents have now, by their folders.
         generation: the generation of the folder, which a run that completes a rank replaces; None if it has none.
         listings: the files that steps list by themselves, as they were in the first run of the folder.
+        inputs_digest: what tells whether the source lists the same as now; None if changes of inputs don't count.
     """
 
     world_size: int
@@ -55,6 +57,7 @@ class FolderState:
     parents: Mapping[str, str] = field(default_factory=dict)
     generation: str | None = None
     listings: tuple[Mapping[str, Any], ...] = ()
+    inputs_digest: str | None = None
 
 
 def inspect_folder(spec: RunSpec, parents_to_run: Collection[str] = ()) -> FolderState:
@@ -68,23 +71,68 @@ def inspect_folder(spec: RunSpec, parents_to_run: Collection[str] = ()) -> Folde
         RunFolderMismatchError: its ranks were completed by another pipeline.
         ConfigError: the source of the inputs lists none, and never has.
     """
-    return _Inspection(spec, parents_to_run).state()
+    executor, is_damaged = _read_executor(spec.folder)
+    parents = generations_of(spec.parents) | {url: "" for url in parents_to_run}
+    items = None if spec.source is None else list(spec.source.list())
+    digest = None if items is None or "inputs" not in spec.rerun_on else digest_of(items)
+    inspect = partial(_Inspection, spec, executor, is_damaged, parents)
+    if digest is not None and digest == executor.get("inputs_digest"):
+        state = inspect(None).state()
+        if len(state.completed) == state.world_size:
+            return replace(state, inputs_digest=digest)
+    return replace(inspect(items).state(), inputs_digest=digest)
+
+
+def stored_deal(spec: RunSpec) -> Deal | None:
+    """Return the deal that a folder's ranks were given; None if there is none yet.
+
+    Raises:
+        RunFolderMismatchError: it is damaged, so that nobody knows what the completed ranks have read.
+    """
+    stored = spec.folder.read_inputs()
+    try:
+        return None if stored is None else Deal.from_bytes(stored)
+    except ValueError as error:
+        if not spec.config.skip_completed:
+            return None
+        raise RunFolderMismatchError(
+            f"{spec.folder.url}/{INPUTS_FILE} is damaged ({error}), so it is not known which inputs the "
+            "completed ranks have read. Restore the file, use another logging_dir, or skip_completed=False to deal "
+            "the inputs anew and run all ranks again. Nothing was deleted."
+        ) from None
 
 
 class _Inspection:
-    """Compares a run folder with the pipeline, the inputs and the parents of a run."""
+    """Compares a run folder with the pipeline, the inputs and the parents of a run.
 
-    def __init__(self, spec: RunSpec, parents_to_run: Collection[str]) -> None:
+    Args:
+        spec: the run.
+        executor: the content of `executor.json`, as far as it says what ran.
+        is_damaged: whether it is damaged.
+        parents: the generations that the parents have now.
+        items: what the source lists; None if there is none, or if it lists what it did when the folder was last dealt.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        executor: Mapping[str, Any],
+        is_damaged: bool,
+        parents: Mapping[str, str],
+        items: Sequence[InputItem] | None,
+    ) -> None:
         self._spec = spec
+        self._executor = executor
+        self._is_damaged = is_damaged
+        self._parents = parents
+        self._items = items
         self._warnings: list[str] = []
         self._reasons: dict[int, str] = {}
-        self._executor, self._is_damaged = _read_executor(spec.folder)
-        self._parents = generations_of(spec.parents) | {url: "" for url in parents_to_run}
 
     def state(self) -> FolderState:
         markers = self._spec.folder.marker_names() if self._needs_markers() else None
         refreshed, stored = self._refresh(markers)
-        world_size = self._spec.config.tasks if refreshed is None else refreshed.deal.world_size
+        world_size = self._world_size_without_news() if refreshed is None else refreshed.deal.world_size
         spec = self._spec.for_world_size(world_size)
         marked = self._marked(spec, markers)
         older = tuple(self._compare(spec, marked, markers))
@@ -117,11 +165,10 @@ class _Inspection:
     def _refresh(self, markers: Sequence[str] | None) -> tuple[RefreshedDeal | None, Deal | None]:
         """Return the deal of this run and the stored one; None if there are no inputs."""
         spec = self._spec
-        had_inputs = self._executor.get("fingerprint", {}).get("inputs") is True
-        stored = self._stored_deal() if spec.source is not None or had_inputs else None
-        if spec.source is None:
-            return None, stored
-        listed = listed_items(spec.source)
+        had_inputs = stored_fingerprint(self._executor).get("inputs", False) if self._executor else False
+        if self._items is None:
+            return None, stored_deal(spec) if had_inputs and spec.source is None else None
+        stored, listed = stored_deal(spec), by_key(spec.source, self._items)
         if not listed and (stored is None or not stored.shares):
             raise ConfigError(
                 f"inputs={shown(spec.source)}: has no input, so there is nothing to run; correct the path and the "
@@ -133,23 +180,12 @@ class _Inspection:
         rank_weight = getattr(spec.source, "rank_bytes", None)
         return refresh_deal(stored, listed, spec.config.tasks, rank_weight, kept), stored
 
-    def _stored_deal(self) -> Deal | None:
-        """Return the deal that the folder's ranks were given; None if there is none yet.
-
-        Raises:
-            RunFolderMismatchError: it is damaged, so that nobody knows what the completed ranks have read.
-        """
-        stored = self._spec.folder.read_inputs()
-        try:
-            return None if stored is None else Deal.from_bytes(stored)
-        except ValueError as error:
-            if not self._spec.config.skip_completed:
-                return None
-            raise RunFolderMismatchError(
-                f"{self._spec.folder.url}/{INPUTS_FILE} is damaged ({error}), so it is not known which inputs the "
-                "completed ranks have read. Restore the file, use another logging_dir, or skip_completed=False to deal "
-                "the inputs anew and run all ranks again. Nothing was deleted."
-            ) from None
+    def _world_size_without_news(self) -> int:
+        """Return the number of ranks where there are no inputs, or they are those that were dealt."""
+        if self._spec.source is None:
+            return self._spec.config.tasks
+        world_size: int = stored_fingerprint(self._executor)["world_size"]
+        return world_size
 
     def _compare_inputs(self, refreshed: RefreshedDeal, marked: frozenset[int]) -> None:
         kept: dict[int, Change] = {}

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
-from ray_pipeline_core.driver.folder_state import MISSING, FolderState, inspect_folder
+from ray_pipeline_core.driver.folder_state import MISSING, FolderState, inspect_folder, stored_deal
 from ray_pipeline_core.driver.parent_runs import new_generation
 from ray_pipeline_core.driver.planning import RunSpec, make_plan, pending_ranks
 from ray_pipeline_core.driver.run_ending import RunEnding, cancelled_failure, run_timeout_failure
@@ -20,6 +20,7 @@ from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.driver.run_tracker import RunTracker
 from ray_pipeline_core.driver.task_manager import RayTaskManager
 from ray_pipeline_core.events import ObserverGroup
+from ray_pipeline_core.inputs.deal import Deal
 from ray_pipeline_core.inputs.items import ReadableSource
 from ray_pipeline_core.observers import with_default_observers
 from ray_pipeline_core.redaction import get_logger, redact
@@ -103,6 +104,7 @@ class PipelineRun:
             self._state = state = self._inspect_folder()
             completed = self._load_completed(state)
             self._pending = pending = pending_ranks(self._config.tasks, completed)
+            self._deal = self._deal_for(pending)
             numbers = self._claim_folder(state, pending)
             self._recorder = AttemptRecorder(self._history, numbers)
             fences = AttemptFences(self._folder, numbers, self._lock.lease_id)
@@ -140,6 +142,11 @@ class PipelineRun:
             why = ", ".join(f"{count} {kind}" for kind, count in self._reason_counts.items())
             logger.info("%s: %d of %d ranks run: %s", self._spec.name, len(pending), state.world_size, why)
         return reasons
+
+    def _deal_for(self, pending: Sequence[int]) -> Deal | None:
+        """Return which rank gets which inputs; where none is new, that is read only if a rank has to run after all."""
+        is_needed = bool(pending) and self._spec.source is not None
+        return stored_deal(self._spec) if is_needed and self._state.deal is None else self._state.deal
 
     def _remove_late_markers(self, completed: Collection[int]) -> set[int]:
         """Remove markers that attempts have set which a killed run had given up, and return their ranks."""
@@ -183,6 +190,7 @@ class PipelineRun:
                 "older_ranks": [each.to_dict() for each in older],
                 "generation": generation,
                 "parents": dict(state.parents),
+                "inputs_digest": state.inputs_digest,
                 "listings": [dict(listing) for listing in state.listings],
             }
         )
@@ -276,8 +284,8 @@ class PipelineRun:
             before_retry=self._spec.packed_before_retry,
             inputs=self._spec.packed_source,
         )
-        spec, deal = self._spec, self._state.deal
-        return WorkerSetup(config, spec.steps, spec.packed_pipeline, settings, numbers, spec.source, deal)
+        spec = self._spec
+        return WorkerSetup(config, spec.steps, spec.packed_pipeline, settings, numbers, spec.source, self._deal)
 
     # --- after the ranks ---
 

@@ -51,15 +51,24 @@ class FailedStarts:
     Args:
         policy: has the limit, and the pauses.
         clock: returns the time in seconds.
+
+    Attributes:
+        last: the last failure since a slot has started, whether it counts or not.
     """
 
     def __init__(self, policy: RetryPolicy, clock: Callable[[], float]) -> None:
+        self.last: AttemptFailure | None = None
         self._policy = policy
         self._clock = clock
         self._in_a_row = 0
         self._counted = 0
         self._failed_s = float("-inf")
         self._paused_until_s = 0.0
+
+    @property
+    def last_words(self) -> str:
+        """What to add to the message of a run in which no slot starts: why the last one that was placed has failed."""
+        return "" if self.last is None else f"; the last one that was placed did not get ready: {self.last.message}"
 
     def is_paused(self) -> bool:
         """Return whether no slot should be requested yet."""
@@ -68,6 +77,7 @@ class FailedStarts:
     def reset(self) -> None:
         """Forget the failures, since a slot has started."""
         self._in_a_row = self._counted = 0
+        self.last = None
 
     def add(self, failure: AttemptFailure, requested_s: float, others_work: bool) -> None:
         """Record the failure of a slot that was requested at `requested_s`.
@@ -87,6 +97,6 @@ class FailedStarts:
         limits = (self._policy.max_retries, failure.retry_limit)
         if self._counted > min(limit for limit in limits if limit is not None):
             raise ClusterError(
-                f"workers fail to start, {self._counted} in a row; correct the cause of the last failure, then "
-                f"start the run again: {failure.error_type}: {failure.message}"
+                f"workers fail to start, {self._counted} in a row: {failure.error_type}: {failure.message}; start the "
+                "run again once that is corrected"
             )

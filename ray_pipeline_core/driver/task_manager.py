@@ -305,6 +305,7 @@ class RayTaskManager:
         raise failure.rule.run_error(failure.message)
 
     def _on_failed_start(self, slot: SlotState, failure: AttemptFailure) -> None:
+        self._failed_starts.last = failure
         if failure.fatal:
             self._give_up_larger(slot.memory_factor, failure.message)
         elif not failure.preempted and self._queue:  # else no group waits for this slot any more
@@ -349,7 +350,9 @@ class RayTaskManager:
         for (factor, others_work), since in self._without_worker_since_s.items():
             is_over = now - since > self._config.startup_timeout
             if factor == 1 and is_over:
-                raise ResourcesUnavailableError(f"{self._startup_limit()}: {self._backend.describe_shortage()}")
+                raise ResourcesUnavailableError(
+                    f"{self._startup_limit()}: {self._backend.describe_shortage()}{self._failed_starts.last_words}"
+                )
             if factor != 1 and ((is_over and not others_work) or self._can_never_start(factor, is_over)):
                 reason = self._startup_limit() if is_over else "no node of the cluster has enough memory"
                 self._give_up_larger(factor, reason)

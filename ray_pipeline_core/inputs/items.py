@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from hashlib import sha256
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.redaction import shown
@@ -18,8 +18,7 @@ class InputChangedError(Exception):
     """
 
 
-@dataclass(frozen=True, slots=True)
-class InputItem:
+class InputItem(NamedTuple):
     """One input, such as a file, a partition of a table, or a range of offsets.
 
     Attributes:
@@ -124,13 +123,18 @@ def _is_values(inputs: object) -> TypeGuard[Sequence[Any]]:
 
 
 def listed_items(source: InputSource) -> dict[str, InputItem]:
-    """Return the items that a source lists now, by key.
+    """Return the items that a source lists now, by key; see `by_key`."""
+    return by_key(source, source.list())
+
+
+def by_key(source: InputSource | None, listed: Iterable[InputItem]) -> dict[str, InputItem]:
+    """Return items that a source has listed by key.
 
     Raises:
         ConfigError: what it lists is not as `InputItem` demands.
     """
     items: dict[str, InputItem] = {}
-    for item in source.list():
+    for item in listed:
         if not _is_valid(item):
             raise ConfigError(
                 f"inputs: {shown(source)} lists {shown(item)}; list() must return InputItem(key, weight, version), "
@@ -149,3 +153,10 @@ def _is_valid(item: Any) -> bool:
     version: Any = item.version
     names_ok = isinstance(key, str) and key != "" and (version is None or isinstance(version, str))
     return names_ok and is_amount(plain(item.weight))
+
+
+def digest_of(items: Iterable[Any]) -> str:
+    """Return a digest that listings of the same items have in any order, and others have not."""
+    # The repr of a plain tuple takes half of the time of a named one's.
+    lines = sorted([repr(tuple(item)) if isinstance(item, InputItem) else repr(item) for item in items])
+    return sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

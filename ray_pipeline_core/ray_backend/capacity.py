@@ -95,8 +95,9 @@ def describe_shortage(nodes: Sequence[Node], resources: RankResources) -> str:
     fitting = count_fitting(nodes, resources)
     if fitting:
         return (
-            f"{asked}; {has}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, stop "
-            "them, or check the scheduling options in ray_remote_kwargs"
+            f"{asked}; {has}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, or "
+            "stop them; raise startup_timeout if workers need longer to start, as with a large runtime_env; or check "
+            "the scheduling options in ray_remote_kwargs"
         )
     members = _count_members(nodes, resources)
     if members:

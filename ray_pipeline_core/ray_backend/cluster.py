@@ -13,12 +13,15 @@ from typing import TypeVar
 import ray
 import ray.util
 from ray._private import services
+from ray.exceptions import RayError
 
 from ray_pipeline_core.errors import ClusterError, ClusterUnreachableError, RayPipelineError
 from ray_pipeline_core.ray_backend.connecting import ConnectWait, connect_error, connect_timeout_s
 from ray_pipeline_core.ray_backend.connection import SharedConnection, client_worker, connection_id, join, leave
-from ray_pipeline_core.ray_backend.head import HeadWatch, answers, check_token
+from ray_pipeline_core.ray_backend.head import HeadWatch, answers
+from ray_pipeline_core.ray_backend.head_calls import check_token, cluster_id
 from ray_pipeline_core.ray_backend.interruptible import CHECK_INTERVAL_S, call_interruptibly
+from ray_pipeline_core.ray_backend.ray_messages import describe
 from ray_pipeline_core.redaction import cause_to_show
 from ray_pipeline_core.scheduling.run_limits import RunInterrupted
 
@@ -78,14 +81,25 @@ class Cluster:
     @property
     def is_connected(self) -> bool:
         """Whether the connection is still there, and the head of the cluster answers."""
-        return self._id == connection_id() and self._watch.silent_s <= MAX_SILENCE_S
+        is_there = not self._watch.is_another and self._watch.silent_s <= MAX_SILENCE_S
+        return is_there and self._id == connection_id()
+
+    @property
+    def head_address(self) -> str | None:
+        """Host and port of the head's control service; None if only a Ray Client server can be reached."""
+        return None if client_worker() is not None else self._watch.address
 
     def check(self) -> None:
-        """Raise `ClusterUnreachableError` if the connection was closed, or the head of the cluster has died."""
+        """Raise `ClusterUnreachableError` if the connection was closed, or the head has died or was started anew."""
         if self._id != connection_id():
             raise ClusterUnreachableError(
                 f"the connection to the Ray cluster at {self._watch.address} was closed while the run used it, by "
                 "ray.shutdown() elsewhere in this process; call that after the run, and start the run again"
+            )
+        if self._watch.is_another:
+            raise ClusterUnreachableError(
+                f"the head of the Ray cluster at {self._watch.address} was started anew while the run used it, so the "
+                "cluster has forgotten the run's workers; start the run again: ranks that have completed are skipped"
             )
         if self._watch.silent_s > MAX_SILENCE_S:
             raise ClusterUnreachableError(
@@ -94,9 +108,20 @@ class Cluster:
             )
 
     def call(self, function: Callable[[], Value]) -> Value:
-        """Return what `function` returns, which may hang without the head; raise what `check` raises meanwhile."""
+        """Return what `function` returns, which may hang without the head.
+
+        Raises:
+            ClusterUnreachableError: the connection was closed, or the head has died, before or meanwhile.
+            ClusterError: Ray refuses the call, for instance because its object store is full.
+        """
         self.check()
-        return call_interruptibly(function, self.check)
+        try:
+            return call_interruptibly(function, self.check)
+        except RayError as error:
+            self.check()
+            raise ClusterError(
+                f"the run can't use the Ray cluster at {self._watch.address}: {describe(error, _own_node()).message}"
+            ) from cause_to_show(error)
 
     def close(self) -> None:
         """Give the connection back; the last user of what was opened or started here ends it."""
@@ -146,7 +171,12 @@ def _watch_head(where: str) -> HeadWatch:
     client = client_worker()
     if client is not None:  # which watches its server itself; the head's own port may be out of reach
         return HeadWatch(where, lambda address: bool(client.is_connected()))
-    return HeadWatch(ray.get_runtime_context().gcs_address)
+    return HeadWatch(ray.get_runtime_context().gcs_address, identify=cluster_id)
+
+
+def _own_node() -> str | None:
+    """Return the address of the node whose object store this process uses; None if that is a Ray Client server's."""
+    return None if client_worker() is not None else str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
 def _check_connected_to(address: str | None) -> None:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from ray_pipeline_core.errors import ClusterAuthError, ClusterError, ClusterUnreachableError, ConfigError
-from ray_pipeline_core.ray_backend.head import NotAHeadError, TokenRefusedError
+from ray_pipeline_core.ray_backend.head import NotAHeadError
+from ray_pipeline_core.ray_backend.head_calls import TokenRefusedError
 from ray_pipeline_core.ray_backend.ray_versions import AUTHENTICATION_ERRORS
 from ray_pipeline_core.redaction import get_logger
 

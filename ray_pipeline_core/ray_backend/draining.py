@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
-
-import ray
+from collections.abc import Callable, Collection
 
 from ray_pipeline_core.redaction import get_logger
 
@@ -19,20 +16,15 @@ DRAIN_CHECK_INTERVAL_S = 1.0
 class DrainingNodes:
     """The nodes that Ray is draining, or has drained since this object was created.
 
-    Ray has no public function for this. If the private one is missing or fails, no node counts as draining: the loss
-    of a node then costs an ordinary retry.
+    If Ray can't tell, no node counts as draining: the loss of a node then costs an ordinary retry.
 
     Args:
-        call: makes a call that hangs if the head has died.
+        ask: returns the ids of the nodes that are being drained.
         clock: returns the time in seconds.
     """
 
-    def __init__(
-        self,
-        call: Callable[[Callable[[], Any]], Any] = lambda function: function(),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._call = call
+    def __init__(self, ask: Callable[[], Collection[str]], clock: Callable[[], float] = time.monotonic) -> None:
+        self._ask = ask
         self._clock = clock
         self._refreshed_s = float("-inf")
         self._node_ids: set[str] = set()
@@ -44,7 +36,7 @@ class DrainingNodes:
             return set()
         self._refreshed_s = now_s
         try:
-            draining = set(self._call(ray._private.state.state.get_draining_nodes))  # pyright: ignore
+            draining = set(self._ask())
         except Exception:
             logger.debug("can't tell which nodes drain", exc_info=True)
             return set()

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from ray_pipeline_core.redaction import get_logger
 
@@ -52,35 +51,6 @@ def answers(address: str, timeout_s: float = ANSWER_TIMEOUT_S) -> bool:
     return bool(answer)
 
 
-class TokenRefusedError(Exception):
-    """The head does not accept the token of this process."""
-
-
-def check_token(address: str) -> None:
-    """Raise `TokenRefusedError` if the head does not accept this process's token.
-
-    `ray.init` would try for 20 s, and then not say why.
-
-    Args:
-        address: host and port.
-    """
-    try:
-        import grpc  # type: ignore[import-untyped]
-        from ray._private.grpc_utils import init_grpc_channel
-        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
-    except ImportError:  # a release of Ray without tokens
-        return
-    channel: Any = init_grpc_channel(address)
-    with channel:
-        service: Any = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
-        request: Any = gcs_service_pb2.GetClusterIdRequest()  # type: ignore[attr-defined] # pyright: ignore
-        try:
-            service.GetClusterId(request, timeout=ANSWER_TIMEOUT_S)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                raise TokenRefusedError("the token is missing or incorrect") from None
-
-
 def _uses_tls() -> bool:
     return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
 
@@ -98,10 +68,15 @@ class HeadWatch:
             so that a process that was suspended does not take its own silence for the head's.
     """
 
-    def __init__(self, address: str, ask: Callable[[str], bool] = answers) -> None:
+    def __init__(
+        self, address: str, ask: Callable[[str], bool] = answers, identify: Callable[[str], str] = lambda address: ""
+    ) -> None:
         self.address = address
+        self.is_another = False
         self.silent_s = 0.0
         self._ask_head = ask
+        self._identify = identify
+        self._cluster_id = ""
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="ray-pipeline-head-watch", daemon=True).start()
 
@@ -116,9 +91,18 @@ class HeadWatch:
     def _ask(self) -> None:
         asked_s = time.monotonic()
         with contextlib.suppress(NotAHeadError):
-            if self._ask_head(self.address):
+            if self._ask_head(self.address) and self._has_said_who_it_is():
                 self.silent_s = 0.0
                 return
         if not self.silent_s and not self._closed.is_set():
             logger.warning("the head of the Ray cluster at %s does not answer; it is asked again", self.address)
         self.silent_s += ASK_INTERVAL_S + min(time.monotonic() - asked_s, 2 * ANSWER_TIMEOUT_S)
+
+    def _has_said_who_it_is(self) -> bool:
+        """Compare the cluster's id with that of before, after a silence; return False if it is not told yet."""
+        if self._cluster_id and not self.silent_s:
+            return True
+        found = self._identify(self.address)
+        self.is_another = self.is_another or bool(self._cluster_id and found and found != self._cluster_id)
+        self._cluster_id = self._cluster_id or found
+        return found != "" or self._cluster_id == ""

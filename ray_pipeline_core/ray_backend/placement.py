@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ConfigError
+from ray_pipeline_core.ray_backend import head_calls
 from ray_pipeline_core.ray_backend.connection import client_worker
 from ray_pipeline_core.ray_backend.ray_versions import check_supported
 from ray_pipeline_core.ray_backend.worker_shell import RankWorker
@@ -90,10 +91,17 @@ def _placement_group(resources: RankResources) -> PlacementGroup:
     return group
 
 
-def is_removed(group: PlacementGroup) -> bool:
-    """Return whether the placement group was removed; False if Ray can't tell."""
+def is_removed(group: PlacementGroup, head_address: str | None) -> bool:
+    """Return whether the placement group was removed; False if Ray can't tell.
+
+    Args:
+        group: the placement group.
+        head_address: host and port of the head's control service; None = ask Ray Client.
+    """
     try:
-        return bool(placement_group_table(group).get("state") == "REMOVED")
+        if head_address is None:
+            return bool(placement_group_table(group).get("state") == "REMOVED")
+        return head_calls.is_removed(head_address, group.id.binary())
     except Exception:
         logger.debug("can't tell the state of %r", group, exc_info=True)
         return False

@@ -10,6 +10,13 @@ from ray import exceptions
 
 from ray_pipeline_core.errors import ConfigError
 
+try:
+    from ray._private.grpc_utils import init_grpc_channel
+except ImportError:  # before Ray 2.52
+    from ray._private.utils import init_grpc_channel  # type: ignore[attr-defined,no-redef] # pyright: ignore
+
+__all__ = ["AUTHENTICATION_ERRORS", "check_supported", "init_grpc_channel"]
+
 AUTHENTICATION_ERRORS: tuple[type[BaseException], ...] = tuple(
     getattr(exceptions, name) for name in ("AuthenticationError",) if hasattr(exceptions, name)
 )

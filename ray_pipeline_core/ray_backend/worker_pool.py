@@ -13,10 +13,11 @@ from ray_pipeline_core.errors import ClusterUnreachableError, PipelineLoadError
 from ray_pipeline_core.ray_backend.capacity import alive_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.draining import DrainingNodes
+from ray_pipeline_core.ray_backend.head_calls import draining_nodes
 from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
 from ray_pipeline_core.ray_backend.placement import check_options, has_died, is_removed, release_workers, start_workers
 from ray_pipeline_core.ray_backend.rank_worker import LoadProblem
-from ray_pipeline_core.ray_backend.ray_errors import classify
+from ray_pipeline_core.ray_backend.ray_errors import NODE_RETRIES, classify
 from ray_pipeline_core.ray_backend.runtime_environment import RuntimeEnvironment
 from ray_pipeline_core.ray_backend.slot import Phase, Slot
 from ray_pipeline_core.ray_backend.waiting_requests import WaitingRequests, find_waiting
@@ -83,7 +84,8 @@ class RayWorkerPool:
         self._released: set[WorkerLocation] = set()
         self._gang_grace = TimeoutManager(GANG_GRACE_S)
         self._placement_groups_checked_s = 0.0
-        self._draining = DrainingNodes(cluster.call)
+        head = cluster.head_address
+        self._draining = DrainingNodes(set[str] if head is None else partial(draining_nodes, head))
         self._waiting_requests = WaitingRequests(partial(cluster.call, find_waiting))
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         self._limit = count_fitting(cluster.call(alive_nodes), self._resources) if cluster.is_embedded else None
@@ -247,6 +249,8 @@ class RayWorkerPool:
             slot.locations[index] = value
         elif isinstance(value, WorkReport):
             self._record_report(slot, index, value)
+        elif isinstance(value, str):
+            self._mark_lost(slot, AttemptFailure("worker_lost", "CodeNotImported", value, retry_limit=NODE_RETRIES))
         elif isinstance(value, LoadProblem) and can_send_by_value(value):
             self._send_by_value(slot, index, value)
         else:
@@ -380,7 +384,7 @@ class RayWorkerPool:
             group = slot.placement_group
             if group is None or slot.phase is not Phase.STARTING:
                 continue
-            if self._cluster.call(partial(is_removed, group)):
+            if is_removed(group, self._cluster.head_address):
                 message = "the placement group of the gang was removed before all of its workers had started"
                 self._mark_lost(slot, AttemptFailure("worker_lost", "PlacementGroupRemoved", message))
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.util
 
 
 class RankWorker:
@@ -44,13 +45,13 @@ class RankWorker:
             settings: the pickled settings.
 
         Returns:
-            The pickled answer of `RankWorker.prepare`; a string if there is none, because the code can't be imported.
+            The pickled answer of `RankWorker.prepare`; why there is none, as a string, if the code can't be imported.
         """
         try:
             if self._worker is None:
                 self._worker = _make_worker(code, archive)
         except Exception as error:  # noqa: BLE001 - it must reach the driver as a value
-            return pickle.dumps(f"ray-pipeline can't be imported there: {type(error).__name__}: {error}")
+            return pickle.dumps(_import_problem(error))
         return pickle.dumps(self._worker.prepare(pipeline, settings))
 
     def call(self, method: str, arguments: bytes) -> bytes:
@@ -78,6 +79,14 @@ def _make_worker(code: Mapping[str, Any], archive: Sequence[Any]) -> Any:
         importlib.invalidate_caches()
         _forget({package["module"] for package in missing})
     return importlib.import_module("ray_pipeline_core.ray_backend.rank_worker").RankWorker()
+
+
+def _import_problem(error: Exception) -> str:
+    advice = "install what it names there, in a version that fits, or remove what hides it"
+    if isinstance(error, OSError):
+        advice = f"check the free space and the permissions of {tempfile.gettempdir()} there"
+    node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"ray-pipeline can't be imported on node {node}: {type(error).__name__}: {error}; {advice}"
 
 
 def _forget(modules: Collection[str]) -> None:

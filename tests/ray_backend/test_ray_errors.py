@@ -35,7 +35,9 @@ def node_died() -> Any:
 
 @pytest.mark.parametrize("error", [task_error(), ray_errors.ActorDiedError(task_error())], ids=["call", "constructor"])
 def test_message_about_a_worker_that_raised_is_the_last_line_of_the_traceback(error: Exception) -> None:
-    assert classify(error).message == "ModuleNotFoundError: No module named 'step'"
+    failure = classify(error)
+    assert failure.message == "ModuleNotFoundError: No module named 'step' (node 10.0.0.1)"
+    assert failure.node == "10.0.0.1"
 
 
 def test_message_has_no_colour_codes() -> None:
@@ -123,12 +125,24 @@ Last 50 lines of stdout:
     ERROR: Could not find a version that satisfies the requirement no-such-package
     ERROR: No matching distribution found for no-such-package
 """
+NO_PACKAGE_FOR_UV = """Could not create the actor because its associated runtime env failed to be created.
+[Node 10.0.0.7] Traceback (most recent call last):
+  File "/ray/agent.py", line 561, in create
+    runtime_env_context = await create()
+ray._private.runtime_env.utils.SubprocessCalledProcessError: Run cmd[1] failed with the following details.
+Command '['uv', 'pip', 'install', 'no-such-package']' returned non-zero exit status 1.
+Last 50 lines of stdout:
+    Using Python 3.11.7 environment at: virtualenv
+    error: No solution found when resolving dependencies
+      cause: Because no-such-package was not found in the package registry, we can conclude that your requirements \
+are unsatisfiable.
+"""
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (NO_CONDA, "ValueError: Could not find Conda executable at conda."),
+        (NO_CONDA, "ValueError: Could not find Conda executable at conda"),
         (
             NO_PACKAGE,
             "SubprocessCalledProcessError: Run cmd[9] failed with the following details. Command '['python', '-m', "
@@ -136,14 +150,22 @@ Last 50 lines of stdout:
             "find a version that satisfies the requirement no-such-package ERROR: No matching distribution found for "
             "no-such-package",
         ),
+        (
+            NO_PACKAGE_FOR_UV,
+            "SubprocessCalledProcessError: Run cmd[1] failed with the following details. Command '['uv', 'pip', "
+            "'install', 'no-such-package']' returned non-zero exit status 1. Its output ends: error: No solution found "
+            "when resolving dependencies cause: Because no-such-package was not found in the package registry, we can "
+            "conclude that your requirements are unsatisfiable",
+        ),
         ("the node is out of disk", "Failed to set up runtime environment. the node is out of disk"),
     ],
-    ids=["traceback", "command", "neither"],
+    ids=["traceback", "command", "uv", "neither"],
 )
 def test_runtime_environment_that_fails_is_told_with_node_and_reason(text: str, reason: str) -> None:
     node = " on node 10.0.0.7" if "[Node" in text else ""
     message = classify(ray_errors.RuntimeEnvSetupError(text)).message
-    assert message == f"runtime_env can't be set up{node}: {reason}"
+    remedy = "correct runtime_env, or provide what it needs there"
+    assert message == f"runtime_env can't be set up{node}: {reason}; {remedy}"
 
 
 def test_gang_of_nine_on_three_nodes_is_told_how_many_there_is_room_for() -> None:
@@ -152,11 +174,88 @@ def test_gang_of_nine_on_three_nodes_is_told_how_many_there_is_room_for() -> Non
     assert "there is room for 6 of the 9 members of a gang; lower nodes_per_task, add nodes" in message
 
 
-def test_message_about_memory_is_not_cut_where_it_lists_workers() -> None:
+def test_worker_killed_for_memory_is_told_with_node_and_remedy_and_without_the_state_of_the_object_store() -> None:
     text = (
-        "Memory on the node (IP: 10.0.0.7) was 7 / 8 GB, which is running low on memory.\nTop 10 memory users:\n"
-        "PID\tMEM(GB)\tCOMMAND\n4711\t3.2\tray::RankWorker.call\n4712\t0.2\tpython driver.py"
+        "2 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, ID: 0a1b) "
+        "was 7.1GB used / 8.0GB limit (0.89)\nObject store memory usage: [- objects spillable: 2\n- bytes]\n"
+        "Top 10 memory users:\nPID\tMEM(GB)\tCOMMAND\n4711\t3.2\tray::RankWorker.call\n4712\t0.2\tpython driver.py"
     )
-    message = classify(ray_errors.OutOfMemoryError(text)).message
-    assert "running low on memory" in message
-    assert "ray::RankWorker.call 4712" in message.replace("\t", " ")
+    failure = classify(ray_errors.OutOfMemoryError(text))
+    assert (failure.kind, failure.node) == ("out_of_memory", "10.0.0.7")
+    assert failure.message == (
+        "node 10.0.0.7 was running low on memory, so Ray has killed the worker; free memory there, or let fewer "
+        "workers share a node with a higher mem_per_cpu_gb"
+    )
+
+
+def actor_died(text: str) -> Any:
+    context: Any = common_pb2
+    where = {"pid": 4711, "class_name": "RankWorker", "ray_namespace": "0f", "node_ip_address": "10.0.0.7"}
+    cause = context.ActorDiedErrorContext(actor_id=b"\1" * 16, error_message=text, **where)
+    return ray_errors.ActorDiedError(cause)
+
+
+@pytest.mark.parametrize(
+    ("detail", "message"),
+    [
+        (
+            "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) "
+            "the process was killed by the OOM killer due to high memory usage, (2) ray stop --force was called.",
+            "node 10.0.0.7 has lost the worker's process, which was killed or has crashed; look into its log, and for "
+            "a process that the system has killed into `dmesg` there",
+        ),
+        (
+            "Worker exits unexpectedly. Worker exits with an exit code 1. The process receives a SIGTERM.",
+            "the worker's process has died: Worker exits unexpectedly. Worker exits with an exit code 1. The process "
+            "receives a SIGTERM (node 10.0.0.7)",
+        ),
+    ],
+    ids=["killed", "terminated"],
+)
+def test_worker_that_died_is_told_with_node_and_without_what_differs_between_workers(detail: str, message: str) -> None:
+    reason = (
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
+    )
+    assert classify(actor_died(reason + detail)).message == message
+
+
+def test_worker_that_cannot_be_reached_is_told_with_its_node_and_without_its_id() -> None:
+    error = ray_errors.ActorUnavailableError("RpcError: RPC error: Socket closed rpc_code: 14", b"\1" * 16)
+    assert classify(error, "10.0.0.7").message == (
+        "node 10.0.0.7 does not answer, so the worker there counts as lost; check its network, and whether its process "
+        "raylet runs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            ray_errors.OutOfDiskError("Local disk is full"),
+            "node 10.0.0.7 has no room for more objects, neither in its object store nor on its disk; free disk space "
+            "there, and end what holds objects (`ray memory` lists it)",
+        ),
+        (
+            ray_errors.ObjectStoreFullError("Failed to put object 0a1b in object store because it is full."),
+            "node 10.0.0.7 has no room for more objects in its object store; end what holds objects there (`ray "
+            "memory` lists it), or start the node with a larger --object-store-memory",
+        ),
+        (
+            ray_errors.RayTaskError(
+                "prepare",
+                "Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No "
+                "space left on device: '/tmp/spool'",
+                OSError(28, "x"),
+                "ray::RankWorker",
+                4711,
+                "10.0.0.7",
+            ),
+            "OSError: [Errno 28] No space left on device: '/tmp/spool' (node 10.0.0.7); free disk space there",
+        ),
+    ],
+    ids=["store and disk", "store", "folder for temporary files"],
+)
+def test_node_without_space_is_told_and_tried_once_more_elsewhere(error: Any, message: str) -> None:
+    failure = classify(error.as_instanceof_cause() if isinstance(error, ray_errors.RayTaskError) else error, "10.0.0.7")
+    assert failure.message == message
+    assert (failure.retry_limit, failure.fatal) == (1, False)

@@ -359,12 +359,21 @@ def test_folder_is_not_continued_with_another_kind_of_ranks(night: Night) -> Non
 def test_damaged_deal_is_refused(night: Night, content: str) -> None:
     night.run(night.parent())
     (night.root / "run/add/inputs.jsonl").write_text(content)
+    night.write("new", 1)
     if content:
         with pytest.raises(RunFolderMismatchError, match=r"inputs\.jsonl is damaged"):
             run_in_process(night.parent())
     calls.clear()
     night.run(night.parent(skip_completed=False))
     assert len(calls) == 3
+
+
+def test_rank_with_damaged_stats_runs_again_with_its_inputs(night: Night) -> None:
+    night.run(night.parent())
+    (night.root / "run/add/stats/00001.json").write_text("[")
+    calls.clear()
+    assert night.run(night.parent()).reasons == {"missing": 1}
+    assert calls == [(1, 2)]
 
 
 def test_lost_deal_makes_all_ranks_run_again(night: Night) -> None:

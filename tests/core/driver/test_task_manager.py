@@ -431,7 +431,8 @@ def test_run_ends_when_lost_workers_are_not_replaced_in_time() -> None:
 
 def test_startup_timeout_also_ends_a_run_whose_slots_are_lost_again_and_again_while_they_start() -> None:
     loop = make_loop(1, start=lambda factor: Start(after_s=40, failure=PREEMPTED), startup_timeout=100)
-    with pytest.raises(ResourcesUnavailableError, match="startup_timeout=100"):
+    told = rf"startup_timeout=100 s.*; the last one that was placed did not get ready: {PREEMPTED.message}$"
+    with pytest.raises(ResourcesUnavailableError, match=told):
         loop.run()
     assert loop.clock() <= 130
 
@@ -454,7 +455,7 @@ def test_slots_start_anew_after_a_pause_when_one_died_at_its_start() -> None:
 
 def test_run_ends_when_slots_die_too_often_in_a_row_while_they_start() -> None:
     loop = make_loop(2, workers=1, start=lambda factor: Start(1, LOST), retry=RetryPolicy(max_retries=2))
-    with pytest.raises(ClusterError, match=r"3 in a row.*ActorDiedError: the worker died"):
+    with pytest.raises(ClusterError, match=r"3 in a row: ActorDiedError: the worker died; start the run again"):
         loop.run()
     assert len(loop.backend.started) == 3
     assert loop.tracker.settled == set()
@@ -518,7 +519,9 @@ def test_run_waits_startup_timeout_for_another_node_when_its_only_one_has_died()
     work = first_attempt(Work(after_s=5, lost=NODE_DIED))
     start = lambda factor: next(starts, Start(2, NODE_DIED))  # noqa: E731
     loop = make_loop(1, start=start, work=work, startup_timeout=60, retry=RetryPolicy(max_retries=1))
-    with pytest.raises(ResourcesUnavailableError, match="startup_timeout=60"):
+    with pytest.raises(
+        ResourcesUnavailableError, match=r"startup_timeout=60.*did not get ready: the worker's node died$"
+    ):
         loop.run()
     assert 66 < loop.clock() < 70
 

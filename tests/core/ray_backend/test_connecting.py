@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 import ray
+import ray.util
+from ray.exceptions import OutOfDiskError
 
-from ray_pipeline_core import ClusterUnreachableError, ConfigError
+from ray_pipeline_core import ClusterError, ClusterUnreachableError, ConfigError
 from ray_pipeline_core.ray_backend import cluster, connecting, connection, head, interruptible
 from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.connecting import ConnectTimeoutError, ConnectWait
@@ -247,6 +249,49 @@ def test_head_watch_counts_the_silence_until_the_next_answer(
     finally:
         watch.close()
     assert [message for message in caplog.messages if "10.0.0.1:6379 does not answer" in message]
+
+
+@pytest.mark.parametrize(("later", "is_another"), [("b", True), ("a", False)])
+def test_head_watch_tells_a_head_that_came_back_from_one_that_was_started_anew(
+    later: str, is_another: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "ASK_INTERVAL_S", 0.01)
+    state = {"there": True, "id": "a"}
+    watch = HeadWatch("10.0.0.1:6379", lambda address: bool(state["there"]), lambda address: str(state["id"]))
+    try:
+        wait_for(lambda: watch._cluster_id, "the first answer")
+        state.update(there=False, id="")
+        wait_for(lambda: watch.silent_s > 0.1, "silence")
+        state["there"] = True
+        silent_s = watch.silent_s
+        wait_for(lambda: watch.silent_s > silent_s, "that a head which does not know its cluster yet counts as silent")
+        state["id"] = later
+        wait_for(lambda: watch.silent_s == 0, "an answer")
+        assert watch.is_another is is_another
+    finally:
+        watch.close()
+
+
+def test_head_that_was_started_anew_ends_the_run(connected: Cluster) -> None:
+    connected._watch.is_another = True
+    assert not connected.is_connected
+    with pytest.raises(
+        ClusterUnreachableError, match=r"at 127\.0\.0\.1:1 was started anew while the run used it.*again"
+    ):
+        connected.check()
+
+
+def test_call_that_ray_refuses_is_an_error_of_the_cluster_with_node_and_remedy(connected: Cluster) -> None:
+    def refuse() -> None:
+        raise OutOfDiskError("Local disk is full")
+
+    with pytest.raises(ClusterError) as caught:
+        connected.call(refuse)
+    node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    assert str(caught.value) == (
+        f"the run can't use the Ray cluster at 127.0.0.1:1: node {node} has no room for more objects, neither in its "
+        "object store nor on its disk; free disk space there, and end what holds objects (`ray memory` lists it)"
+    )
 
 
 def test_call_that_hangs_is_given_up() -> None:
