@@ -19,7 +19,7 @@ from ray_pipeline_core import ConfigError, InputFile, InputFiles, InputItem, Ray
 from tests.airflow_provider.airflow_versions import DagSerialization
 from tests.airflow_provider.dag_runs import RunDag
 
-SMALL = {"mem_per_cpu_gb": 0.1, "workers": 1}
+SMALL: dict[str, Any] = {"mem_per_cpu_gb": 0.1, "workers": 1}
 
 
 def note_inputs(data: Iterable[Any], rank: int, world_size: int, folder: str) -> None:
@@ -53,7 +53,7 @@ def test_path_and_pattern_are_rendered_in_a_copy() -> None:
     operator = RayPipelineOperator(task_id="read", pipeline="module:factory", inputs=inputs)
     for day in ("2013-01-15", "2013-01-16"):
         rendered = copy.copy(operator)
-        rendered.render_template_fields({"ds": day})  # type: ignore[arg-type]
+        rendered.render_template_fields({"ds": day})
         assert (rendered.inputs.path, rendered.inputs.glob) == (f"/data/{day}", f"{day}/*.csv")
         assert rendered.inputs.storage_options == {"key": "{{ ds }}"}
     assert inputs.path == "/data/{{ ds }}"
