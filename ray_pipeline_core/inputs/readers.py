@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def check_first_step(step: Any, source: InputSource) -> None:
         raise ConfigError(f"{name}: must be a step that takes the inputs, since inputs is given; it is data itself")
     if reads_files(step):
         _check_reader(step, source)
-    elif any(cls.__module__.startswith(_READERS) for cls in type(step).__mro__):
+    elif any(cls.__module__.startswith(_READERS) for cls in inspect.getmro(type(step))):
         raise ConfigError(f"{name}: must be a reader of files, since inputs is given; this one has a source of its own")
 
 
