@@ -113,9 +113,14 @@ def describe(error: BaseException, node: str | None = None) -> Description:
     return Description(message, where)
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the text of an error without line breaks, tracebacks, colours and secrets; its type if it is empty."""
+    return _shortened(COLOURS.sub("", str(error))) or type(error).__name__
+
+
 def _own_words(error: BaseException, text: str, where: str | None) -> str:
     is_preempted = bool(getattr(error, "preempted", False))
-    reason = _reason(text) or ("the worker's node was drained" if is_preempted else type(error).__name__)
+    reason = _shortened(text) or ("the worker's node was drained" if is_preempted else type(error).__name__)
     advice = next((advice for hint, advice in _ADVICE.items() if hint in text), "")
     if isinstance(error, RuntimeEnvSetupError):
         reason = f"runtime_env can't be set up{f' on node {where}' if where else ''}: {reason}"
@@ -125,7 +130,7 @@ def _own_words(error: BaseException, text: str, where: str | None) -> str:
     return f"{reason}; {advice}" if advice else reason
 
 
-def _reason(text: str) -> str:
+def _shortened(text: str) -> str:
     """Return the last exception of a text, or all of it, without what is about the actor alone."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     shown = (line.strip() for line in _without_tracebacks(lines) if not _ABOUT_THE_ACTOR.search(line))
