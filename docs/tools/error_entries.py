@@ -583,66 +583,66 @@ _CLUSTER: Mapping[str, Entry] = {
         "A local folder in `runtime_env` is larger than the cluster's store allows, or could not be written there.",
         "Leave out what the steps don't need with `excludes`, or pass an archive's URI.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels{last_words}": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels{words}{last_words}": Entry(
         "No node that is alive has the labels that `label_selector` asks for.",
         "Correct the selector, or start nodes with these labels.",
     ),
-    "{message}; asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels": Entry(
+    "{message}; asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels{words}": Entry(
         "Ray can't schedule the worker, since no node has the labels that `label_selector` asks for.",
         "Correct the selector, or start nodes with these labels.",
     ),
-    "{reason}: asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels": Entry(
+    "{reason}: asked for {nodes} node(s) with {bundle} each; no node has the labels of ray_remote_kwargs['label_selector']={selector}; of these labels the nodes have {there}; correct the selector, or add nodes with these labels{words}": Entry(
         "A rank that ran out of memory needs a larger worker, and the nodes with its labels are gone.",
         "Start nodes with these labels, then start the run again: it runs the missing ranks.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler{last_words}": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler{words}{last_words}": Entry(
         "The cluster has no node that is alive.",
         "Start nodes, or check the autoscaler.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes{last_words}": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes{words}{last_words}": Entry(
         "A rank group requests more than any node has, or more nodes than there are.",
         "Lower `cpus_per_task`, `mem_per_cpu_gb`, `gpus_per_task`, `nodes_per_task` or the custom resources, or add nodes.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, or stop them; raise startup_timeout if workers need longer to start, as with a large runtime_env; or check the scheduling options in ray_remote_kwargs{last_words}": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, or stop them; raise startup_timeout if workers need longer to start, as with a large runtime_env; or check the scheduling options in ray_remote_kwargs{words}{last_words}": Entry(
         "The cluster is large enough, but other jobs hold its resources.",
         "Wait until they end, stop them, or raise `startup_timeout`.",
     ),
-    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy{last_words}": Entry(
+    "no worker could start within startup_timeout={startup_timeout} s: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy{words}{last_words}": Entry(
         "The nodes are large enough for a member of a gang each, but not for all members as `placement_strategy` wants.",
         "Lower `nodes_per_task`, add nodes, or choose another `placement_strategy`.",
     ),
-    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler": Entry(
+    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler{words}": Entry(
         "Ray can't schedule the worker, for the reason at the beginning, and the cluster has no node that is alive.",
         "Start nodes, or check the autoscaler.",
     ),
-    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes": Entry(
+    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes{words}": Entry(
         "Ray can't schedule the worker, because a rank group requests more than any node has, or a node or label that "
         "does not exist.",
         "Lower what a group requests, correct `ray_remote_kwargs`, or add nodes.",
     ),
-    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, or stop them; raise startup_timeout if workers need longer to start, as with a large runtime_env; or check the scheduling options in ray_remote_kwargs": Entry(
+    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, or stop them; raise startup_timeout if workers need longer to start, as with a large runtime_env; or check the scheduling options in ray_remote_kwargs{words}": Entry(
         "Ray can't schedule the worker although the resources exist, usually because of a scheduling strategy or a "
         "label in `ray_remote_kwargs`.",
         "Correct the strategy or the label that the beginning of the message names.",
     ),
-    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy": Entry(
+    "{message}; asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy{words}": Entry(
         "Ray can't place a gang as `placement_strategy` wants.",
         "Lower `nodes_per_task`, add nodes, or choose another `placement_strategy`.",
     ),
-    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler": Entry(
+    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster has no node; start one, or check the autoscaler{words}": Entry(
         "A rank that ran out of memory needs a larger worker, and the cluster has no node that is alive.",
         "Start nodes that are large enough, then start the run again: it runs the missing ranks.",
     ),
-    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes": Entry(
+    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; one node has at most {most}; request less per rank group, or add more or larger nodes{words}": Entry(
         "A rank that ran out of memory needs more memory than any node has. The other ranks are not affected.",
         "Raise `tasks`, so that a rank needs less, lower `oom_memory_factor`, or add larger nodes; then start the run "
         "again: it runs the missing ranks.",
     ),
-    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, or stop them; raise startup_timeout if workers need longer to start, as with a large runtime_env; or check the scheduling options in ray_remote_kwargs": Entry(
+    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; {fitting} rank group(s) would fit on an idle cluster; wait for other jobs to end, or stop them; raise startup_timeout if workers need longer to start, as with a large runtime_env; or check the scheduling options in ray_remote_kwargs{words}": Entry(
         "A rank that ran out of memory needs a larger worker, for which other jobs left no room.",
         "Wait until they end, or stop them; then start the run again: it runs the missing ranks.",
     ),
-    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy": Entry(
+    "{reason}: asked for {nodes} node(s) with {bundle} each; the cluster's nodes have {nodes}; with placement_strategy={placement_strategy} there is room for {members} of the {nodes} members of a gang; lower nodes_per_task, add nodes that are large enough, or choose another placement_strategy{words}": Entry(
         "A rank that ran out of memory needs a larger gang than the cluster has room for.",
         "Add larger nodes, or lower `nodes_per_task`; then start the run again: it runs the missing ranks.",
     ),

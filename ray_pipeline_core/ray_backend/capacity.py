@@ -34,10 +34,18 @@ class Node:
     Attributes:
         resources: all its resources, by Ray's names.
         labels: its labels.
+        node_id: Ray's id of it.
+        address: its address.
+        is_alive: whether it is in the cluster still.
+        death: what Ray says of its end, if it is not.
     """
 
     resources: Mapping[str, float]
     labels: Mapping[str, str] = field(default_factory=dict)
+    node_id: str = ""
+    address: str = ""
+    is_alive: bool = True
+    death: str = ""
 
     def has_labels(self, selector: Mapping[str, str]) -> bool:
         """Return whether the node has the labels that Ray's `label_selector` asks for."""
@@ -51,10 +59,25 @@ def _selects(selector: str, label: str | None) -> bool:
     return (label in [value.strip() for value in values]) != selector.startswith("!")
 
 
+def cluster_nodes() -> list[Node]:
+    """Return the nodes that are in the cluster, and those that were."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [
+        Node(
+            resources=dict(node["Resources"]),
+            labels=dict(node.get("Labels") or {}),
+            node_id=str(node["NodeID"]),
+            address=str(node["NodeManagerAddress"]),
+            is_alive=bool(node["Alive"]),
+            death=str(node.get("DeathReasonMessage") or ""),
+        )
+        for node in nodes
+    ]
+
+
 def alive_nodes() -> list[Node]:
     """Return the nodes that are alive."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [Node(dict(node["Resources"]), dict(node.get("Labels") or {})) for node in nodes if node["Alive"]]
+    return [node for node in cluster_nodes() if node.is_alive]
 
 
 def count_fitting(nodes: Sequence[Node], resources: RankResources) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ray_pipeline_core.errors import ClusterAuthError, ClusterError, ClusterUnreachableError, ConfigError
 from ray_pipeline_core.ray_backend.head import NotAHeadError
 from ray_pipeline_core.ray_backend.head_calls import TokenRefusedError
+from ray_pipeline_core.ray_backend.ray_messages import reason_of
 from ray_pipeline_core.ray_backend.ray_versions import AUTHENTICATION_ERRORS
 from ray_pipeline_core.redaction import get_logger
 
@@ -86,8 +87,8 @@ def connect_error(where: str, source: str, error: Exception) -> ClusterError:
     """
     if where == "local":
         return ClusterUnreachableError(
-            f"could not start a local Ray cluster: {type(error).__name__}: {error}; check the free memory and disk "
-            "space of this machine, and the logs in /tmp/ray/session_latest/logs"
+            f"could not start a local Ray cluster: {type(error).__name__}: {reason_of(error)}; check the free memory "
+            "and disk space of this machine, and the logs in /tmp/ray/session_latest/logs"
         )
     if isinstance(error, (TokenRefusedError, *AUTHENTICATION_ERRORS)):
         return ClusterAuthError(
@@ -106,7 +107,7 @@ def connect_error(where: str, source: str, error: Exception) -> ClusterError:
             f"the Ray cluster at {source}={where!r} runs Ray {ray} on Python {python}, and this process Ray {own_ray} "
             f"on Python {own_python}; install the cluster's versions where run() is called, or the other way round"
         )
-    cause = str(error) if isinstance(error, ConnectTimeoutError) else f"{type(error).__name__}: {error}"
+    cause = str(error) if isinstance(error, ConnectTimeoutError) else f"{type(error).__name__}: {reason_of(error)}"
     return ClusterUnreachableError(
         f"no Ray cluster at {source}={where!r}: {cause}; check that the cluster is running and that this machine can "
         "reach it, or pass address='local' to start a local one"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -65,6 +67,7 @@ class SharedConnection:
 
     def _hold(self) -> None:
         options: dict[str, Any] = {"include_dashboard": False} if self.is_embedded else {}
+        _leave_out_colours_nobody_sees()
         try:
             with sigterm_handler_kept():
                 ray.init(address=self._where, **options)
@@ -92,6 +95,12 @@ class SharedConnection:
         while self._released.is_set() and self._thread.is_alive():
             check()
             self._thread.join(CHECK_INTERVAL_S)
+
+
+def _leave_out_colours_nobody_sees() -> None:
+    """Have Ray print the lines of workers and nodes without colours, unless that goes to a terminal."""
+    if not all(getattr(stream, "isatty", bool)() for stream in (sys.stdout, sys.stderr)):  # either may be anything
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
 
 
 def connection_id() -> str:

@@ -19,6 +19,7 @@ from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.ray_backend import head_calls
 from ray_pipeline_core.ray_backend.connection import client_worker
+from ray_pipeline_core.ray_backend.ray_messages import reason_of
 from ray_pipeline_core.ray_backend.ray_versions import check_supported
 from ray_pipeline_core.ray_backend.worker_shell import RankWorker
 from ray_pipeline_core.redaction import cause_to_show, get_logger
@@ -67,7 +68,7 @@ def check_options(resources: RankResources) -> None:
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"ray_remote_kwargs with {', '.join(resources.ray_options)}: Ray refuses these actor options; "
-            f"correct or remove the one that it names: {error}"
+            f"correct or remove the one that it names: {reason_of(error)}"
         ) from cause_to_show(error)
 
 

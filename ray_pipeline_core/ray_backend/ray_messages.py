@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ray.exceptions import RuntimeEnvSetupError
 
 from ray_pipeline_core.redaction import redact
+from ray_pipeline_core.scheduling.outcomes import COLOURS
 
 OUT_OF_MEMORY = re.compile("running low on memory")
 """What Ray says of a worker that its memory monitor has killed, whatever the type of the error."""
@@ -21,15 +22,15 @@ NODE_DIED = re.compile("its node has died")
 """What Ray says of a worker that has died with its node."""
 
 _MAX_REASON_LENGTH = 800
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _NODE = re.compile(r"(?:\[Node |\(IP: |\tip: |\(pid=\d+, ip=)([\w.:]+)")
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)|ray::\S+\(\) \(pid=")  # Python's, and Ray's own
 _MODULE = re.compile(r"^(\w+\.)+(?=\w+: )")  # of the type at the beginning of an exception's line
 _OUTPUT = re.compile(r"^Last \d+ lines of stdout")  # in Ray's message about a command that failed
 _OUTPUT_LINES = 3
 _TELLING = re.compile(r"\berror\b|\bcause\b|\bbecause\b|×|╰", re.IGNORECASE)
-_ABOUT_THE_ACTOR = re.compile(r"^The actor died unexpectedly before|^\t(?:class_name|actor_id|pid|name|namespace|ip): ")
+_ABOUT_THE_ACTOR = re.compile(r"^The actor died unexpectedly before|^\t(?:class_name|actor_id|pid|name|namespace|ip):")
 _PROCESS_DIED = re.compile(r"The actor is dead because its worker process has died\. .*?Worker exit detail: ")
+_NODE_DIED = re.compile(r"The actor died because its node has died\. Node Id: \w+ (?:the actor's node was )?")
 
 
 class _Symptom(NamedTuple):
@@ -76,6 +77,12 @@ _SYMPTOMS = (
 )
 
 
+_ADVICE = {
+    "No space left on device": "free disk space there",
+    "its node has died": "check that machine, or start another node",
+}
+
+
 class Description(NamedTuple):
     """What is said of an error of Ray.
 
@@ -95,7 +102,7 @@ def describe(error: BaseException, node: str | None = None) -> Description:
         error: an exception of Ray.
         node: where it happened, if Ray does not say.
     """
-    text = _COLOURS.sub("", str(error))
+    text = COLOURS.sub("", str(error))
     found = _NODE.search(text)
     where = node if found is None else found[1]
     symptom = next((symptom for symptom in _SYMPTOMS if symptom.pattern.search(text)), None)
@@ -106,9 +113,15 @@ def describe(error: BaseException, node: str | None = None) -> Description:
     return Description(message, where)
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the text of an error without line breaks, tracebacks, colours and secrets; its type if it is empty."""
+    return _shortened(COLOURS.sub("", str(error))) or type(error).__name__
+
+
 def _own_words(error: BaseException, text: str, where: str | None) -> str:
-    reason = _reason(text) or type(error).__name__
-    advice = "free disk space there" if "No space left on device" in text else ""
+    is_preempted = bool(getattr(error, "preempted", False))
+    reason = _shortened(text) or ("the worker's node was drained" if is_preempted else type(error).__name__)
+    advice = next((advice for hint, advice in _ADVICE.items() if hint in text), "")
     if isinstance(error, RuntimeEnvSetupError):
         reason = f"runtime_env can't be set up{f' on node {where}' if where else ''}: {reason}"
         advice = advice or "correct runtime_env, or provide what it needs there"
@@ -117,11 +130,12 @@ def _own_words(error: BaseException, text: str, where: str | None) -> str:
     return f"{reason}; {advice}" if advice else reason
 
 
-def _reason(text: str) -> str:
+def _shortened(text: str) -> str:
     """Return the last exception of a text, or all of it, without what is about the actor alone."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     shown = (line.strip() for line in _without_tracebacks(lines) if not _ABOUT_THE_ACTOR.search(line))
-    reason = _PROCESS_DIED.sub("the worker's process has died: ", " ".join(shown)).removesuffix(".")
+    reason = _PROCESS_DIED.sub("the worker's process has died: ", " ".join(shown))
+    reason = _NODE_DIED.sub("the worker's node was ", reason).removesuffix(".")
     return redact(reason, _MAX_REASON_LENGTH)
 
 

@@ -17,6 +17,7 @@ from ray.exceptions import RuntimeEnvSetupError
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.errors import ClusterError, ConfigError
+from ray_pipeline_core.ray_backend.ray_messages import reason_of
 from ray_pipeline_core.redaction import cause_to_show, get_logger
 
 logger = get_logger(__name__)
@@ -76,11 +77,11 @@ class RuntimeEnvironment:
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"runtime_env with {', '.join(self._resources.ray_options['runtime_env'])}: can't be sent to the "
-                f"cluster: {error}; correct what it names"
+                f"cluster: {reason_of(error)}; correct what it names"
             ) from cause_to_show(error)
         except (RuntimeEnvSetupError, OSError) as error:
             raise ClusterError(
-                f"runtime_env: the cluster does not take its files: {error}; make them smaller with "
+                f"runtime_env: the cluster does not take its files: {reason_of(error)}; make them smaller with "
                 "runtime_env={'excludes': [...]}, or put them where the nodes can read them and pass the URI"
             ) from cause_to_show(error)
         environment.pop("excludes", None)  # it was for the upload

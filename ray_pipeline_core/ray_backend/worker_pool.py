@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any, cast
 
 from ray_pipeline_core.errors import ClusterUnreachableError, PipelineLoadError
-from ray_pipeline_core.ray_backend.capacity import alive_nodes, count_fitting, describe_shortage
+from ray_pipeline_core.ray_backend.capacity import Node, cluster_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.draining import DrainingNodes
 from ray_pipeline_core.ray_backend.head_calls import draining_nodes
 from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
+from ray_pipeline_core.ray_backend.lost_nodes import LostNodes
 from ray_pipeline_core.ray_backend.placement import check_options, has_died, is_removed, release_workers, start_workers
 from ray_pipeline_core.ray_backend.rank_worker import LoadProblem
 from ray_pipeline_core.ray_backend.ray_errors import NODE_RETRIES, classify
@@ -87,7 +88,9 @@ class RayWorkerPool:
         self._draining = DrainingNodes(set[str] if head is None else partial(draining_nodes, head))
         self._waiting_requests = WaitingRequests(partial(cluster.call, find_waiting))
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
-        self._limit = count_fitting(cluster.call(alive_nodes), self._resources) if cluster.is_embedded else None
+        nodes = cluster.call(cluster_nodes)
+        self._lost_nodes = LostNodes(nodes)
+        self._limit = count_fitting(self._usable_nodes(nodes), self._resources) if cluster.is_embedded else None
 
     # --- calls from the driver's loop ---
 
@@ -180,11 +183,17 @@ class RayWorkerPool:
 
     def fits(self, memory_factor: float) -> bool:
         """Return whether a slot with that much memory would fit on the cluster if nothing else ran there."""
-        return count_fitting(self._cluster.call(alive_nodes), self._resources.with_memory_factor(memory_factor)) > 0
+        nodes = self._usable_nodes(self._cluster.call(cluster_nodes))
+        return count_fitting(nodes, self._resources.with_memory_factor(memory_factor)) > 0
 
     def describe_shortage(self, memory_factor: float = 1) -> str:
-        """Return a message with the requested resources, those of the cluster, and what would fit."""
-        return describe_shortage(self._cluster.call(alive_nodes), self._resources.with_memory_factor(memory_factor))
+        """Return a message with the requested resources, those of the cluster, what would fit, and lost nodes."""
+        nodes = self._usable_nodes(self._cluster.call(cluster_nodes))
+        shortage = describe_shortage(nodes, self._resources.with_memory_factor(memory_factor))
+        return f"{shortage}{self._lost_nodes.words}"
+
+    def _usable_nodes(self, nodes: Sequence[Node]) -> list[Node]:
+        return self._lost_nodes.usable(nodes, self._draining)
 
     # --- answers of workers, and events ---
 

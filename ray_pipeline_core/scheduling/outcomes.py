@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,9 @@ from ray_pipeline_core.redaction import redact, redact_url
 STORE_TIMEOUT = "StoreTimeout"
 """The error type of an attempt whose files could not be stored, since the storage did not answer."""
 
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""The codes that colour a terminal; Ray puts them into its errors, also into those that a step passes on."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailure:
@@ -19,7 +23,7 @@ class AttemptFailure:
     Attributes:
         kind: what the retry policy and the user see.
         error_type: qualified name of the exception, or of Ray's error; secrets in it are hidden.
-        message: one sentence; secrets in it are hidden.
+        message: one sentence; secrets in it are hidden, and colours are left out.
         error_names: the names, bare and qualified, of the exception's type and its bases.
         preempted: the node was taken away with notice, so none of the ordinary retries is charged.
         retry_limit: the most retries for this failure, where fewer make sense than the policy allows.
@@ -44,7 +48,7 @@ class AttemptFailure:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "error_type", redact(self.error_type))
-        object.__setattr__(self, "message", redact(self.message))
+        object.__setattr__(self, "message", redact(COLOURS.sub("", self.message)))
         object.__setattr__(self, "input", redact_url(self.input) if self.input else None)
 
     @property

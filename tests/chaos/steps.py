@@ -63,6 +63,29 @@ def hold(gate: Path, *ranks: int) -> Step:
     return functools.partial(_hold, str(gate), ranks)
 
 
+class SlowToLoad:
+    """A step that other processes can't load before a file exists, so that their workers don't get ready.
+
+    Args:
+        gate: the file.
+    """
+
+    def __init__(self, gate: str) -> None:
+        self._gate = gate
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> Any:
+        return data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_slowly, (self._gate, os.getpid())
+
+
+def _load_slowly(gate: str, pid: int) -> SlowToLoad:
+    while os.getpid() != pid and not Path(gate).exists():
+        time.sleep(0.05)
+    return SlowToLoad(gate)
+
+
 def _write_lines(output: str, gate: str, data: Any, rank: int, world_size: int) -> None:
     attempt = os.environ["RAY_PIPELINE_ATTEMPT"]
     with open(output, "w") as lines:

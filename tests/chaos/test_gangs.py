@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import ray
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from ray_pipeline_core import RetryPolicy, RunIncompleteError
+from ray_pipeline_core import ResourcesUnavailableError, RetryPolicy, RunIncompleteError
 from tests.chaos import steps
 from tests.chaos.background_run import BackgroundRun
 from tests.chaos.conftest import NodeFactory
+from tests.chaos.drained_nodes import drain
 from tests.support.executors import ExecutorFactory
 from tests.support.leftovers import living_placement_groups
 from tests.support.steps import read_reports
@@ -84,6 +85,40 @@ def test_placement_group_removed_before_its_gang_has_started_is_asked_for_again(
         result = run.result()
 
     assert (result.completed, result.retries) == (1, 0)
+
+
+@pytest.mark.parametrize("way", ["killed", "drained"])
+def test_gang_whose_node_is_taken_out_while_it_starts_waits_for_another_and_names_the_node(
+    make_executor: ExecutorFactory, add_node: NodeFactory, ray_cluster: Any, tmp_path: Path, way: str
+) -> None:
+    nodes = [add_node(resources={"gang": 1}) for _ in range(2)]
+    gate = tmp_path / "gate"
+    parameters: dict[str, Any] = {"nodes_per_task": 2, "ray_remote_kwargs": {"resources": {"gang": 1}}}
+    executor = make_executor(
+        [steps.SlowToLoad(str(gate))], placement_strategy="STRICT_SPREAD", startup_timeout=10, **parameters
+    )
+    with BackgroundRun(executor) as run:
+        wait_for(lambda: "CREATED" in placement_group_states(), "the reservation")
+        if way == "killed":
+            ray_cluster.remove_node(nodes[1], allow_graceful=False)
+        else:
+            drain(nodes[1], deadline_s=600)
+        with pytest.raises(ResourcesUnavailableError) as caught:
+            run.result()
+
+    message = str(caught.value)
+    assert "there is room for 1 of the 2 members of a gang; lower nodes_per_task, add nodes" in message
+    assert f"since the run began, the cluster has lost node {nodes[1].node_ip_address} (" in message
+    assert "\n" not in message
+    add_node(resources={"gang": 1})
+    gate.touch()
+    assert executor.run().completed == 1
+
+
+def placement_group_states() -> list[str]:
+    """Return the states of all placement groups."""
+    table: dict[str, dict[str, Any]] = placement_group_table()
+    return [group["state"] for group in table.values()]
 
 
 def remove_all_placement_groups() -> None:

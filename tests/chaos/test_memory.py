@@ -53,4 +53,9 @@ def test_rank_killed_for_memory_each_time_fails_as_out_of_memory(make_executor: 
     assert caught.value.result is not None
     (failure,) = caught.value.result.failed
     assert (failure.rank, failure.kind, failure.attempts) == (0, "out_of_memory", 1)
-    assert "running low on memory" in failure.message
+    assert failure.message == (
+        f"node {failure.node} was running low on memory, so Ray has killed the worker; free memory there, or let fewer "
+        "workers share a node with a higher mem_per_cpu_gb"
+    )
+    assert failure.message in str(caught.value)
+    assert "\n" not in str(caught.value)

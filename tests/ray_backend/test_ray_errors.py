@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from ray.core.generated import common_pb2
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.ray_backend.capacity import Node, count_fitting, describe_shortage
+from ray_pipeline_core.ray_backend.lost_nodes import LostNodes
 from ray_pipeline_core.ray_backend.ray_errors import classify
 
 ray_errors: Any = exceptions  # without annotations
@@ -217,6 +219,43 @@ def test_worker_that_died_is_told_with_node_and_without_what_differs_between_wor
         "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
     )
     assert classify(actor_died(reason + detail)).message == message
+
+
+@pytest.mark.parametrize(
+    ("cause", "message", "preempted"),
+    [
+        (
+            {
+                "node_ip_address": "10.0.0.7",
+                "error_message": "The actor died because its node has died. Node Id: 0a1b\n\tthe actor's node was "
+                "terminated unexpectedly: health check failed due to missing too many heartbeats",
+            },
+            "the worker's node was terminated unexpectedly: health check failed due to missing too many heartbeats "
+            "(node 10.0.0.7); check that machine, or start another node",
+            False,
+        ),
+        ({"node_death_info": {"reason": "AUTOSCALER_DRAIN_PREEMPTED"}}, "the worker's node was drained", True),
+    ],
+    ids=["died", "drained before the worker was ready"],
+)
+def test_worker_whose_node_is_gone_is_told_why(cause: dict[str, Any], message: str, preempted: bool) -> None:
+    context: Any = common_pb2
+    failure = classify(ray_errors.ActorDiedError(context.ActorDiedErrorContext(actor_id=b"\1" * 16, **cause)))
+    assert (failure.message, failure.preempted) == (message, preempted)
+
+
+def test_nodes_that_a_run_has_lost_are_told_and_not_counted() -> None:
+    nodes = [Node({}, node_id=name, address=f"10.0.0.{number}") for number, name in enumerate("abcd")]
+    lost = LostNodes([*nodes, Node({}, node_id="e", is_alive=False)])
+    assert lost.usable(nodes, ()) == nodes
+    assert lost.words == ""
+    gone = [replace(nodes[0], is_alive=False, death="health check failed"), replace(nodes[1], is_alive=False)]
+    before, drained = Node({}, node_id="e", is_alive=False), replace(nodes[2], node_id="new")
+    assert lost.usable([*gone, drained, nodes[3], before], {"new"}) == [nodes[3]]
+    assert lost.words == (
+        "; since the run began, the cluster has lost node 10.0.0.0 (health check failed), node 10.0.0.1 (it has died), "
+        "node 10.0.0.2 (drained)"
+    )
 
 
 def test_worker_that_cannot_be_reached_is_told_with_its_node_and_without_its_id() -> None:

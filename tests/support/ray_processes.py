@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from ray_pipeline_core.ray_backend.head import answers
 from tests.support.waiting import wait_for
 
-_HIDE = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
+_HIDE = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size="$1" none "$0" && shift && exec "$@"']
 _OF_TESTS = ("PYTHONPATH", "COVERAGE_PROCESS_CONFIG")
 
 
@@ -29,11 +31,20 @@ class Head:
         address: host and port of its control service.
         client_address: the address of its Ray Client server.
         dashboard: the URL of its dashboard; where there is none, nothing answers.
+        process: the process that started it, and waits for the others.
     """
 
     address: str
     client_address: str
     dashboard: str
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Kill all its processes, as the end of its machine does."""
+        started = psutil.Process(self.process.pid)
+        for process in (*started.children(recursive=True), started):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def free_port() -> int:
@@ -50,6 +61,8 @@ def started_head(
     dashboard: bool = False,
     env: Mapping[str, str] | None = None,
     hidden: Path | None = None,
+    room: str = "50%",
+    port: int | None = None,
 ) -> Iterator[Head]:
     """Start the head of a cluster with the Ray of an environment, and end it with all its processes.
 
@@ -60,8 +73,10 @@ def started_head(
         env: further environment variables.
         hidden: a folder that its processes see empty, as those of another machine do; where this process may not
             mount anything, they see it as it is, which is the easier case.
+        room: how much room they find in it, as `mount` takes it.
+        port: the port of its control service; None = a free one.
     """
-    port, client, http = free_port(), free_port(), free_port()
+    port, client, http = port or free_port(), free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if name not in _OF_TESTS} | dict(env or {})
     # A short path: sockets are below it, and their paths may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
@@ -72,8 +87,8 @@ def started_head(
             f"--dashboard-agent-listen-port={free_port()}", f"--num-cpus={cpus}", f"--temp-dir={folder}",
             "--memory=4294967296", "--object-store-memory=104857600",
         ]  # fmt: skip
-        if hidden is not None and _run_with_hidden(hidden, ["true"]):
-            command = [*_HIDE, str(hidden), *command]
+        if hidden is not None and can_hide(hidden):
+            command = [*_HIDE, str(hidden), room, *command]
         log = Path(folder, "start.log")
         with log.open("wb") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
@@ -82,15 +97,15 @@ def started_head(
             assert process.poll() is None, log.read_text()
             if dashboard:
                 wait_for(lambda: _is_up(http), "the dashboard", timeout_s=120)
-            yield Head(f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", f"http://127.0.0.1:{http}")
+            yield Head(f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", f"http://127.0.0.1:{http}", process)
         finally:
             _end(process)
 
 
-def _run_with_hidden(folder: Path, command: list[str]) -> bool:
-    """Run a command that sees a folder empty, and return whether that was possible."""
+def can_hide(folder: Path) -> bool:
+    """Return whether a process can be started that sees a folder empty."""
     try:
-        return subprocess.run([*_HIDE, str(folder), *command], capture_output=True).returncode == 0
+        return subprocess.run([*_HIDE, str(folder), "50%", "true"], capture_output=True).returncode == 0
     except FileNotFoundError:
         return False
 

@@ -321,3 +321,10 @@ def test_embedded_cluster_that_cannot_start_advises_what_helps_there(tmp_path: P
     assert "ClusterUnreachableError could not start a local Ray cluster" in output
     assert "check the free memory" in output
     assert "leave" not in output
+
+
+@pytest.mark.parametrize("where", ["local", "10.0.0.1:6379", "ray://10.0.0.1:10001"])
+def test_what_ray_says_of_a_failed_connection_is_one_line(where: str) -> None:
+    error = RuntimeError("\x1b[31mThe node timed out.\x1b[0m\nThe last lines of its log:\n\traylet is full")
+    message = str(connecting.connect_error(where, "address", error))
+    assert ": RuntimeError: The node timed out. The last lines of its log: raylet is full; check" in message

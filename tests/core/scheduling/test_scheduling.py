@@ -175,6 +175,11 @@ def test_failure_has_no_secret() -> None:
     assert (failed.error_type, failed.message) == ("password=***", "token=***")
 
 
+def test_failure_has_no_colours_of_a_terminal() -> None:
+    failed = AttemptFailure("error", "RayTaskError", "\x1b[36mray::double()\x1b[39m (pid=7)\n\x1b[1mValueError\x1b[0m")
+    assert failed.message == "ray::double() (pid=7)\nValueError"
+
+
 def failure(kind: FailureKind, **fields: Any) -> AttemptFailure:
     return AttemptFailure(kind, "Error", "it failed", **fields)
 

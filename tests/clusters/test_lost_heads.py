@@ -1,0 +1,43 @@
+"""Runs whose cluster loses its head, which comes back as that of another cluster at the same address."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.clusters.conftest import RunScript
+from tests.support.ray_processes import free_port, started_head
+from tests.support.waiting import wait_for
+
+SCRIPT = """
+import time
+from pathlib import Path
+from reporting import report
+from ray_pipeline_core import RayPipelineExecutor
+
+def step(data, rank, world_size):
+    while rank > 1 and not Path({gate!r}).exists():
+        time.sleep(0.1)
+
+parameters = {{"tasks": 4, "workers": 2, "mem_per_cpu_gb": 0.1, "logging_dir": {folder!r}, "address": {address!r}}}
+report(RayPipelineExecutor([step], **parameters).run)
+"""
+
+
+def test_head_that_is_started_anew_ends_the_run_and_the_next_one_goes_on(run_script: RunScript, tmp_path: Path) -> None:
+    port, folder, gate = free_port(), tmp_path / "run", tmp_path / "gate"
+    script = SCRIPT.format(gate=str(gate), folder=str(folder), address=f"127.0.0.1:{port}")
+    with ThreadPoolExecutor() as threads, started_head(Path(sys.executable), port=port) as head:
+        run = threads.submit(run_script, script)
+        wait_for(lambda: run.done() or len(list((folder / "completions").glob("*"))) == 2, "the first two ranks")
+        head.kill()
+        with started_head(Path(sys.executable), port=port):
+            answer = run.result()
+            gate.touch()
+            again = run_script(script)["result"]
+
+    assert (answer["error"], answer["retryable"]) == ("ClusterUnreachableError", True), answer
+    assert f":{port} was started anew while the run used it, so the cluster has forgotten" in answer["message"]
+    assert answer["message"].endswith("; start the run again: ranks that have completed are skipped")
+    assert (again["completed"], again["skipped"]) == (4, 2)
