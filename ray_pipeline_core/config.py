@@ -226,6 +226,7 @@ class RunConfig:
     placement_strategy: str = "SPREAD"
     max_ranks_per_worker: int | None = None
     run_timeout: float | None = None
+    stall_timeout: float | None = None
     runtime_env: Mapping[str, Any] | None = None
     run_on_dependency_fail: bool = False
     refresh: Refresh = Refresh()
@@ -253,8 +254,9 @@ class RunConfig:
 
     def _check_limits(self) -> None:
         require(self.time is None or is_limit(self.time), "time", self.time, _TIME_ALLOWED)
-        if self.run_timeout is not None:
-            require_limit("run_timeout", self.run_timeout)
+        for name in ("run_timeout", "stall_timeout"):
+            if getattr(self, name) is not None:
+                require_limit(name, getattr(self, name))
         require_limit("startup_timeout", self.startup_timeout)
         require(isinstance(self.retry, RetryPolicy), "retry", self.retry, _RETRY_ALLOWED)
         require(isinstance(self.refresh, Refresh), "refresh", self.refresh, _REFRESH_ALLOWED)

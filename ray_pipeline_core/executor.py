@@ -97,6 +97,8 @@ class RayPipelineExecutor:
         max_ranks_per_worker: the worker process is replaced after that many ranks; None = never.
         run_timeout: wall-clock limit of the whole run in seconds: from its start until its ranks have ended, with the
             connection to the cluster, without parents.
+        stall_timeout: a rank that has logged, counted and passed on nothing for so many seconds counts as over its
+            time; None = never.
         runtime_env: Ray's runtime environment of the workers. Local folders in it are uploaded to the cluster.
         run_on_dependency_fail: run this one also if a run that it depends on has failed; it is still waited for. The
             result then has a warning that names what failed.
@@ -133,6 +135,7 @@ class RayPipelineExecutor:
     placement_strategy = _ConfigField[str]()
     max_ranks_per_worker = _ConfigField[int | None]()
     run_timeout = _ConfigField[float | None]()
+    stall_timeout = _ConfigField[float | None]()
     runtime_env = _ConfigField[Mapping[str, Any] | None]()
     run_on_dependency_fail = _ConfigField[bool]()
     refresh = _ConfigField[Refresh]()
@@ -169,6 +172,7 @@ class RayPipelineExecutor:
         placement_strategy: str = "SPREAD",
         max_ranks_per_worker: int | None = None,
         run_timeout: float | None = None,
+        stall_timeout: float | None = None,
         runtime_env: Mapping[str, Any] | None = None,
         run_on_dependency_fail: bool = False,
         inputs: InputSource | Sequence[Any] | None = None,

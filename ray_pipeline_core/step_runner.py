@@ -31,7 +31,39 @@ _LAZY_TYPES = (GeneratorType, map, filter, itertools.starmap)
 _FUTURES = (Future, AsyncResult)
 
 
-def run_pipeline(steps: Sequence[Step], rank: int, world_size: int, inputs: Any = None) -> PipelineStats:
+class StepActivity:
+    """What the steps of a rank have done so far, for another thread that compares from time to time.
+
+    So the steps themselves count nothing that is not counted anyway.
+    """
+
+    def __init__(self) -> None:
+        self._runs: Sequence[_StepRun] = ()
+
+    def follow(self, runs: Sequence[_StepRun]) -> None:
+        """Follow these steps from now on."""
+        self._runs = runs
+
+    def snapshot(self) -> object:
+        """Return a value that has changed if a step has returned, passed an item on or updated a metric meanwhile."""
+        try:
+            return [(run.has_returned, run.items, _updates(run.step)) for run in self._runs]
+        except RuntimeError:  # a metric was added at this moment
+            return object()
+
+
+def _updates(step: Any) -> float:
+    """Return how often the metrics of a step were updated, ours or datatrove's."""
+    try:
+        metrics = [step.stats.time_stats, *step.stats.stats.values()]
+        return float(sum(metric.n for metric in metrics))
+    except (AttributeError, TypeError):  # a plain function, or stats of another kind
+        return 0.0
+
+
+def run_pipeline(
+    steps: Sequence[Step], rank: int, world_size: int, inputs: Any = None, activity: StepActivity | None = None
+) -> PipelineStats:
     """Run the steps for one rank, consume the iterable that the last one returns, and close all generators.
 
     Args:
@@ -39,6 +71,7 @@ def run_pipeline(steps: Sequence[Step], rank: int, world_size: int, inputs: Any 
         rank: the shard, in [0, world_size).
         world_size: the number of shards.
         inputs: the data of the first step.
+        activity: follows what the steps do.
 
     Returns:
         The stats of all callable steps, in the order of the steps.
@@ -49,6 +82,8 @@ def run_pipeline(steps: Sequence[Step], rank: int, world_size: int, inputs: Any 
     """
     clock = _StepClock()
     runs = [_step_run(index, step, clock) for index, step in enumerate(steps) if callable(step)]
+    if activity is not None:
+        activity.follow(runs)
     try:
         _call_steps(steps, runs, rank, world_size, inputs)
     except BaseException:
@@ -97,11 +132,15 @@ class _StepRun:
 
     Attributes:
         step: the step.
+        items: the number of items that it has yielded.
+        has_returned: whether its call has returned.
         cleanup_error: what its generator raised when it was closed before its end; None if nothing.
     """
 
     def __init__(self, index: int, step: Callable[..., Any]) -> None:
         self.step = step
+        self.items = 0
+        self.has_returned = False
         self.cleanup_error: BaseException | None = None
         self._index = index
         self._iterator: weakref.ref[Generator[Any]] | None = None
@@ -110,6 +149,7 @@ class _StepRun:
     def __call__(self, data: Any, rank: int, world_size: int) -> Any:
         with forks_ended():
             returned = self._call(data, rank, world_size)
+        self.has_returned = True
         if inspect.iscoroutine(returned) or inspect.isasyncgen(returned):
             self._asynchronous = returned
         if isinstance(returned, Iterator) and type(returned).__module__ in _BUILTIN_ITERATOR_MODULES:
@@ -127,6 +167,7 @@ class _StepRun:
             for item in self._items(iterator):
                 if forks.count != before:
                     end_fork()
+                self.items += 1
                 yield item
                 before = forks.count
         except GeneratorExit:
@@ -233,7 +274,6 @@ class _TrackedFunction(_StepRun):
         super().__init__(index, step)
         self._clock = clock
         self.seconds = 0.0
-        self.items = 0
 
     def __call__(self, data: Any, rank: int, world_size: int) -> Any:
         returned = super().__call__(data, rank, world_size)
@@ -259,7 +299,6 @@ class _TrackedFunction(_StepRun):
                 return
             finally:
                 self._clock.leave()
-            self.items += 1
             yield item
 
     @property

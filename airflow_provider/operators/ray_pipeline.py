@@ -113,6 +113,7 @@ class RayPipelineOperator(BaseOperator):
         placement_strategy: str = "SPREAD",
         max_ranks_per_worker: int | None = None,
         run_timeout: float | None = None,
+        stall_timeout: float | None = None,
         runtime_env: Mapping[str, Any] | None = None,
         run_on_dependency_fail: bool = False,
         inputs: Any = None,

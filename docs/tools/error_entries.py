@@ -438,6 +438,10 @@ _CONFIG: Mapping[str, Entry] = {
         "`run_timeout` is 0, negative or not a number.",
         "Pass the time limit of the whole run in seconds, or None for no limit.",
     ),
+    "stall_timeout={value}: must be a number above 0, in seconds": Entry(
+        "`stall_timeout` is 0, negative or not a number.",
+        "Pass after how many seconds without a sign of work a rank is ended, or None for never.",
+    ),
     "runtime_env is a {type}: must be a dict of the fields of Ray's runtime_env": Entry(
         "`runtime_env` is not a dict.",
         "Pass a dict such as `{'pip': ['pyarrow']}`.",
@@ -955,6 +959,13 @@ _RANKS: Mapping[str, Entry] = {
     "ran over its time limit of {limit_s} s": Entry(
         "The rank group ran longer than `time`.",
         "Raise `time`, cut the work into more ranks, or allow retries with `RetryPolicy(max_timeouts=...)`.",
+    ),
+    "stalled at {where}: no log line, count or item for {silent_s} s, with stall_timeout={limit_s}; its log has the stacks "
+    "of all threads; if it was at work, raise stall_timeout, or let its steps log something": Entry(
+        "The rank did nothing that shows for longer than `stall_timeout`: it hangs, for example in a connection without a "
+        "time limit, or works silently.",
+        "Read the stacks at the end of its log. Give what hangs a time limit, allow retries with "
+        "`RetryPolicy(max_timeouts=...)`, or raise `stall_timeout`.",
     ),
     "an earlier attempt, which was given up because its worker could not be reached, has set the rank's marker after a "
     "later attempt had completed, so its files may be of either and the marker was removed; the next run runs it "

@@ -282,6 +282,7 @@ class PipelineRun:
             randomize_start_duration=config.randomize_start_duration,
             log_first=config.log_first,
             time_limit_s=config.time,
+            stall_timeout_s=config.stall_timeout,
             lease_id=self._lock.lease_id,
             before_retry=self._spec.packed_before_retry,
             inputs=self._spec.packed_source,

@@ -25,7 +25,7 @@ class SlotState:
         submitted_s: when the newest call was made, in seconds of the loop's clock.
         average_group_s: how long one group took recently, in seconds.
         ranks_run: number of ranks that it has settled.
-        kill_reason: why it was killed; it gets no groups after that.
+        kill_reason: why it was killed, here or by its group at work; it gets no groups after that.
         draining: whether its node is about to be taken away.
     """
 

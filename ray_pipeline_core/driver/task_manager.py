@@ -281,6 +281,7 @@ class RayTaskManager:
 
     def _on_lost(self, event: SlotLost) -> None:
         slot = self._slots[event.slot]
+        slot.kill_reason = slot.kill_reason or event.reason
         failure = slot.kill_reason or event.failure
         is_about_size = failure.rule.run_error is ResourcesUnavailableError and slot.memory_factor != 1
         if failure.fatal and not is_about_size:

@@ -28,6 +28,7 @@ from ray_pipeline_core.worker.rank_runner import WorkerTerminated, store_failure
 from ray_pipeline_core.worker.reaper import start_reaper
 from ray_pipeline_core.worker.reserved_ports import Ports, ReservedPorts
 from ray_pipeline_core.worker.reuse_checks import clear_listing_caches, has_processes_left, has_threads_left
+from ray_pipeline_core.worker.stall_watch import close_watch
 
 logger = get_logger(__name__)
 
@@ -139,6 +140,7 @@ class RankWorker:
         assert self._runner is not None, "prepare() comes first"
         try:
             self._runner.close()
+            close_watch()
             clear_listing_caches()
             is_reusable = not has_processes_left() and not has_threads_left()
         except Exception:

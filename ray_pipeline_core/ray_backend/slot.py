@@ -56,6 +56,7 @@ class Slot:
         locations: where its started workers run, by index.
         ports: free ports on the first node of a gang, one for each rank of its next group.
         phase: its phase.
+        attempts: the numbers of the attempts of its newest groups over the life of the run folder, by rank.
         submitted_s: when the newest groups were submitted to it, in seconds of the monotonic clock; 0 if never.
         reports: the reports of its workers on these groups, by index.
         uncommitted: outcomes of ranks that all nodes of the gang have completed; the next call sets their markers.
@@ -74,6 +75,7 @@ class Slot:
     locations: dict[int, WorkerLocation] = field(default_factory=dict)
     ports: Ports = field(default_factory=Ports)
     phase: Phase = Phase.STARTING
+    attempts: Mapping[int, int] = field(default_factory=dict)
     submitted_s: float = 0.0
     reports: dict[int, WorkReport] = field(default_factory=dict)
     uncommitted: tuple[RankOutcome, ...] = ()

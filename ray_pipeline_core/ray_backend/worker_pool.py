@@ -40,6 +40,7 @@ from ray_pipeline_core.worker.group_runner import WorkReport
 from ray_pipeline_core.worker.rank_attempt import RankAttempt
 from ray_pipeline_core.worker.reserved_ports import Ports
 from ray_pipeline_core.worker.setup import WorkerSetup
+from ray_pipeline_core.worker.stall_notes import find_stalls
 
 logger = get_logger(__name__)
 
@@ -138,6 +139,7 @@ class RayWorkerPool:
         commit = [outcome.rank for outcome in record.uncommitted]
         for index, actor in enumerate(record.actors if groups else record.actors[:1]):
             attempts = [self._attempts(group, index, record) for group in groups]
+            record.attempts = {each.rank: each.attempt for group in attempts for each in group}
             self._call(record, index, self._calls.run_groups(actor, attempts, [] if index else commit))
         if groups:
             self._reserve_ports(record)
@@ -344,7 +346,8 @@ class RayWorkerPool:
         assert slot.lost is not None, f"slot {slot.number} is not lost"
         is_dead = is_dead and all(location.is_here() for location in slot.locations.values())
         may_run = slot.has_had_work and not is_dead
-        return SlotLost(slot.number, slot.lost, slot.outcomes_before_loss(), slot.not_begun, may_run)
+        reason = next(iter(find_stalls(self._setup.settings, slot.attempts).values()), None)
+        return SlotLost(slot.number, slot.lost, slot.outcomes_before_loss(), slot.not_begun, may_run, reason)
 
     def _on_started(self, slot: Slot) -> Iterable[BackendEvent]:
         slot.enter("answered")

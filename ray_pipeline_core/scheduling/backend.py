@@ -44,6 +44,7 @@ class SlotLost:
         outcomes: ranks of its groups whose outcome had arrived before.
         not_begun: ranks of its newest call, if it was gone before that.
         may_run: whether its processes may still run where they can't be reached, so that their attempts must be fenced.
+        reason: why the group that was at work ended it, where that is more than `failure` says; None if it is not.
     """
 
     slot: int
@@ -51,6 +52,7 @@ class SlotLost:
     outcomes: tuple[RankOutcome, ...] = ()
     not_begun: tuple[int, ...] = ()
     may_run: bool = False
+    reason: AttemptFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,21 @@ def time_limit_failure(limit_s: float | None, node: str | None = None, log: str 
     return AttemptFailure("timeout", "TimeoutError", f"ran over its time limit of {limit_s} s", node=node, log=log)
 
 
+def stall_failure(limit_s: float | None, silent_s: float, where: str) -> AttemptFailure:
+    """Return why a rank failed that was ended since it had done nothing that shows for `silent_s` seconds.
+
+    Args:
+        limit_s: the run's `stall_timeout`, in seconds.
+        silent_s: how long it had logged, counted and passed on nothing, in seconds.
+        where: the innermost line of the thread that ran the steps.
+    """
+    message = (
+        f"stalled at {where}: no log line, count or item for {silent_s:.0f} s, with stall_timeout={limit_s}; its log "
+        "has the stacks of all threads; if it was at work, raise stall_timeout, or let its steps log something"
+    )
+    return AttemptFailure("timeout", "RankStalled", message)
+
+
 @dataclass(frozen=True)
 class RankOutcome:
     """How one attempt of a rank ended on a worker.

@@ -82,6 +82,11 @@ class RunFolder:
         return f"{ATTEMPTS}/{rank:05d}/{attempt}{node}.log"
 
     @staticmethod
+    def stall_path(rank: int, attempt: int, node_index: int = 0) -> str:
+        """Return the path of the note that an attempt has stalled, on a node of the gang (from 0)."""
+        return RunFolder.attempt_log_path(rank, attempt, node_index).removesuffix(".log") + ".stall.json"
+
+    @staticmethod
     def fence_path(rank: int) -> str:
         """Return the path of a rank's fence, which says which attempts may store files."""
         return f"{ATTEMPTS}/{rank:05d}/fence.json"

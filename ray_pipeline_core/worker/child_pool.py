@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -15,6 +16,7 @@ from typing import Any
 
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_url
+from ray_pipeline_core.worker.stall_notes import find_stalls
 
 _ALIVE_CHECK_INTERVAL_S = 0.2
 
@@ -38,14 +40,16 @@ class ChildPool:
     def run(self, attempts: Sequence[RankAttempt]) -> list[RankOutcome]:
         """Run all attempts at the same time, and return their outcomes in the order of the attempts."""
         error = self._start_missing(len(attempts))
-        outcomes = {attempt.rank: self._lost(attempt, error) for attempt in attempts[len(self._children) :]}
+        started_s = time.perf_counter()
+        outcomes = {attempt.rank: self._lost(attempt, error, 0.0) for attempt in attempts[len(self._children) :]}
         running = dict(zip(self._children, attempts, strict=False))
         for child, attempt in running.items():
             child.send(attempt)
         while running:
             for child in _wait_for_ready(list(running)):
                 attempt = running.pop(child)
-                outcomes[attempt.rank] = child.receive() or self._lost(attempt, _died(child))
+                outcome, seconds = child.receive(), time.perf_counter() - started_s
+                outcomes[attempt.rank] = outcome or self._lost(attempt, self._why_died(child, attempt), seconds)
         return [outcomes[attempt.rank] for attempt in attempts]
 
     def _start_missing(self, count: int) -> AttemptFailure | None:
@@ -59,10 +63,14 @@ class ChildPool:
             return AttemptFailure("worker_lost", "ProcessNotStarted", message)
         return None
 
-    def _lost(self, attempt: RankAttempt, failure: AttemptFailure | None) -> RankOutcome:
+    def _why_died(self, child: _Child, attempt: RankAttempt) -> AttemptFailure:
+        stalls = find_stalls(self._settings, {attempt.rank: attempt.attempt})
+        return stalls.get(attempt.rank) or _died(child)
+
+    def _lost(self, attempt: RankAttempt, failure: AttemptFailure | None, seconds: float) -> RankOutcome:
         assert failure is not None, "there is a reason for each process that is missing"
         failure = replace(failure, node=attempt.node, log=log_url(self._settings, attempt))
-        return RankOutcome(attempt.rank, 0.0, failure, None, attempt.node)
+        return RankOutcome(attempt.rank, seconds, failure, None, attempt.node)
 
     def close(self) -> None:
         """Kill the children, and wait until they are gone."""

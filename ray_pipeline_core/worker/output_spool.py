@@ -45,6 +45,11 @@ class OutputSpool:
         self._offset = 0
         self._c_stdout = _CStdout()
 
+    @property
+    def writer(self) -> int:
+        """A descriptor of the file to which all that is written is appended."""
+        return self._writer
+
     def redirect(self, log: Mapping[str, Any]) -> None:
         """Redirect the descriptors to this file.
 

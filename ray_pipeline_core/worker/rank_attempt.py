@@ -23,6 +23,7 @@ class RankSettings:
         randomize_start_duration: the longest time that a rank sleeps before it starts, in seconds.
         log_first: whether the first rank of each group also logs to the worker's console.
         time_limit_s: time limit of a group, in seconds; None = none.
+        stall_timeout_s: how long a rank may do nothing that shows, in seconds; None = for ever.
         log_flush_interval_s: time between two uploads of a running rank's log, in seconds.
         lease_id: the id of the run's lease on its folder; empty if there is no lease to check.
         before_retry: the pickled `RetryPolicy.before_retry`, if there is one.
@@ -38,6 +39,7 @@ class RankSettings:
     randomize_start_duration: float = 0
     log_first: bool = False
     time_limit_s: float | None = None
+    stall_timeout_s: float | None = None
     log_flush_interval_s: float = FLUSH_INTERVAL_S
     lease_id: str = ""
     before_retry: bytes | None = None

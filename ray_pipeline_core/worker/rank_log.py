@@ -72,6 +72,7 @@ class RankLog:
 
     Attributes:
         before_record: called before each record is written; None = nothing is.
+        records: the number of records so far.
     """
 
     def __init__(self, settings: LogSettings, console: TextIO, is_given_up: Callable[[], bool] = lambda: False) -> None:
@@ -79,6 +80,7 @@ class RankLog:
         self._prefix = "" if settings.node_index is None else f"[NODE {settings.node_index}] "
         self._console = console
         self.before_record: Callable[[], None] | None = None
+        self.records = 0
         self._lock = threading.RLock()
         is_local = settings.folder.is_local()
         self._file = _create_local(settings) if is_local else _create_temporary()
@@ -92,6 +94,7 @@ class RankLog:
         """Write one record; `source` is where it was logged, as module:function:line."""
         if self.before_record is not None:
             self.before_record()
+        self.records += 1
         self._write_lines(f"{self._prefix}{_local_time()} | {level_name: <8} | {source} - {message}\n", level)
 
     def _write_lines(self, lines: str, level: int) -> None:

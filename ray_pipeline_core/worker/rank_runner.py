@@ -15,7 +15,7 @@ from ray_pipeline_core.processes import forks_ended
 from ray_pipeline_core.redaction import redact
 from ray_pipeline_core.scheduling.outcomes import STORE_TIMEOUT, AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats
-from ray_pipeline_core.step_runner import find_raising_step, run_pipeline
+from ray_pipeline_core.step_runner import StepActivity, find_raising_step, run_pipeline
 from ray_pipeline_core.storage.transient_errors import is_transient
 from ray_pipeline_core.worker.attempt_guard import AttemptGuard
 from ray_pipeline_core.worker.environment import rank_environment_set
@@ -23,6 +23,7 @@ from ray_pipeline_core.worker.log_capture import captured_output, console_stream
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_parts, log_path, log_url
 from ray_pipeline_core.worker.rank_inputs import RankInputs
 from ray_pipeline_core.worker.rank_log import LogSettings, RankLog
+from ray_pipeline_core.worker.stall_watch import watched_for_stalls
 
 _MAX_MESSAGE_LENGTH = 2000
 
@@ -158,13 +159,27 @@ def _run_steps(
     steps: list[Step],
     inputs: RankInputs,
 ) -> PipelineStats:
+    activity = StepActivity()
+    with watched_for_stalls(settings, attempt, log, activity):
+        return _run_watched_steps(packed_pipeline, settings, attempt, log, steps, inputs, activity)
+
+
+def _run_watched_steps(
+    packed_pipeline: bytes | memoryview,
+    settings: RankSettings,
+    attempt: RankAttempt,
+    log: RankLog,
+    steps: list[Step],
+    inputs: RankInputs,
+    activity: StepActivity,
+) -> PipelineStats:
     log.info(f"Launching pipeline for rank={attempt.rank} (attempt {attempt.attempt})")
     if settings.before_retry is not None and attempt.attempt > 1:
         pickle.loads(settings.before_retry)(attempt.rank, attempt.attempt)
     steps.extend(unpack_pipeline(packed_pipeline))
     log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
     with inputs.given_to(steps, log) as data:
-        stats = run_pipeline(steps, attempt.rank, settings.world_size, data)
+        stats = run_pipeline(steps, attempt.rank, settings.world_size, data, activity)
     if attempt.node_index == 0:
         inputs.check_unchanged()
     log.info(f"Processing done for rank={attempt.rank}\n{stats.summary()}")

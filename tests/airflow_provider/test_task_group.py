@@ -79,6 +79,7 @@ def test_parameters_of_executor_reach_the_operator() -> None:
         "startup_timeout": 30,
         "placement_strategy": "PACK",
         "max_ranks_per_worker": 10,
+        "stall_timeout": 40.0,
         "observers": (observer,),
         "address": "ray.internal:6379",
     }

@@ -155,6 +155,20 @@ def test_slot_is_retired_when_no_group_waits_that_it_could_take() -> None:
     assert loop.backend.slots == 0
 
 
+@pytest.mark.parametrize("kind", ["error", "worker_lost"])
+def test_slots_with_nothing_to_do_are_given_back_while_one_rank_is_tried_again_and_again(kind: Any) -> None:
+    failure = AttemptFailure(kind, "ConnectionError", "the source hung up", frozenset({"ConnectionError"}))
+    failing = Work(failures={5: failure}) if kind == "error" else Work(lost=failure)
+    retry = RetryPolicy(max_retries=9, max_errors=9, retry_on=("ConnectionError",), backoff_s=10)
+    loop = make_loop(20, workers=8, retry=retry, work=lambda group: failing if group.ranks == (5,) else Work())
+    loop.run()
+    assert list(loop.tracker.failed) == [5]
+    assert len(loop.tracker.completed) == 19
+    slots = [workers + starting for _, workers, starting in loop.tracker.ticks]
+    assert max(slots) == 8
+    assert set(slots[len(slots) // 10 :]) <= {0, 1}, "no more than the rank needs, after the first of its pauses"
+
+
 @pytest.mark.parametrize(("tasks_per_job", "slots"), [(1, 5), (2, 5), (4, 3)])
 def test_slot_is_replaced_after_max_ranks_per_worker(tasks_per_job: int, slots: int) -> None:
     loop = make_loop(10, workers=1, max_ranks_per_worker=2, tasks_per_job=tasks_per_job).run()
