@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
 from ray_pipeline_core.driver.planning import RunSpec, inspect_folder, make_plan, pending_ranks
@@ -21,7 +20,7 @@ from ray_pipeline_core.fingerprint import OlderRanks
 from ray_pipeline_core.observers import with_default_observers
 from ray_pipeline_core.redaction import get_logger, redact
 from ray_pipeline_core.result import RunResult
-from ray_pipeline_core.scheduling.backend import WorkerBackend
+from ray_pipeline_core.scheduling.backend import RunPlace, WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.rank_groups import make_groups
 from ray_pipeline_core.scheduling.run_limits import RunLimits, RunStopped, RunTimedOut
@@ -40,14 +39,14 @@ limit. Half of the time for retries, so that one connection without an answer co
 
 
 class BackendSource(Protocol):
-    """Where the runs of a graph get their workers."""
+    """Where the runs of a graph get their workers; runs that go on at the same time call it in their own threads."""
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, place: RunPlace, check: Callable[[], None]) -> WorkerBackend:
         """Return the backend for one run; it may connect to a cluster.
 
         Args:
             setup: what the workers are asked for and given.
-            later: the parameters of the runs that follow.
+            place: the run's place in its graph.
             check: is called while this waits, and raises `RunInterrupted` to give up.
         """
         ...
@@ -76,12 +75,12 @@ class PipelineRun:
         self._stats = RunStats(self._folder, spec.config.tasks)
         self._unsettled: Exception | None = None
 
-    def execute(self, backends: BackendSource, later: Sequence[RunConfig] = ()) -> RunResult:
+    def execute(self, backends: BackendSource, place: RunPlace) -> RunResult:
         """Run the ranks that are not completed.
 
         Args:
             backends: asked for workers if any rank has to run.
-            later: the parameters of the runs that follow.
+            place: its place in the graph.
 
         Returns:
             The result of a run that is ok.
@@ -103,7 +102,7 @@ class PipelineRun:
             self._tracker = self._make_tracker(len(completed), fences)
             self._observers.on_run_started(make_plan(self._spec, completed))
             try:
-                self._run_ranks(pending, numbers, backends, later)
+                self._run_ranks(pending, numbers, backends, place)
             except BaseException as error:  # noqa: BLE001 - stats and result are written first, then it is raised
                 return self._finish(RunEnding.of(error, self._config.run_timeout))
             return self._finish(RunEnding())
@@ -115,7 +114,7 @@ class PipelineRun:
         state = inspect_folder(self._spec)
         self._warnings, self._older = (*self._spec.warnings, *state.warnings), state.older
         for warning in self._warnings:
-            logger.warning(warning)
+            logger.warning("%s: %s", self._spec.name, warning)
         completed = state.completed - self._remove_late_markers(state.completed)
         damaged = self._stats.load(completed)
         self._folder.remove_markers(damaged)
@@ -161,7 +160,7 @@ class PipelineRun:
     # --- the ranks ---
 
     def _run_ranks(
-        self, pending: Sequence[int], numbers: AttemptNumbers, backends: BackendSource, later: Sequence[RunConfig]
+        self, pending: Sequence[int], numbers: AttemptNumbers, backends: BackendSource, place: RunPlace
     ) -> None:
         if self._stop.is_set():
             raise RunStopped
@@ -169,7 +168,7 @@ class PipelineRun:
             return
         limits = RunLimits(self._stop, self._config.run_timeout, self._started_s)
         limits.check()
-        backend = backends.backend_for(self._worker_setup(numbers), later, limits.check)
+        backend = backends.backend_for(self._worker_setup(numbers), place, limits.check)
         manager = RayTaskManager(
             backend,
             self._config,

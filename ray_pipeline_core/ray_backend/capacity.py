@@ -34,10 +34,12 @@ class Node:
     Attributes:
         resources: all its resources, by Ray's names.
         labels: its labels.
+        node_id: Ray's id of it.
     """
 
     resources: Mapping[str, float]
     labels: Mapping[str, str] = field(default_factory=dict)
+    node_id: str = ""
 
     def has_labels(self, selector: Mapping[str, str]) -> bool:
         """Return whether the node has the labels that Ray's `label_selector` asks for."""
@@ -54,7 +56,11 @@ def _selects(selector: str, label: str | None) -> bool:
 def alive_nodes() -> list[Node]:
     """Return the nodes that are alive."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [Node(dict(node["Resources"]), dict(node.get("Labels") or {})) for node in nodes if node["Alive"]]
+    return [
+        Node(dict(node["Resources"]), dict(node.get("Labels") or {}), str(node["NodeID"]))
+        for node in nodes
+        if node["Alive"]
+    ]
 
 
 def count_fitting(nodes: Sequence[Node], resources: RankResources) -> int:

@@ -92,11 +92,20 @@ def _placement_group(resources: RankResources) -> PlacementGroup:
 
 def is_removed(group: PlacementGroup) -> bool:
     """Return whether the placement group was removed; False if Ray can't tell."""
+    return _state_of(group) == "REMOVED"
+
+
+def is_pending(group: PlacementGroup) -> bool:
+    """Return whether the placement group waits for nodes with room for it; False if Ray can't tell."""
+    return _state_of(group) in ("PENDING", "RESCHEDULING")
+
+
+def _state_of(group: PlacementGroup) -> str:
     try:
-        return bool(placement_group_table(group).get("state") == "REMOVED")
+        return str(placement_group_table(group).get("state"))
     except Exception:
         logger.debug("can't tell the state of %r", group, exc_info=True)
-        return False
+        return ""
 
 
 def has_died(actors: list[Any]) -> bool:

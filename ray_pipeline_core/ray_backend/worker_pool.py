@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
+from ray.util.placement_group import PlacementGroup
+
 from ray_pipeline_core.errors import ClusterUnreachableError, PipelineLoadError
 from ray_pipeline_core.ray_backend.capacity import alive_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.cluster import Cluster
@@ -17,6 +19,7 @@ from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
 from ray_pipeline_core.ray_backend.placement import check_options, has_died, is_removed, release_workers, start_workers
 from ray_pipeline_core.ray_backend.rank_worker import LoadProblem
 from ray_pipeline_core.ray_backend.ray_errors import classify
+from ray_pipeline_core.ray_backend.run_shares import RunShare
 from ray_pipeline_core.ray_backend.runtime_environment import RuntimeEnvironment
 from ray_pipeline_core.ray_backend.slot import Phase, Slot
 from ray_pipeline_core.ray_backend.waiting_requests import WaitingRequests, find_waiting
@@ -35,7 +38,6 @@ from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 from ray_pipeline_core.worker.group_runner import WorkReport
-from ray_pipeline_core.worker.rank_attempt import RankAttempt
 from ray_pipeline_core.worker.reserved_ports import Ports
 from ray_pipeline_core.worker.setup import WorkerSetup
 
@@ -51,6 +53,7 @@ MAX_RELEASED = 1000
 """How many released workers of this machine are remembered before those whose processes have ended are forgotten."""
 DEFERRED_COMMIT_MAX_GROUP_S = 2.0
 """How long a group of a gang may take, in seconds, for its markers to be set by the next call; else at once."""
+_NO_SLOT = -1
 _Answer = tuple[int, int, Any, BaseException | None]
 
 
@@ -63,10 +66,11 @@ class RayWorkerPool:
     Args:
         cluster: the connection to Ray.
         setup: the setup of the workers; the pipeline is put into Ray's object store once.
-        idle_workers: the idle workers of earlier runs, and those kept for later runs.
+        idle_workers: the idle workers of other runs of the graph.
+        share: what this run holds among them.
     """
 
-    def __init__(self, cluster: Cluster, setup: WorkerSetup, idle_workers: IdleWorkers) -> None:
+    def __init__(self, cluster: Cluster, setup: WorkerSetup, idle_workers: IdleWorkers, share: RunShare) -> None:
         self._cluster = cluster
         self._resources = setup.config.resources
         self._environment = RuntimeEnvironment(self._resources)
@@ -76,6 +80,7 @@ class RayWorkerPool:
         self._attempt_numbers = setup.attempt_numbers
         self._ranks_per_group = setup.config.tasks_per_job
         self._idle_workers = idle_workers
+        self._share = share
         self._needs_more_memory = False
         self._slots: dict[int, Slot] = {}
         self._exiting: set[int] = set()
@@ -83,7 +88,7 @@ class RayWorkerPool:
         self._gang_grace = TimeoutManager(GANG_GRACE_S)
         self._placement_groups_checked_s = 0.0
         self._draining = DrainingNodes(cluster.call)
-        self._waiting_requests = WaitingRequests(partial(cluster.call, find_waiting))
+        self._waiting_requests = WaitingRequests(partial(cluster.call, partial(find_waiting, share)))
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         self._limit = count_fitting(cluster.call(alive_nodes), self._resources) if cluster.is_embedded else None
 
@@ -94,7 +99,7 @@ class RayWorkerPool:
         if memory_factor != 1 and not self._needs_more_memory:
             self._needs_more_memory = True
             self._cluster.call(self._idle_workers.end_all)  # they may hold the memory that this slot needs
-        idle = None if self._needs_more_memory else self._idle_workers.take()
+        idle = None if self._needs_more_memory else self._idle_workers.take(self._share)
         if idle is not None:
             self._prepare(Slot(slot, idle.placement_group, idle.actors, idle.locations))
         else:
@@ -132,26 +137,10 @@ class RayWorkerPool:
         record.submitted_s = time.monotonic()
         commit = [outcome.rank for outcome in record.uncommitted]
         for index, actor in enumerate(record.actors if groups else record.actors[:1]):
-            attempts = [self._attempts(group, index, record) for group in groups]
+            attempts = [record.attempts(group, index, self._attempt_numbers) for group in groups]
             self._call(record, index, self._calls.run_groups(actor, attempts, [] if index else commit))
         if groups:
             self._reserve_ports(record)
-
-    def _attempts(self, group: TaskGroup, node_index: int, slot: Slot) -> list[RankAttempt]:
-        submitted_s, node_ips = time.time(), slot.node_ips
-        return [
-            RankAttempt(
-                rank=rank,
-                attempt=self._attempt_numbers.in_folder(rank, group.attempt),
-                may_be_marked=group.attempt > 1,
-                is_first=position == 0,
-                node_index=node_index,
-                node_ips=node_ips,
-                master_port=slot.ports.numbers[position] if slot.is_gang else 0,
-                submitted_s=submitted_s,
-            )
-            for position, rank in enumerate(group.ranks)
-        ]
 
     def kill(self, slot: int) -> None:
         """Kill a slot's workers; `SlotLost` follows when Ray reports their death."""
@@ -169,7 +158,7 @@ class RayWorkerPool:
 
     def _keep_idle(self, slot: Slot) -> bool:
         is_reusable = not self._needs_more_memory and slot.phase is Phase.IDLE and not slot.runs_on(self._draining)
-        return is_reusable and self._idle_workers.keep(slot.workers)
+        return is_reusable and self._idle_workers.keep(self._share, slot.workers)
 
     def slot_limit(self) -> int | None:
         """Return how many slots fit on an embedded cluster; None for other clusters, which may grow."""
@@ -182,6 +171,18 @@ class RayWorkerPool:
     def describe_shortage(self, memory_factor: float = 1) -> str:
         """Return a message with the requested resources, those of the cluster, and what would fit."""
         return describe_shortage(self._cluster.call(alive_nodes), self._resources.with_memory_factor(memory_factor))
+
+    def node_ids(self, slot: int) -> tuple[str, ...]:
+        """Return the ids of the nodes on which the workers of a started slot run."""
+        return tuple(location.node_id for location in self._slots[slot].locations.values())
+
+    def placement_group(self, slot: int) -> PlacementGroup | None:
+        """Return the placement group of a gang; None for a single worker."""
+        return self._slots[slot].placement_group
+
+    def wake(self) -> None:
+        """Make `poll` return soon; any thread may call it."""
+        self._answers.put((_NO_SLOT, 0, None, None))
 
     # --- answers of workers, and events ---
 

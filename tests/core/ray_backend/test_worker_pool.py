@@ -18,6 +18,7 @@ from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.processes import process_start
 from ray_pipeline_core.ray_backend import idle_workers, worker_location, worker_pool
 from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
+from ray_pipeline_core.ray_backend.run_shares import RunShare, RunShares
 from ray_pipeline_core.ray_backend.slot import Phase, Slot
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
@@ -82,11 +83,11 @@ def lose_worker(pool: RayWorkerPool, location: WorkerLocation, submitted_s: floa
     pool._await_exit(slot)
 
 
-def make_pool(cluster: FakeCluster, reserve: IdleWorkers) -> RayWorkerPool:
+def make_pool(cluster: FakeCluster, reserve: IdleWorkers, share: RunShare | None = None) -> RayWorkerPool:
     config = SimpleNamespace(resources=ONE_CPU, tasks_per_job=1)
     setup: Any = SimpleNamespace(config=config, packed_pipeline=b"", settings=None, attempt_numbers=None)
     made_of: Any = cluster
-    pool = RayWorkerPool(made_of, setup, reserve)
+    pool = RayWorkerPool(made_of, setup, reserve, share or RunShares().join(0, ONE_CPU))
     quiet: Any = SimpleNamespace(refresh=set, is_due=lambda: False)
     pool._draining = pool._waiting_requests = quiet
     return pool
@@ -97,19 +98,19 @@ def test_idle_workers_are_ended_by_calls_that_can_be_given_up(
 ) -> None:
     now_s = [0.0]
     reserve = IdleWorkers(lambda: now_s[0])
-    reserve.begin_run(ONE_CPU, [ONE_CPU])
-    pool = make_pool(cluster, reserve)
+    share = RunShares().join(0, ONE_CPU, lambda: [ONE_CPU])
+    pool = make_pool(cluster, reserve, share)
     monkeypatch.setattr(pool, "_prepare", lambda slot: None)
     monkeypatch.setattr(pool, "_start_new", lambda slot, memory_factor: None)
 
-    reserve.keep(WorkerSet(None, [], ()))
+    assert reserve.keep(share, WorkerSet(None, [], ()))
     now_s[0] = IDLE_WORKER_TTL_S + 1
     pool.poll(0)
-    assert reserve.take() is None
+    assert reserve.take(share) is None
 
-    reserve.keep(WorkerSet(None, [], ()))
+    assert reserve.keep(share, WorkerSet(None, [], ()))
     pool.start(0, 2.0)
-    assert reserve.take() is None
+    assert reserve.take(share) is None
 
 
 def test_pool_remembers_only_ended_workers_that_it_may_have_to_kill(
