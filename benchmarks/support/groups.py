@@ -18,6 +18,7 @@ GROUPS = (
     "busy_slots",
     "simulation",
     "gangs",
+    "independent",
     "payload",
     "recovery",
     "batches",
