@@ -35,11 +35,12 @@ def ray_pipeline_flow(
 ) -> Flow[[], dict[str, Any]]:
     """Make a flow with a task run for each executor and an edge for each dependency.
 
-    The executors run one after another, parents first, as in `executor.run()`: each may use the whole cluster, and
-    its ranks run in parallel. If an executor fails, those that depend on it are not run (their task runs stay
-    *NotReady*), unless their `run_on_dependency_fail` is set; the others are. The last executor decides how the flow
-    run ends; if it was not run, the failure that is the reason does. A run folder in `depends` makes no edge: its task
-    looks at it when it runs. At its end, each flow run publishes a table artifact with a row per executor.
+    The executors run one after another, parents first, since Prefect interrupts the flow's own thread alone: each may
+    use the whole cluster, and its ranks run in parallel. If an executor fails, those that depend on it are not run
+    (their task runs stay *NotReady*), unless their `run_on_dependency_fail` is set; the others are. The last executor
+    decides how the flow run ends; if it was not run, the failure that is the reason does. A run folder in `depends`
+    makes no edge: its task looks at it when it runs. At its end, each flow run publishes a table artifact with a row
+    per executor.
 
     Every flow run uses the run folders of the executors, so completed ranks are skipped. For a scheduled flow that
     should run all ranks each time, write a flow that builds the executors with a run folder per date and calls

@@ -62,8 +62,9 @@ class Progress:
 class RunObserver:
     """Base class of observers of a run; override the methods that you need.
 
-    The methods are called one at a time, on the thread of the driver, and should return quickly. The run continues if
-    one raises an exception; the first exception of each observer is logged.
+    The methods are called one at a time, and should return quickly. All calls for a run come from one thread; an
+    observer that several executors share hears of those that run at the same time from a thread for each. The run
+    continues if one raises an exception; the first exception of each observer is logged.
     """
 
     def on_run_started(self, plan: RunPlan) -> None:

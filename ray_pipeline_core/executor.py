@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
-import random
-import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -32,7 +28,7 @@ from ray_pipeline_core.ray_backend.session import RaySession
 from ray_pipeline_core.redaction import redact, shown
 from ray_pipeline_core.result import RunPlan, RunResult
 from ray_pipeline_core.storage.data_folder import DataFolder
-from ray_pipeline_core.storage.data_folder_spec import DataFolderSpec, get_data_folder, is_folder_spec
+from ray_pipeline_core.storage.data_folder_spec import DataFolderSpec, default_folder, get_data_folder, is_folder_spec
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.validation import require, require_optional_string
 
@@ -190,10 +186,9 @@ class RayPipelineExecutor:
         self.depends = _with_folders(depends)
         self.inputs, self.source = inputs, as_source(inputs)
         self.has_default_folder = logging_dir is None
-        self.logging_dir: DataFolder = get_data_folder(_default_folder() if logging_dir is None else logging_dir)
+        self.logging_dir: DataFolder = get_data_folder(default_folder() if logging_dir is None else logging_dir)
         self.name = redact(name or Path(self.logging_dir.path).name or "run")
-        self.observers = _as_observers(observers)
-        self.address = address
+        self.observers, self.address = _as_observers(observers), address
         self.completed_result: RunResult | None = None
         topological_order(self)
         self._is_checked = True
@@ -396,8 +391,3 @@ def _as_observers(observers: object) -> tuple[RunObserver, ...]:
     ok = isinstance(observers, Iterable) and not isinstance(observers, str)
     require(ok, "observers", observers, "must be a list of observers")
     return tuple(observers)  # type: ignore[arg-type]
-
-
-def _default_folder() -> str:
-    letters = "".join(random.choices(string.ascii_lowercase, k=5))
-    return os.path.join("logs", f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{letters}")

@@ -7,12 +7,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.active_runs import active_run
 from ray_pipeline_core.driver.graph import run_graph
 from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
 from ray_pipeline_core.result import RunResult
-from ray_pipeline_core.scheduling.backend import BackendEvent, SlotStarted, WorkEnded, WorkerBackend
+from ray_pipeline_core.scheduling.backend import BackendEvent, RunPlace, SlotStarted, WorkEnded, WorkerBackend
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.worker.rank_attempt import RankAttempt
 from ray_pipeline_core.worker.rank_runner import run_rank
@@ -35,14 +34,14 @@ def run_in_process(executor: RayPipelineExecutor) -> RunResult:
         RayPipelineError: as `RayPipelineExecutor.run` does.
     """
     with active_run(topological_order(executor)) as stop:
-        return run_graph(executor, _InProcessSource(stop), stop)
+        return run_graph(executor, _InProcessSource(stop), stop, runs_at_once=1)
 
 
 class _InProcessSource:
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, place: RunPlace, check: Callable[[], None]) -> WorkerBackend:
         return _InProcessBackend(setup, self._stop)
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ GROUPS = (
     "simulation",
     "makespan",
     "gangs",
+    "independent",
     "payload",
     "recovery",
     "batches",

@@ -21,6 +21,20 @@ STOP_TIMEOUT_S = 25.0
 """How long the caller waits for a stopped run to end in order, in seconds; orchestrators kill after 30."""
 
 
+class RunThread(threading.Thread):
+    """A thread for one of several runs that a driver's thread has going; it keeps the context of that thread.
+
+    Args:
+        work: what to call.
+        run_name: the name of the run.
+    """
+
+    def __init__(self, work: Callable[[], object], run_name: str) -> None:
+        context = contextvars.copy_context()
+        super().__init__(target=context.run, args=(work,), name=f"ray-pipeline-run {run_name}", daemon=True)
+        self.started_by = threading.current_thread()
+
+
 class DriverThread(Generic[Result]):
     """One call in a thread that keeps the caller's context.
 
@@ -92,5 +106,10 @@ class DriverThread(Generic[Result]):
             )
 
     def _innermost_call(self) -> str:
-        call = traceback.extract_stack(sys._current_frames().get(self._thread.ident or 0))[-1]
+        call = traceback.extract_stack(sys._current_frames().get(self._busy_thread().ident or 0))[-1]
         return f"{call.name} ({call.filename}:{call.lineno})"
+
+    def _busy_thread(self) -> threading.Thread:
+        """Return a thread in which the work goes on: the oldest one of a run, or the driver's own."""
+        runs = (thread for thread in threading.enumerate() if isinstance(thread, RunThread))
+        return next((thread for thread in runs if thread.started_by is self._thread), self._thread)

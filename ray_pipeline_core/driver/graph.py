@@ -1,4 +1,4 @@
-"""The graph of executors: in which order they run, and which ones a failure stops."""
+"""The graph of executors: in which order they come, what a plan of it says, and its run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from itertools import chain
 from typing import TypeVar
 
 from ray_pipeline_core.config import DEFAULT_RERUN_ON
-from ray_pipeline_core.driver.parents import Ending, check_parents, warn_of_parent_folders
-from ray_pipeline_core.driver.pipeline_run import BackendSource, PipelineRun
+from ray_pipeline_core.driver.graph_run import MAX_RUNS_AT_ONCE, GraphRun
+from ray_pipeline_core.driver.parents import warn_of_parent_folders
+from ray_pipeline_core.driver.pipeline_run import BackendSource
 from ray_pipeline_core.driver.planning import ExecutorNode, RunOptions, RunSpec, prepare_run
 from ray_pipeline_core.driver.run_plans import folders_to_run, plan_run
-from ray_pipeline_core.errors import ConfigError, RayPipelineError, RunCancelledError
-from ray_pipeline_core.redaction import get_logger
+from ray_pipeline_core.driver.shared_observers import with_shared_observers
+from ray_pipeline_core.errors import ConfigError, RayPipelineError
 from ray_pipeline_core.result import RunPlan, RunResult
-from ray_pipeline_core.storage.folder_owners import check_folders, check_parent_folders
+from ray_pipeline_core.storage.folder_owners import check_folders, check_parent_folders, is_among
 from ray_pipeline_core.validation import require
-
-logger = get_logger(__name__)
 
 Node = TypeVar("Node")
 OptionsOf = Callable[[ExecutorNode], RunOptions]
@@ -110,8 +109,9 @@ def run_graph(
     backends: BackendSource,
     stop: threading.Event,
     options_of: OptionsOf = lambda node: RunOptions(),
+    runs_at_once: int = MAX_RUNS_AT_ONCE,
 ) -> RunResult:
-    """Run an executor and all it depends on, parents first, each once; what ran well before is not run again.
+    """Run an executor and all it depends on, each once, when its parents have ended; what is complete is not run again.
 
     What depends on an executor that failed, or on a run folder that is not complete, is not run, unless its
     `run_on_dependency_fail` is set. What doesn't is run, so that the next try has less to do.
@@ -121,6 +121,7 @@ def run_graph(
         backends: where the runs get their workers; it is closed at the end.
         stop: ends the runs when set.
         options_of: returns what this call changes for an executor.
+        runs_at_once: the most executors that run at the same time.
 
     Returns:
         The result of `last`, which has a warning for each of its parents that failed and was allowed to.
@@ -131,19 +132,12 @@ def run_graph(
         RayPipelineError: `last` itself failed.
     """
     with contextlib.closing(backends):
-        order = [node for node in execution_order(last) if node is last or not _can_be_left_out(node)]
+        order = execution_order(last)
+        to_run = [position for position, node in enumerate(order) if node is last or not _can_be_left_out(node)]
         # All pipelines are loaded first: a mistake in the last one should not cost the hours of the others.
-        specs = _prepare_runs(order, options_of)
-        endings: dict[int, Ending] = {}
-        for position, node in enumerate(order):
-            try:
-                warnings = check_parents(node, endings)
-            except RayPipelineError as error:
-                endings[id(node)] = error
-                continue
-            spec, *later = specs[position:]
-            endings[id(node)] = _run_node(node, replace(spec, warnings=warnings), later, backends, stop)
-    ending = endings[id(last)]
+        specs = with_shared_observers(_prepare_runs([order[position] for position in to_run], options_of))
+        graph = GraphRun(order, dict(zip(to_run, specs, strict=True)), backends, stop, runs_at_once)
+        ending = graph.run(_parents_by_position(order))
     if isinstance(ending, RayPipelineError):
         raise ending
     return ending
@@ -167,24 +161,13 @@ def _prepare_runs(order: Sequence[ExecutorNode], options_of: OptionsOf) -> list[
     ]
 
 
-def _run_node(
-    node: ExecutorNode, spec: RunSpec, later: Sequence[RunSpec], backends: BackendSource, stop: threading.Event
-) -> Ending:
-    """Run one executor, and return its result, or why it failed."""
-    try:
-        result = PipelineRun(spec, stop).execute(backends, [one.config for one in later])
-    except RunCancelledError:
-        raise
-    except RayPipelineError as error:
-        if later:
-            logger.error(
-                "executor %r failed, so the executors that depend on it are not run, unless they have "
-                "run_on_dependency_fail=True: %s",
-                node.name,
-                error,
-            )
-        return error
-    finally:
-        spec.folder.folder.remove_partial_directory()
-    node.completed_result = result
-    return result
+def _parents_by_position(order: Sequence[ExecutorNode]) -> dict[int, list[int]]:
+    """Return what must have ended before each executor: its parents, and those whose run folders it depends on."""
+    positions = {id(node): position for position, node in enumerate(order)}
+    return {
+        position: [
+            *(positions[id(parent)] for parent in node.dependencies),
+            *(before for before in range(position) if is_among(order[before].logging_dir, node.parent_folders)),
+        ]
+        for position, node in enumerate(order)
+    }

@@ -25,7 +25,7 @@ from ray_pipeline_core.inputs.items import ReadableSource
 from ray_pipeline_core.observers import with_default_observers
 from ray_pipeline_core.redaction import get_logger, redact
 from ray_pipeline_core.result import RunResult, count_reasons
-from ray_pipeline_core.scheduling.backend import WorkerBackend
+from ray_pipeline_core.scheduling.backend import RunPlace, WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.run_limits import RunLimits, RunStopped, RunTimedOut
@@ -44,14 +44,14 @@ limit. Half of the time for retries, so that one connection without an answer co
 
 
 class BackendSource(Protocol):
-    """Where the runs of a graph get their workers."""
+    """Where the runs of a graph get their workers; runs that go on at the same time call it in their own threads."""
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, place: RunPlace, check: Callable[[], None]) -> WorkerBackend:
         """Return the backend for one run; it may connect to a cluster.
 
         Args:
             setup: what the workers are asked for and given.
-            later: the parameters of the runs that follow.
+            place: the run's place in its graph.
             check: is called while this waits, and raises `RunInterrupted` to give up.
         """
         ...
@@ -82,12 +82,12 @@ class PipelineRun:
     def _config(self) -> RunConfig:
         return self._spec.config
 
-    def execute(self, backends: BackendSource, later: Sequence[RunConfig] = ()) -> RunResult:
+    def execute(self, backends: BackendSource, place: RunPlace) -> RunResult:
         """Run the ranks that are not completed.
 
         Args:
             backends: asked for workers if any rank has to run.
-            later: the parameters of the runs that follow.
+            place: its place in the graph.
 
         Returns:
             The result of a run that is ok.
@@ -112,7 +112,7 @@ class PipelineRun:
             reasons = self._reasons(state, pending)
             self._observers.on_run_started(make_plan(self._spec, completed, groups, reasons))
             try:
-                self._run_ranks(groups, numbers, backends, later)
+                self._run_ranks(groups, numbers, backends, place)
             except BaseException as error:  # noqa: BLE001 - stats and result are written first, then it is raised
                 return self._finish(RunEnding.of(error, self._config.run_timeout))
             return self._finish(RunEnding())
@@ -126,7 +126,7 @@ class PipelineRun:
         self._stats = RunStats(self._folder, state.world_size)
         self._warnings = (*self._spec.warnings, *state.warnings)
         for warning in self._warnings:
-            logger.warning(warning)
+            logger.warning("%s: %s", self._spec.name, warning)
         return state
 
     def _load_completed(self, state: FolderState) -> set[int]:
@@ -221,7 +221,7 @@ class PipelineRun:
     # --- the ranks ---
 
     def _run_ranks(
-        self, groups: Sequence[TaskGroup], numbers: AttemptNumbers, backends: BackendSource, later: Sequence[RunConfig]
+        self, groups: Sequence[TaskGroup], numbers: AttemptNumbers, backends: BackendSource, place: RunPlace
     ) -> None:
         if self._stop.is_set():
             raise RunStopped
@@ -229,7 +229,7 @@ class PipelineRun:
             return
         limits = RunLimits(self._stop, self._config.run_timeout, self._started_s)
         limits.check()
-        backend = backends.backend_for(self._worker_setup(numbers), later, limits.check)
+        backend = backends.backend_for(self._worker_setup(numbers), place, limits.check)
         manager = RayTaskManager(
             backend,
             self._config,

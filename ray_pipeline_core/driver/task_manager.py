@@ -16,6 +16,7 @@ from ray_pipeline_core.driver.slot_time_limits import SlotTimeLimits
 from ray_pipeline_core.errors import ResourcesUnavailableError
 from ray_pipeline_core.scheduling.backend import (
     BackendEvent,
+    SlotDelayed,
     SlotDraining,
     SlotLost,
     SlotStarted,
@@ -235,6 +236,8 @@ class RayTaskManager:
             self._on_work_ended(event)
         elif isinstance(event, SlotDraining):
             self._on_draining(event.slot)
+        elif isinstance(event, SlotDelayed):
+            self._without_worker_since_s.clear()
         else:
             self._on_lost(event)
 

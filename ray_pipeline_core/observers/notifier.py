@@ -6,7 +6,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray_pipeline_core.events import RunObserver
@@ -38,12 +38,28 @@ class Notification:
     fields: Mapping[str, Any]
 
 
+@dataclass
+class _Run:
+    """A run that goes on.
+
+    Attributes:
+        plan: its plan.
+        has_failed: whether a rank has failed for good.
+        sending: the threads that send its messages.
+    """
+
+    plan: RunPlan
+    has_failed: bool = False
+    sending: list[threading.Thread] = field(default_factory=list)
+
+
 class Notifier(RunObserver, ABC):
     """Sends a message when a run has ended, and when its first rank has failed for good.
 
     A message is sent in a thread of its own, so the run goes on meanwhile; its end waits for the messages, `timeout_s`
     at most. One that can't be sent is a warning in the log. A run that is refused before it starts, because its folder
-    is locked for instance, sends none. One notifier may serve all executors of a chain.
+    is locked for instance, sends none. One notifier may serve all executors of a chain, also those that run
+    at the same time.
 
     Args:
         at_end: whether to notify of the end, successful or not.
@@ -57,9 +73,7 @@ class Notifier(RunObserver, ABC):
         require(at_end or at_first_failure, "at_end", at_end, "must be True unless at_first_failure is")
         require_limit("timeout_s", timeout_s)
         self._at_end, self._at_first_failure, self._timeout_s = at_end, at_first_failure, timeout_s
-        self._plan: RunPlan | None = None
-        self._has_failed = False
-        self._sending: list[threading.Thread] = []
+        self._runs: dict[int, _Run] = {}  # by the id of its thread
 
     @abstractmethod
     def send(self, notification: Notification) -> None:
@@ -71,31 +85,32 @@ class Notifier(RunObserver, ABC):
 
     def on_run_started(self, plan: RunPlan) -> None:
         """Begin with a run of which no rank has failed."""
-        self._plan, self._has_failed = plan, False
+        self._runs[threading.get_ident()] = _Run(plan)
 
     def on_rank_failed(self, failure: RankFailure, will_retry: bool) -> None:
         """Notify of the first rank that has failed for good."""
-        if self._has_failed or will_retry or not self._at_first_failure or self._plan is None:
+        run = self._runs.get(threading.get_ident())
+        if run is None or run.has_failed or will_retry or not self._at_first_failure:
             return
-        self._has_failed = True
-        self._start(_first_failure(self._plan, failure))
+        run.has_failed = True
+        run.sending.append(self._start(_first_failure(run.plan, failure)))
 
     def on_run_finished(self, result: RunResult) -> None:
-        """Notify of the end, and wait until all messages are sent."""
-        self._plan = None
+        """Notify of the end, and wait until all messages of the run are sent."""
+        run = self._runs.pop(threading.get_ident(), None)
+        sending = [] if run is None else run.sending
         if self._at_end:
-            self._start(_run_finished(result))
+            sending.append(self._start(_run_finished(result)))
         deadline_s = time.monotonic() + self._timeout_s
-        while self._sending:
-            thread = self._sending.pop()
+        for thread in sending:
             thread.join(max(0.0, deadline_s - time.monotonic()))
             if thread.is_alive():
                 logger.warning("%r has not sent its message within %g s", self, self._timeout_s)
 
-    def _start(self, notification: Notification) -> None:
+    def _start(self, notification: Notification) -> threading.Thread:
         thread = threading.Thread(target=self._try_to_send, args=(notification,), name="notification", daemon=True)
         thread.start()
-        self._sending.append(thread)
+        return thread
 
     def _try_to_send(self, notification: Notification) -> None:
         try:

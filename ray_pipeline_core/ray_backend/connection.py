@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 import ray
 import ray.util.client
 
-from ray_pipeline_core.ray_backend.interruptible import CHECK_INTERVAL_S, await_interruptibly
+from ray_pipeline_core.ray_backend.interruptible import CHECK_INTERVAL_S, await_interruptibly, locked_interruptibly
 from ray_pipeline_core.ray_backend.sigterm import sigterm_handler_kept
 from ray_pipeline_core.redaction import get_logger
 
@@ -134,7 +133,7 @@ def join(where: str, check: Check) -> SharedConnection | None:
         The connection, to be given back with `leave`; None if other code of this process has connected to Ray.
     """
     global _newest
-    with _locked(check):
+    with locked_interruptibly(_lock, check):
         if _newest is None or not _newest.is_usable:
             if _newest is not None:
                 _newest._wait_until_closed(check)
@@ -165,13 +164,3 @@ def leave(connection: SharedConnection) -> None:
         connection._users -= 1
         if not connection._users:
             connection._close()
-
-
-@contextlib.contextmanager
-def _locked(check: Check) -> Iterator[None]:
-    while not _lock.acquire(timeout=CHECK_INTERVAL_S):
-        check()
-    try:
-        yield
-    finally:
-        _lock.release()

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
-from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
+from ray.core.generated import autoscaler_pb2, autoscaler_pb2_grpc, gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 
 from ray_pipeline_core.ray_backend.ray_versions import init_grpc_channel
 
 ANSWER_TIMEOUT_S = 3.0
 """How long the head may take to answer one call, in seconds."""
+_CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
+"""The state of a cluster of thousands of nodes is longer than the 4 MB that are usual."""
 
 
 class TokenRefusedError(Exception):
@@ -30,7 +32,7 @@ def check_token(address: str) -> None:
         address: host and port.
     """
     try:
-        _call(address, "NodeInfo", "GetClusterId")
+        _call_gcs(address, "NodeInfo", "GetClusterId")
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             raise TokenRefusedError("the token is missing or incorrect") from None
@@ -39,7 +41,7 @@ def check_token(address: str) -> None:
 def cluster_id(address: str) -> str:
     """Return the id of the cluster, which another one at the same address does not have; "" if nobody answers."""
     try:
-        return str(_call(address, "NodeInfo", "GetClusterId").cluster_id.hex())
+        return str(_call_gcs(address, "NodeInfo", "GetClusterId").cluster_id.hex())
     except grpc.RpcError:
         return ""
 
@@ -50,23 +52,39 @@ def draining_nodes(address: str) -> set[str]:
     Raises:
         grpc.RpcError: the head does not answer.
     """
-    return {node.node_id.hex() for node in _call(address, "NodeResourceInfo", "GetDrainingNodes").draining_nodes}
+    return {node.node_id.hex() for node in _call_gcs(address, "NodeResourceInfo", "GetDrainingNodes").draining_nodes}
 
 
-def is_removed(address: str, placement_group_id: bytes) -> bool:
-    """Return whether a placement group was removed.
+def placement_group_state(address: str, placement_group_id: bytes) -> str:
+    """Return the state of a placement group, by Ray's name; "" if the head does not know it.
 
     Raises:
         grpc.RpcError: the head does not answer.
     """
-    answer = _call(address, "PlacementGroupInfo", "GetPlacementGroup", placement_group_id=placement_group_id)
-    states: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined] # pyright: ignore
-    return bool(answer.placement_group_table_data.state == states.REMOVED)
+    answer = _call_gcs(address, "PlacementGroupInfo", "GetPlacementGroup", placement_group_id=placement_group_id)
+    if not answer.HasField("placement_group_table_data"):
+        return ""
+    states: Any = gcs_pb2.PlacementGroupTableData.PlacementGroupState  # type: ignore[attr-defined] # pyright: ignore
+    return str(states.Name(answer.placement_group_table_data.state))
 
 
-def _call(address: str, service: str, method: str, **fields: Any) -> Any:
+def cluster_resource_state(address: str) -> Any:
+    """Return Ray's `ClusterResourceState`: what the nodes have and what is free there, and which requests wait.
+
+    Raises:
+        grpc.RpcError: the head does not answer.
+    """
+    request: Any = autoscaler_pb2.GetClusterResourceStateRequest()  # type: ignore[attr-defined] # pyright: ignore
+    stub: Any = autoscaler_pb2_grpc.AutoscalerStateServiceStub
+    return _call(address, stub, "GetClusterResourceState", request).cluster_resource_state
+
+
+def _call_gcs(address: str, service: str, method: str, **fields: Any) -> Any:
     request = getattr(gcs_service_pb2, f"{method}Request")(**fields)
-    channel: Any = init_grpc_channel(address)
+    return _call(address, getattr(gcs_service_pb2_grpc, f"{service}GcsServiceStub"), method, request)
+
+
+def _call(address: str, stub: Any, method: str, request: Any) -> Any:
+    channel: Any = init_grpc_channel(address, options=_CHANNEL_OPTIONS)
     with channel:
-        stub = getattr(gcs_service_pb2_grpc, f"{service}GcsServiceStub")(channel)
-        return getattr(stub, method)(request, timeout=ANSWER_TIMEOUT_S)
+        return getattr(stub(channel), method)(request, timeout=ANSWER_TIMEOUT_S)

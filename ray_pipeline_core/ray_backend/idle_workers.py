@@ -1,9 +1,11 @@
-"""Idle workers that one run of an executor graph keeps for a later one."""
+"""Idle workers that one run of an executor graph hands over to another, or keeps for a later one."""
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ from ray.util.placement_group import PlacementGroup
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.ray_backend.placement import release_workers
+from ray_pipeline_core.ray_backend.run_shares import RunShare
 from ray_pipeline_core.ray_backend.worker_calls import reset
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation, end_here
 
@@ -33,10 +36,18 @@ class WorkerSet:
     locations: tuple[WorkerLocation, ...]
 
 
-class IdleWorkers:
-    """Keeps idle workers as long as a later run needs workers with the same resources.
+@dataclass(frozen=True)
+class _Idle:
+    since_s: float
+    resources: RankResources
+    workers: WorkerSet
 
-    Starting a worker takes a second or two, and importing the modules of the steps often takes longer.
+
+class IdleWorkers:
+    """Keeps idle workers as long as another run of the graph waits for such workers, or a later one will need them.
+
+    Starting a worker takes a second or two, and importing the modules of the steps often takes longer. The threads of
+    all runs call this; nothing waits for Ray while the lock is held.
 
     Args:
         clock: returns the time in seconds.
@@ -44,52 +55,68 @@ class IdleWorkers:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._resources: RankResources | None = None
-        self._later: Sequence[RankResources] = ()
-        self._idle: list[tuple[float, WorkerSet]] = []
+        self._lock = threading.Lock()
+        self._idle: list[_Idle] = []
         self._ended: set[WorkerLocation] = set()
 
-    def begin_run(self, resources: RankResources | None, later: Sequence[RankResources]) -> None:
-        """End the idle workers unless they have the resources that the next run needs.
+    def begin_run(self, share: RunShare) -> None:
+        """End the idle workers that a run which begins can't use, and wait until they are gone."""
+        ended = self.end_others(share)
+        end_here(ended)
+        now_s = self._clock()
+        with self._lock:
+            self._ended -= ended
+            self._idle = [_Idle(now_s, idle.resources, idle.workers) for idle in self._idle]
 
-        Args:
-            resources: the resources of the next run's workers; None if all of them must be new.
-            later: the resources of the workers of the runs after it.
+    def keep(self, share: RunShare, workers: WorkerSet) -> bool:
+        """Keep workers of a run for another one, and return whether they are kept.
+
+        A run that waits comes first: its own kind of workers is handed over to it, and others make room for it. Workers
+        with a GPU are not kept, since the next executor may need the GPU memory that this one has filled.
         """
-        if resources != self._resources:
-            self.release()
-        self._resources, self._later = resources, later
-        self._idle = [(self._clock(), workers) for _, workers in self._idle]
-
-    def keep(self, workers: WorkerSet) -> bool:
-        """Keep workers of this run for a later one, and return whether they are kept.
-
-        Workers with a GPU are not kept, since the next executor may need the GPU memory that this one has filled.
-        """
-        if self._resources is None or self._resources.gpus or self._resources not in self._later:
+        if not share.is_reusable or share.resources.gpus:
             return False
-        self._idle.append((self._clock(), workers))
+        waiting = [other for other in share.others() if other.waits]
+        takers = [other for other in waiting if other.can_have_workers_of(share)]
+        if not takers and (waiting or share.resources not in share.to_come()):
+            return False
         for actor in workers.actors:
             reset(actor)
+        with self._lock:
+            self._idle.append(_Idle(self._clock(), share.resources, workers))
+        for taker in takers:
+            taker.wake()
         return True
 
-    def take(self) -> WorkerSet | None:
-        """Return idle workers with the resources of this run, or None if there are none."""
-        return self._idle.pop()[1] if self._idle else None
+    def has_for(self, share: RunShare) -> bool:
+        """Return whether there are idle workers that a run may take; those that come earlier in the graph go first."""
+        before = (each for each in share.others() if each.position < share.position and each.waits)
+        is_first = not any(each.can_have_workers_of(share) for each in before)
+        return share.is_reusable and is_first and any(idle.resources == share.resources for idle in self._idle)
+
+    def take(self, share: RunShare) -> WorkerSet | None:
+        """Return idle workers with the resources of a run, or None if there are none for it."""
+        with self._lock:
+            if not self.has_for(share):
+                return None
+            fitting = [index for index, idle in enumerate(self._idle) if idle.resources == share.resources]
+            return self._idle.pop(fitting[-1]).workers
 
     def has_overdue(self) -> bool:
         """Return whether workers have been idle for longer than `IDLE_WORKER_TTL_S`."""
-        return bool(self._idle) and self._clock() - self._idle[0][0] > IDLE_WORKER_TTL_S
+        return any(map(self._is_overdue, self._idle))
 
     def release_overdue(self) -> None:
         """End the workers that have been idle for longer than `IDLE_WORKER_TTL_S`."""
-        while self.has_overdue():
-            self._end(self._idle.pop(0)[1])
+        self._end(self._is_overdue)
+
+    def end_others(self, share: RunShare) -> set[WorkerLocation]:
+        """End the idle workers that a run can't use, which may hold what it waits for, and return where they run."""
+        return self._end(lambda idle: not share.is_reusable or idle.resources != share.resources)
 
     def end_all(self) -> None:
         """End all idle workers."""
-        while self._idle:
-            self._end(self._idle.pop()[1])
+        self._end(lambda idle: True)
 
     def release(self) -> None:
         """End all idle workers, and wait until they are gone."""
@@ -97,6 +124,15 @@ class IdleWorkers:
         end_here(self._ended)
         self._ended.clear()
 
-    def _end(self, workers: WorkerSet) -> None:
-        release_workers(workers.placement_group, workers.actors)
-        self._ended.update(workers.locations)
+    def _is_overdue(self, idle: _Idle) -> bool:
+        return self._clock() - idle.since_s > IDLE_WORKER_TTL_S
+
+    def _end(self, is_to_end: Callable[[_Idle], bool]) -> set[WorkerLocation]:
+        with self._lock:
+            ended = list(filter(is_to_end, self._idle))
+            self._idle = list(itertools.filterfalse(is_to_end, self._idle))
+            locations = {location for idle in ended for location in idle.workers.locations}
+            self._ended |= locations
+        for idle in ended:
+            release_workers(idle.workers.placement_group, idle.workers.actors)
+        return locations

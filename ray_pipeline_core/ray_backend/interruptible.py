@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
@@ -40,3 +41,14 @@ def await_interruptibly(future: Future[Value], check: Callable[[], object]) -> V
     while not wait([future], CHECK_INTERVAL_S).done:
         check()
     return future.result()
+
+
+@contextlib.contextmanager
+def locked_interruptibly(lock: threading.Lock, check: Callable[[], object]) -> Iterator[None]:
+    """Hold a lock in the block; `check` is called every 0.1 s while another thread holds it, and raises to give up."""
+    while not lock.acquire(timeout=CHECK_INTERVAL_S):
+        check()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -99,13 +99,27 @@ def is_removed(group: PlacementGroup, head_address: str | None) -> bool:
         group: the placement group.
         head_address: host and port of the head's control service; None = ask Ray Client.
     """
+    return _state_of(group, head_address) == "REMOVED"
+
+
+def is_pending(group: PlacementGroup, head_address: str | None) -> bool:
+    """Return whether the placement group waits for nodes with room for it; False if Ray can't tell.
+
+    Args:
+        group: the placement group.
+        head_address: host and port of the head's control service; None = ask Ray Client.
+    """
+    return _state_of(group, head_address) in ("PENDING", "RESCHEDULING")
+
+
+def _state_of(group: PlacementGroup, head_address: str | None) -> str:
     try:
         if head_address is None:
-            return bool(placement_group_table(group).get("state") == "REMOVED")
-        return head_calls.is_removed(head_address, group.id.binary())
+            return str(placement_group_table(group).get("state"))
+        return head_calls.placement_group_state(head_address, group.id.binary())
     except Exception:
         logger.debug("can't tell the state of %r", group, exc_info=True)
-        return False
+        return ""
 
 
 def has_died(actors: list[Any]) -> bool:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ray_pipeline_core.config import RankResources, RunConfig
-from ray_pipeline_core.errors import ClusterUnreachableError, RunFolderAccessError
-from ray_pipeline_core.scheduling.backend import WorkerBackend
+from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.errors import RunFolderAccessError
+from ray_pipeline_core.ray_backend.interruptible import locked_interruptibly
+from ray_pipeline_core.scheduling.backend import RunPlace, WorkerBackend
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.worker.setup import WorkerSetup
 
 if TYPE_CHECKING:
-    from ray_pipeline_core.ray_backend.cluster import Cluster
-    from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
+    from ray_pipeline_core.ray_backend.graph_backend import GraphBackend
 
 
 class RaySession:
@@ -29,15 +28,15 @@ class RaySession:
 
     def __init__(self, address: str | None) -> None:
         self._address = address
-        self._cluster: Cluster | None = None
-        self._idle_workers: IdleWorkers | None = None
+        self._lock = threading.Lock()
+        self._backend: GraphBackend | None = None
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
-        """Return a worker pool for one run, which reuses idle workers of earlier runs with the same resources.
+    def backend_for(self, setup: WorkerSetup, place: RunPlace, check: Callable[[], None]) -> WorkerBackend:
+        """Return the slots of one run, which may have workers that another run of the graph has left idle.
 
         Args:
             setup: the setup of the workers.
-            later: the parameters of the runs that follow.
+            place: the run's place in its graph.
             check: is called while this waits for the cluster, and raises `RunInterrupted` to give up.
 
         Raises:
@@ -45,21 +44,20 @@ class RaySession:
             RunInterrupted: `check` raised it.
             RunFolderAccessError: other processes can't reach the run folder.
         """
-        # Imported here, since it takes seconds and orchestrators often import executors without running them.
-        from ray_pipeline_core.ray_backend.cluster import Cluster
-        from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
-        from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
-
         _check_shared(setup.settings.folder.folder)
-        if self._cluster is not None and not self._cluster.is_connected:
+        with locked_interruptibly(self._lock, check):
+            backend = self._connected(check)
+        return backend.pool_for(setup, place)
+
+    def _connected(self, check: Callable[[], None]) -> GraphBackend:
+        # Imported here, since it takes seconds and orchestrators often import executors without running them.
+        from ray_pipeline_core.ray_backend.graph_backend import GraphBackend
+
+        if self._backend is not None and not self._backend.is_connected:
             self.close()
-        if self._cluster is None:
-            self._cluster, self._idle_workers = Cluster(self._address, check), IdleWorkers()
-        assert self._idle_workers is not None, "it is made together with the connection"
-        reusable = map(_reusable_resources, later)
-        needed_later = [resources for resources in reusable if resources is not None]
-        self._cluster.call(partial(self._idle_workers.begin_run, _reusable_resources(setup.config), needed_later))
-        return RayWorkerPool(self._cluster, setup, self._idle_workers)
+        if self._backend is None:
+            self._backend = GraphBackend(self._address, check)
+        return self._backend
 
     def reachable_slots(self, resources: RankResources) -> int | None:
         """Return how many groups the cluster could run at once; None if no cluster is reachable."""
@@ -72,18 +70,9 @@ class RaySession:
 
     def close(self) -> None:
         """End the idle workers, and disconnect."""
-        cluster, idle_workers = self._cluster, self._idle_workers
-        self._cluster = self._idle_workers = None
-        if cluster is None:
-            return
-        assert idle_workers is not None, "it is made together with the connection"
-        with contextlib.closing(cluster), contextlib.suppress(ClusterUnreachableError):
-            cluster.call(idle_workers.release)
-
-
-def _reusable_resources(config: RunConfig) -> RankResources | None:
-    """Return the resources of workers that a run may share with others; None if all its workers must be new."""
-    return config.resources if config.max_ranks_per_worker is None else None
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
 
 
 def _check_shared(folder: DataFolder) -> None:

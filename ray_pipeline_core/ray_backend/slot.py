@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,8 +13,11 @@ from ray.util.placement_group import PlacementGroup
 from ray_pipeline_core.ray_backend.idle_workers import WorkerSet
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.worker.group_runner import WorkReport
+from ray_pipeline_core.worker.rank_attempt import RankAttempt
 from ray_pipeline_core.worker.reserved_ports import Ports
+from ray_pipeline_core.worker.setup import WorkerSetup
 
 SlotEvent: TypeAlias = Literal["submitted", "lost", "answered"]
 """What changes a slot's phase: a call, the loss of a worker, or that no call is unanswered any more."""
@@ -112,6 +116,30 @@ class Slot:
     def runs_on(self, node_ids: Container[str]) -> bool:
         """Return whether one of its workers runs on one of the nodes."""
         return any(location.node_id in node_ids for location in self.locations.values())
+
+    def attempts_of(self, group: TaskGroup, node_index: int, setup: WorkerSetup) -> list[RankAttempt]:
+        """Return the attempts of a group's ranks, for the worker with that index.
+
+        Args:
+            group: the group.
+            node_index: the worker's place in the gang.
+            setup: numbers the attempts over the life of the run folder, and has the inputs of each rank.
+        """
+        submitted_s, node_ips = time.time(), self.node_ips
+        return [
+            RankAttempt(
+                rank=rank,
+                attempt=setup.attempt_numbers.in_folder(rank, group.attempt),
+                may_be_marked=group.attempt > 1,
+                is_first=position == 0,
+                node_index=node_index,
+                node_ips=node_ips,
+                master_port=self.ports.numbers[position] if self.is_gang else 0,
+                submitted_s=submitted_s,
+                share=setup.share_of(rank),
+            )
+            for position, rank in enumerate(group.ranks)
+        ]
 
     def collect_reports(self) -> tuple[int, ...]:
         """Merge the reports of all workers into the outcomes, and return the ranks that were not started.

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
 
-import ray
-
+from ray_pipeline_core.ray_backend.resource_state import Shape, resource_state, shape_of
+from ray_pipeline_core.ray_backend.run_shares import RunShare
 from ray_pipeline_core.redaction import get_logger
 
 logger = get_logger(__name__)
 
 CHECK_INTERVAL_S = 60.0
 """Time between two checks, and so how long a request waits before there is a warning, in seconds."""
-_Shape: TypeAlias = tuple[tuple[str, float], ...]
 
 
 class WaitingRequests:
@@ -28,13 +26,13 @@ class WaitingRequests:
 
     def __init__(
         self,
-        find: Callable[[], Mapping[_Shape, int]] | None = None,
+        find: Callable[[], Mapping[Shape, int]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._find = find or find_waiting
+        self._find = find
         self._clock = clock
         self._checked_s = clock()
-        self._before: set[_Shape] = set()
+        self._before: set[Shape] = set()
         self._has_warned = False
 
     def is_due(self) -> bool:
@@ -65,27 +63,18 @@ class WaitingRequests:
             )
 
 
-def find_waiting() -> Counter[_Shape]:
-    """Return how many tasks and actors wait for resources, by these resources; none if Ray can't tell.
+def find_waiting(share: RunShare, head_address: str | None) -> Counter[Shape]:
+    """Return how many tasks and actors wait for resources, by these, besides those of other runs of the graph.
 
-    Ray has no public function for this that works without its dashboard.
+    Args:
+        share: the share of the run.
+        head_address: host and port of the head's control service; None if that can't be reached.
     """
-    found: Counter[_Shape] = Counter()
-    try:
-        from ray.autoscaler.v2.sdk import get_cluster_resource_state
-
-        worker: Any = ray._private.worker.global_worker  # pyright: ignore
-        for request in get_cluster_resource_state(worker.gcs_client).pending_resource_requests:
-            found[shape_of(request.request.resources_bundle)] += request.count
-    except Exception:
-        logger.debug("can't tell which requests wait", exc_info=True)
+    found = resource_state(head_address).waiting
+    for other in share.others():
+        found[shape_of(other.resources.reserved())] -= other.requested
     return found
 
 
-def shape_of(bundle: Mapping[str, float]) -> _Shape:
-    """Return the resources of a request without its memory, which differs between the attempts of a rank."""
-    return tuple(sorted((name, float(amount)) for name, amount in bundle.items() if name != "memory"))
-
-
-def _format(shape: _Shape) -> str:
+def _format(shape: Shape) -> str:
     return "{" + ", ".join(f"{name}: {amount:g}" for name, amount in shape) + "}"

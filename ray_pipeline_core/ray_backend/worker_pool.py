@@ -7,53 +7,42 @@ import queue
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
+
+from ray.util.placement_group import PlacementGroup
 
 from ray_pipeline_core.errors import ClusterUnreachableError, PipelineLoadError
 from ray_pipeline_core.ray_backend.capacity import Node, cluster_nodes, count_fitting, describe_shortage
 from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.draining import DrainingNodes
+from ray_pipeline_core.ray_backend.gang_watch import GangWatch
 from ray_pipeline_core.ray_backend.head_calls import draining_nodes
 from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
 from ray_pipeline_core.ray_backend.lost_nodes import LostNodes
-from ray_pipeline_core.ray_backend.placement import check_options, has_died, is_removed, release_workers, start_workers
+from ray_pipeline_core.ray_backend.placement import check_options, has_died, release_workers, start_workers
 from ray_pipeline_core.ray_backend.rank_worker import LoadProblem
 from ray_pipeline_core.ray_backend.ray_errors import NODE_RETRIES, classify
+from ray_pipeline_core.ray_backend.run_shares import RunShare
 from ray_pipeline_core.ray_backend.runtime_environment import RuntimeEnvironment
 from ray_pipeline_core.ray_backend.slot import Phase, Slot
 from ray_pipeline_core.ray_backend.waiting_requests import WaitingRequests, find_waiting
 from ray_pipeline_core.ray_backend.worker_calls import WorkerCalls, can_send_by_value, read_answer
-from ray_pipeline_core.ray_backend.worker_location import (
-    EXIT_CHECK_INTERVAL_S,
-    EXIT_GRACE_S,
-    WorkerLocation,
-    end_here,
-    kill_here,
-    running_here,
-)
+from ray_pipeline_core.ray_backend.worker_exits import WorkerExits
+from ray_pipeline_core.ray_backend.worker_location import EXIT_CHECK_INTERVAL_S, WorkerLocation
 from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.scheduling.backend import BackendEvent, SlotDraining, SlotLost, SlotStarted, WorkEnded
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
-from ray_pipeline_core.scheduling.timeouts import TimeoutManager
 from ray_pipeline_core.worker.group_runner import WorkReport
-from ray_pipeline_core.worker.rank_attempt import RankAttempt
 from ray_pipeline_core.worker.reserved_ports import Ports
 from ray_pipeline_core.worker.setup import WorkerSetup
 from ray_pipeline_core.worker.stall_notes import find_stalls
 
 logger = get_logger(__name__)
 
-EXIT_TIMEOUT_S = 2 * EXIT_GRACE_S
-"""The longest wait for the processes of a lost worker to exit before the loss is reported, in seconds."""
-PLACEMENT_GROUP_CHECK_INTERVAL_S = 3.0
-"""Time between two checks whether the placement groups of starting gangs still exist, in seconds."""
-GANG_GRACE_S = 30.0
-"""How long the other members of a gang may continue after one has failed a rank, in seconds."""
-MAX_RELEASED = 1000
-"""How many released workers of this machine are remembered before those whose processes have ended are forgotten."""
 DEFERRED_COMMIT_MAX_GROUP_S = 2.0
 """How long a group of a gang may take, in seconds, for its markers to be set by the next call; else at once."""
+_NO_SLOT = -1
 _Answer = tuple[int, int, Any, BaseException | None]
 
 
@@ -66,10 +55,11 @@ class RayWorkerPool:
     Args:
         cluster: the connection to Ray.
         setup: the setup of the workers; the pipeline is put into Ray's object store once.
-        idle_workers: the idle workers of earlier runs, and those kept for later runs.
+        idle_workers: the idle workers of other runs of the graph.
+        share: what this run holds among them.
     """
 
-    def __init__(self, cluster: Cluster, setup: WorkerSetup, idle_workers: IdleWorkers) -> None:
+    def __init__(self, cluster: Cluster, setup: WorkerSetup, idle_workers: IdleWorkers, share: RunShare) -> None:
         self._cluster = cluster
         self._resources = setup.config.resources
         self._environment = RuntimeEnvironment(self._resources)
@@ -79,15 +69,14 @@ class RayWorkerPool:
         self._setup = setup
         self._ranks_per_group = setup.config.tasks_per_job
         self._idle_workers = idle_workers
+        self._share = share
         self._needs_more_memory = False
         self._slots: dict[int, Slot] = {}
-        self._exiting: set[int] = set()
-        self._released: set[WorkerLocation] = set()
-        self._gang_grace = TimeoutManager(GANG_GRACE_S)
-        self._placement_groups_checked_s = 0.0
+        self._exits = WorkerExits()
         head = cluster.head_address
+        self._gangs = GangWatch(head)
         self._draining = DrainingNodes(set[str] if head is None else partial(draining_nodes, head))
-        self._waiting_requests = WaitingRequests(partial(cluster.call, find_waiting))
+        self._waiting_requests = WaitingRequests(partial(find_waiting, share, head))
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         nodes = cluster.call(cluster_nodes)
         self._lost_nodes = LostNodes(nodes)
@@ -100,7 +89,7 @@ class RayWorkerPool:
         if memory_factor != 1 and not self._needs_more_memory:
             self._needs_more_memory = True
             self._cluster.call(self._idle_workers.end_all)  # they may hold the memory that this slot needs
-        idle = None if self._needs_more_memory else self._idle_workers.take()
+        idle = None if self._needs_more_memory else self._idle_workers.take(self._share)
         if idle is not None:
             self._prepare(Slot(slot, idle.placement_group, idle.actors, idle.locations))
         else:
@@ -132,34 +121,17 @@ class RayWorkerPool:
         if has_died(record.actors):
             record.not_begun = tuple(rank for group in groups for rank in group.ranks)
             self._mark_lost(record, AttemptFailure("worker_lost", "WorkerDied", "the worker died while it was idle"))
-            self._await_exit(record)
+            self._exits.wait_for(record)
             return
         record.enter("submitted")
         record.submitted_s = time.monotonic()
         commit = [outcome.rank for outcome in record.uncommitted]
         for index, actor in enumerate(record.actors if groups else record.actors[:1]):
-            attempts = [self._attempts(group, index, record) for group in groups]
+            attempts = [record.attempts_of(group, index, self._setup) for group in groups]
             record.attempts = {each.rank: each.attempt for group in attempts for each in group}
             self._call(record, index, self._calls.run_groups(actor, attempts, [] if index else commit))
         if groups:
             self._reserve_ports(record)
-
-    def _attempts(self, group: TaskGroup, node_index: int, slot: Slot) -> list[RankAttempt]:
-        submitted_s, node_ips = time.time(), slot.node_ips
-        return [
-            RankAttempt(
-                rank=rank,
-                attempt=self._setup.attempt_numbers.in_folder(rank, group.attempt),
-                may_be_marked=group.attempt > 1,
-                is_first=position == 0,
-                node_index=node_index,
-                node_ips=node_ips,
-                master_port=slot.ports.numbers[position] if slot.is_gang else 0,
-                submitted_s=submitted_s,
-                share=self._setup.share_of(rank),
-            )
-            for position, rank in enumerate(group.ranks)
-        ]
 
     def kill(self, slot: int) -> None:
         """Kill a slot's workers; `SlotLost` follows when Ray reports their death."""
@@ -171,13 +143,13 @@ class RayWorkerPool:
     def retire(self, slot: int) -> None:
         """Keep the workers of an idle slot for the next run, or end them."""
         record = self._slots.pop(slot)
-        self._exiting.discard(slot)
+        self._exits.forget(slot)
         if record.lost is None and not self._keep_idle(record):
             self._release(record)
 
     def _keep_idle(self, slot: Slot) -> bool:
         is_reusable = not self._needs_more_memory and slot.phase is Phase.IDLE and not slot.runs_on(self._draining)
-        return is_reusable and self._idle_workers.keep(slot.workers)
+        return is_reusable and self._idle_workers.keep(self._share, slot.workers)
 
     def slot_limit(self) -> int | None:
         """Return how many slots fit on an embedded cluster; None for other clusters, which may grow."""
@@ -197,6 +169,18 @@ class RayWorkerPool:
     def _usable_nodes(self, nodes: Sequence[Node]) -> list[Node]:
         return self._lost_nodes.usable(nodes, self._draining)
 
+    def node_ids(self, slot: int) -> tuple[str, ...]:
+        """Return the ids of the nodes on which the workers of a started slot run."""
+        return tuple(location.node_id for location in self._slots[slot].locations.values())
+
+    def placement_group(self, slot: int) -> PlacementGroup | None:
+        """Return the placement group of a gang; None for a single worker."""
+        return self._slots[slot].placement_group
+
+    def wake(self) -> None:
+        """Make `poll` return soon; any thread may call it."""
+        self._answers.put((_NO_SLOT, 0, None, None))
+
     # --- answers of workers, and events ---
 
     def _call(self, slot: Slot, index: int, ref: Any) -> None:
@@ -215,15 +199,15 @@ class RayWorkerPool:
             ClusterUnreachableError: the connection was closed, or the head of the cluster has died.
         """
         self._cluster.check()
-        self._end_overdue_gangs()
-        self._fail_gangs_without_placement_group()
+        for slot, failure in self._gangs.find_stuck(self._slots):
+            self._mark_lost(slot, failure)
         if self._idle_workers.has_overdue():
             self._cluster.call(self._idle_workers.release_overdue)
         if self._environment.is_due:
             self._cluster.call(self._environment.renew)
         self._check_waiting_requests()
         events: list[BackendEvent] = [*self._check_draining(), *self._report_lost_slots()]
-        if self._exiting:
+        if self._exits.is_waiting:
             timeout_s = min(timeout_s, EXIT_CHECK_INTERVAL_S)
         try:
             answer = (
@@ -238,7 +222,7 @@ class RayWorkerPool:
     def _on_answer(self, number: int, index: int, value: Any, error: BaseException | None) -> Iterable[BackendEvent]:
         slot = self._slots.get(number)
         if slot is None:  # retired while it was starting
-            self._note_released([value] if isinstance(value, WorkerLocation) else ())
+            self._exits.note_released([value] if isinstance(value, WorkerLocation) else ())
             return []
         slot.pending_calls -= 1
         self._record_answer(slot, index, value, error)
@@ -309,10 +293,10 @@ class RayWorkerPool:
     def _record_report(self, slot: Slot, index: int, report: WorkReport) -> None:
         slot.reports[index] = report
         if slot.pending_calls and any(outcome.failure for outcome in report.outcomes):
-            self._gang_grace.add_task(slot.number)
+            self._gangs.member_failed(slot)
 
     def _on_all_answered(self, slot: Slot) -> Iterable[BackendEvent]:
-        self._gang_grace.remove_task(slot.number)
+        self._gangs.all_answered(slot)
         if slot.phase is Phase.STARTING:
             return self._on_started(slot)
         if slot.phase is Phase.BUSY:
@@ -320,31 +304,16 @@ class RayWorkerPool:
         if slot.phase is Phase.FAILED_START and slot.previous_locations:
             self._start_new(slot.number)  # the idle worker had died, or can't load another pipeline
             return []
-        self._await_exit(slot)
+        self._exits.wait_for(slot)
         return self._report_lost_slots()
 
-    def _await_exit(self, slot: Slot) -> None:
-        slot.enter("answered")
-        slot.lost_s = time.monotonic()
-        self._exiting.add(slot.number)
-
     def _report_lost_slots(self) -> list[BackendEvent]:
-        """Return the losses of slots whose processes have exited: Ray may report a death shortly before the exit."""
-        events: list[BackendEvent] = []
-        for number in list(self._exiting):
-            slot = self._slots[number]
-            left, waited_s = running_here(slot.locations.values()), time.monotonic() - slot.lost_s
-            if left and waited_s > EXIT_GRACE_S:
-                kill_here(left)  # Ray can't, for instance because the node has lost its connection
-            if not left or waited_s > EXIT_TIMEOUT_S:
-                events.append(self._report_lost(slot, is_dead=not left))
-        return events
+        """Return the losses of slots whose processes have exited."""
+        return [self._report_lost(slot, is_dead) for slot, is_dead in self._exits.take_exited()]
 
     def _report_lost(self, slot: Slot, is_dead: bool) -> SlotLost:
-        self._exiting.discard(slot.number)
         del self._slots[slot.number]
         assert slot.lost is not None, f"slot {slot.number} is not lost"
-        is_dead = is_dead and all(location.is_here() for location in slot.locations.values())
         may_run = slot.has_had_work and not is_dead
         reason = next(iter(find_stalls(self._setup.settings, slot.attempts).values()), None)
         return SlotLost(slot.number, slot.lost, slot.outcomes_before_loss(), slot.not_begun, may_run, reason)
@@ -371,33 +340,8 @@ class RayWorkerPool:
             self._release(slot)
 
     def _release(self, slot: Slot) -> None:
-        self._note_released((*slot.previous_locations, *slot.locations.values()))
+        self._exits.note_released((*slot.previous_locations, *slot.locations.values()))
         self._cluster.call(partial(release_workers, slot.placement_group, slot.actors))
-
-    def _note_released(self, locations: Iterable[WorkerLocation]) -> None:
-        self._released.update(location for location in locations if location.is_here())
-        if len(self._released) > MAX_RELEASED:
-            self._released = set(running_here(self._released))
-
-    def _end_overdue_gangs(self) -> None:
-        for number in self._gang_grace.check_timeouts():
-            self._gang_grace.remove_task(number)
-            message = f"another node of the gang failed, and this one did not end within {GANG_GRACE_S} s"
-            self._mark_lost(self._slots[cast(int, number)], AttemptFailure("worker_lost", "GangFailed", message))
-
-    def _fail_gangs_without_placement_group(self) -> None:
-        """End gangs that wait for a placement group that was removed: with Ray, they would wait forever."""
-        now_s = time.monotonic()
-        if now_s - self._placement_groups_checked_s < PLACEMENT_GROUP_CHECK_INTERVAL_S:
-            return
-        self._placement_groups_checked_s = now_s
-        for slot in list(self._slots.values()):
-            group = slot.placement_group
-            if group is None or slot.phase is not Phase.STARTING:
-                continue
-            if is_removed(group, self._cluster.head_address):
-                message = "the placement group of the gang was removed before all of its workers had started"
-                self._mark_lost(slot, AttemptFailure("worker_lost", "PlacementGroupRemoved", message))
 
     # --- shutdown ---
 
@@ -407,6 +351,4 @@ class RayWorkerPool:
             with contextlib.suppress(ClusterUnreachableError):  # without it, Ray ends the workers by itself
                 self._release(slot)
         self._slots.clear()
-        self._exiting.clear()
-        end_here(self._released)
-        self._released.clear()
+        self._exits.end_all()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 
@@ -57,12 +58,33 @@ class SlotLost:
 
 @dataclass(frozen=True, slots=True)
 class SlotDraining:
-    """A slot will be taken away soon: its groups may finish, but it should get no others."""
+    """A slot will be taken away soon, or is needed elsewhere: its groups may finish, but it should get no others."""
 
     slot: int
 
 
-BackendEvent: TypeAlias = SlotStarted | WorkEnded | SlotLost | SlotDraining
+@dataclass(frozen=True, slots=True)
+class SlotDelayed:
+    """A slot has not started, because another run of the graph holds what it needs; it is no fault of the cluster's."""
+
+    slot: int
+
+
+BackendEvent: TypeAlias = SlotStarted | WorkEnded | SlotLost | SlotDraining | SlotDelayed
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """The place of a run in its graph.
+
+    Attributes:
+        position: its position in the order of the graph; lower ones go first where resources are short.
+        not_ended: returns the parameters of those runs of the graph that have not ended, by their positions; any thread
+            may call it.
+    """
+
+    position: int
+    not_ended: Callable[[], Mapping[int, RunConfig]]
 
 
 class WorkerBackend(Protocol):
@@ -73,7 +95,7 @@ class WorkerBackend(Protocol):
     """
 
     def start(self, slot: int, memory_factor: float) -> None:
-        """Ask for a slot; `SlotStarted` or `SlotLost` follows."""
+        """Ask for a slot; `SlotStarted` or `SlotLost` follows, after any number of `SlotDelayed`."""
 
     def submit(self, slot: int, groups: Sequence[TaskGroup]) -> None:
         """Assign groups to a slot that is ready, to be run in that order; `WorkEnded` or `SlotLost` follows.

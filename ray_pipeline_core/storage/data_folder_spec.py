@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import re
+import string
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from fsspec import AbstractFileSystem
@@ -54,6 +57,12 @@ def get_data_folder(spec: DataFolderSpec, parameter: str = "logging_dir") -> Dat
             "protocol, such as s3fs for s3://, or correct the URL or the storage options"
         ) from cause_to_show(error)
     return _usable(folder, path, parameter)
+
+
+def default_folder() -> str:
+    """Return the path of a new folder in `logs`, for a run whose user has named none."""
+    letters = "".join(random.choices(string.ascii_lowercase, k=5))
+    return os.path.join("logs", f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}_{letters}")
 
 
 def is_folder_spec(value: object) -> bool:

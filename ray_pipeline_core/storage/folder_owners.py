@@ -60,6 +60,11 @@ def check_parent_folders(name: str, parents: Iterable[DataFolder], later: Iterab
             )
 
 
+def is_among(folder: DataFolder, others: Iterable[DataFolder]) -> bool:
+    """Return whether one of the others is the same folder, however its path is spelled."""
+    return any(_location(folder) == _location(other) for other in others)
+
+
 def _check_surroundings(location: _Location, folder: DataFolder, run_folders: set[_Location]) -> None:
     storage, parts = location
     for end, part in enumerate(parts):

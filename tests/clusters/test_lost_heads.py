@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,26 @@ parameters = {{"tasks": 4, "workers": 2, "mem_per_cpu_gb": 0.1, "logging_dir": {
 report(RayPipelineExecutor([step], **parameters).run)
 """
 
+CHAIN = """
+import time
+from pathlib import Path
+from reporting import report
+from ray_pipeline_core import RayPipelineExecutor
+
+def hold(data, rank, world_size):
+    Path({folder!r}, f"has-begun-{{rank}}").touch()
+    while not Path({gate!r}).exists():
+        time.sleep(0.1)
+
+def link(name, step, *parents, **parameters):
+    folder = Path({folder!r}, name)
+    parameters |= {{"depends": parents, "mem_per_cpu_gb": 0.1, "address": {address!r}}}
+    return RayPipelineExecutor([step], logging_dir=folder, **parameters)
+
+holding, waiting = link("holding", hold, tasks=2), link("waiting", hold, tasks=1)
+report(link("last", hold, holding, waiting).run)
+"""
+
 
 def test_head_that_is_started_anew_ends_the_run_and_the_next_one_goes_on(run_script: RunScript, tmp_path: Path) -> None:
     port, folder, gate = free_port(), tmp_path / "run", tmp_path / "gate"
@@ -41,3 +62,28 @@ def test_head_that_is_started_anew_ends_the_run_and_the_next_one_goes_on(run_scr
     assert f":{port} was started anew while the run used it, so the cluster has forgotten" in answer["message"]
     assert answer["message"].endswith("; start the run again: ranks that have completed are skipped")
     assert (again["completed"], again["skipped"]) == (4, 2)
+
+
+def test_head_that_is_started_anew_ends_a_chain_one_of_whose_executors_waits_for_what_another_holds(
+    run_script: RunScript, tmp_path: Path
+) -> None:
+    port, gate = free_port(), tmp_path / "gate"
+    script = CHAIN.format(gate=str(gate), folder=str(tmp_path), address=f"127.0.0.1:{port}")
+
+    def waits() -> bool:
+        progress = tmp_path / "waiting/progress.json"
+        is_waiting = progress.exists() and json.loads(progress.read_text())["starting"] == 1
+        return is_waiting and len(list(tmp_path.glob("has-begun-*"))) == 2
+
+    with ThreadPoolExecutor() as threads, started_head(Path(sys.executable), port=port) as head:
+        run = threads.submit(run_script, script)
+        wait_for(lambda: run.done() or waits(), "the executor that waits")
+        head.kill()
+        with started_head(Path(sys.executable), port=port):
+            answer = run.result()
+            gate.touch()
+            again = run_script(script)["result"]
+
+    assert answer["error"] == "DependencyFailedError", answer
+    assert f":{port} was started anew while the run used it, so the cluster has forgotten" in answer["message"]
+    assert (again["completed"], again["skipped"]) == (1, 0)

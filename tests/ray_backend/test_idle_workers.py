@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from ray_pipeline_core import RayPipelineExecutor, RetryPolicy, RunIncompleteErr
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.ray_backend import idle_workers, worker_pool
 from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
+from ray_pipeline_core.ray_backend.run_shares import RunShare, RunShares
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from tests.ray_backend import steps
@@ -129,8 +130,8 @@ def test_idle_pool_does_not_count_as_left(chain: Any) -> None:
 def test_worker_that_died_while_it_was_kept_costs_no_retry(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     take = IdleWorkers.take
 
-    def kill_and_take(reserve: IdleWorkers) -> WorkerSet | None:
-        workers = take(reserve)
+    def kill_and_take(reserve: IdleWorkers, share: RunShare) -> WorkerSet | None:
+        workers = take(reserve, share)
         for location in workers.locations if workers else ():
             os.kill(location.pid, signal.SIGKILL)
         return workers
@@ -223,31 +224,45 @@ def idle(name: str) -> WorkerSet:
     return WorkerSet(None, [Actor(name)], (PLACE,))
 
 
+def begin(
+    reserve: IdleWorkers,
+    shares: RunShares,
+    resources: RankResources,
+    later: Sequence[RankResources] = (),
+    position: int = 0,
+) -> RunShare:
+    """Return the share of a run that begins, before others that need these resources."""
+    share = shares.join(position, resources, lambda: later)
+    reserve.begin_run(share)
+    return share
+
+
 def test_reserve_keeps_only_what_a_later_run_asks_for(ended: list[Any]) -> None:
-    reserve = IdleWorkers()
-    reserve.begin_run(ONE_CPU, [TWO_CPUS])
-    assert not reserve.keep(idle("a"))
-    reserve.begin_run(ONE_CPU, [TWO_CPUS, ONE_CPU])
-    assert reserve.keep(idle("b"))
-    reserve.begin_run(TWO_CPUS, [ONE_CPU])
+    reserve, shares = IdleWorkers(), RunShares()
+    run = begin(reserve, shares, ONE_CPU, [TWO_CPUS])
+    assert not reserve.keep(run, idle("a"))
+    run.leave()
+    run = begin(reserve, shares, ONE_CPU, [TWO_CPUS, ONE_CPU])
+    assert reserve.keep(run, idle("b"))
+    run.leave()
+    run = begin(reserve, shares, TWO_CPUS, [ONE_CPU])
     assert ended == ["b"], "the run between needs its resources"
-    assert reserve.take() is None
+    assert reserve.take(run) is None
 
 
 def test_reserve_keeps_no_gpu(ended: list[Any]) -> None:
     reserve = IdleWorkers()
-    reserve.begin_run(ONE_GPU, [ONE_GPU])
-    assert not reserve.keep(idle("a"))
+    assert not reserve.keep(begin(reserve, RunShares(), ONE_GPU, [ONE_GPU]), idle("a"))
 
 
 def test_reserve_ends_what_nobody_takes(ended: list[Any]) -> None:
     now_s = [0.0]
     reserve = IdleWorkers(lambda: now_s[0])
-    reserve.begin_run(ONE_CPU, [ONE_CPU])
+    run = begin(reserve, RunShares(), ONE_CPU, [ONE_CPU])
     for name in "ab":
-        assert reserve.keep(idle(name))
+        assert reserve.keep(run, idle(name))
     now_s[0] = 1.0
-    assert reserve.keep(idle("c"))
+    assert reserve.keep(run, idle("c"))
     reserve.release_overdue()
     assert ended == []
     now_s[0] = IDLE_WORKER_TTL_S + 0.5
@@ -259,10 +274,48 @@ def test_reserve_ends_what_nobody_takes(ended: list[Any]) -> None:
 
 def test_reserve_counts_from_the_begin_of_the_run(ended: list[Any]) -> None:
     now_s = [0.0]
-    reserve = IdleWorkers(lambda: now_s[0])
-    reserve.begin_run(ONE_CPU, [ONE_CPU])
-    assert reserve.keep(idle("a"))
+    reserve, shares = IdleWorkers(lambda: now_s[0]), RunShares()
+    assert reserve.keep(begin(reserve, shares, ONE_CPU, [ONE_CPU]), idle("a"))
     now_s[0] = IDLE_WORKER_TTL_S + 1
-    reserve.begin_run(ONE_CPU, [])
+    begin(reserve, shares, ONE_CPU)
     reserve.release_overdue()
     assert ended == []
+
+
+# --- the reserve of runs that go on at the same time ---
+
+
+def test_worker_is_handed_over_to_the_first_run_that_waits_for_one(ended: list[Any]) -> None:
+    reserve, shares = IdleWorkers(), RunShares()
+    run, second, first = (begin(reserve, shares, ONE_CPU, position=position) for position in (0, 2, 1))
+    assert not reserve.keep(run, idle("a")), "nobody waits"
+    woken: list[int] = []
+    for waiting in (first, second):
+        waiting.waits, waiting.wake = True, partial(woken.append, waiting.position)
+    assert reserve.keep(run, idle("b"))
+    assert sorted(woken) == [1, 2]
+    assert reserve.take(second) is None
+    assert reserve.take(first) is not None
+    assert not reserve.has_for(first)
+
+
+def test_worker_is_not_kept_while_a_run_waits_for_its_resources(ended: list[Any]) -> None:
+    reserve, shares = IdleWorkers(), RunShares()
+    run = begin(reserve, shares, ONE_CPU, [ONE_CPU])
+    other = begin(reserve, shares, TWO_CPUS, position=1)
+    assert reserve.keep(run, idle("a"))
+    other.waits = True
+    assert not reserve.keep(run, idle("b"))
+    reserve.end_others(other)
+    assert ended == ["a"]
+
+
+def test_run_with_workers_of_its_own_takes_none(ended: list[Any]) -> None:
+    reserve, shares = IdleWorkers(), RunShares()
+    run = begin(reserve, shares, ONE_CPU, [ONE_CPU])
+    assert reserve.keep(run, idle("a"))
+    new = shares.join(1, ONE_CPU, is_reusable=False)
+    assert reserve.take(new) is None
+    reserve.begin_run(new)
+    assert ended == ["a"]
+    assert not reserve.keep(new, idle("b"))

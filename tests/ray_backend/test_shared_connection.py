@@ -48,6 +48,23 @@ with ThreadPoolExecutor() as threads:
     end(long, "long")
 print("connected", ray.is_initialized(), flush=True)
 """
+GRAPH = """
+advice = []
+handler = logging.Handler(logging.WARNING)
+handler.emit = lambda record: advice.append(record.getMessage())
+logging.getLogger("ray_pipeline_core.ray_backend.connection").addHandler(handler)
+parents = [held("one"), held("two")]
+with ThreadPoolExecutor() as threads:
+    last = make("last", do_nothing)
+    last.depends = parents
+    run = threads.submit(last.run)
+    for name in ("one", "two"):
+        wait_for_start(name)
+    for name in ("one", "two"):
+        (folder / f"gate-{name}").touch()
+    end(run, "last")
+print("connected", ray.is_initialized(), *advice, flush=True)
+"""
 CLOSED = """
 advice = []
 handler = logging.Handler(logging.WARNING)
@@ -99,6 +116,10 @@ def run(folder: Path, script: str) -> list[str]:
 def test_runs_of_one_process_share_a_cluster_that_ends_with_the_last(tmp_path: Path) -> None:
     lines = run(tmp_path, SHARED)
     assert lines[-4:] == ["short True", "connected True", "long True", "connected False"]
+
+
+def test_executors_of_a_graph_that_run_at_the_same_time_start_one_cluster(tmp_path: Path) -> None:
+    assert run(tmp_path, GRAPH)[-2:] == ["last True", "connected False"]
 
 
 def test_run_whose_connection_other_code_closes_ends_in_order(tmp_path: Path) -> None:

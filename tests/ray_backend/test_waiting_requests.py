@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import ray
 
-from ray_pipeline_core.ray_backend.waiting_requests import CHECK_INTERVAL_S, WaitingRequests, find_waiting, shape_of
+from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.ray_backend.resource_state import shape_of
+from ray_pipeline_core.ray_backend.run_shares import RunShares
+from ray_pipeline_core.ray_backend.waiting_requests import CHECK_INTERVAL_S, WaitingRequests, find_waiting
 from tests.support.clocks import ManualClock
 from tests.support.waiting import wait_for
 
@@ -59,10 +62,17 @@ def test_nothing_is_told_while_the_run_holds_nothing(caplog: pytest.LogCaptureFi
     assert warnings_after([{shape_of(ONE_GPU): 1}] * 3, caplog, running=0) == []
 
 
-def test_ray_tells_which_requests_wait(ray_cluster: Any) -> None:
+def test_ray_tells_which_requests_wait_beside_those_of_other_runs_of_the_graph(ray_cluster: Any) -> None:
     task: Any = ray.remote(lambda: None)
     ref = task.options(num_cpus=0, resources={"scanner": 1000}).remote()
+    shares = RunShares()
+    share = shares.join(0, RankResources(cpus=1, memory_bytes=0, gpus=0))
+    shape, head = shape_of({"scanner": 1000}), ray.get_runtime_context().gcs_address
     try:
-        wait_for(lambda: find_waiting()[shape_of({"scanner": 1000})] == 1, "the request")
+        wait_for(lambda: find_waiting(share, head)[shape] == 1, "the request")
+        options = {"resources": {"scanner": 1000}}
+        other = shares.join(1, RankResources(cpus=0, memory_bytes=0, gpus=0, ray_options=options))
+        other.requested = 1
+        assert find_waiting(share, head)[shape] == 0
     finally:
         ray.cancel(ref)

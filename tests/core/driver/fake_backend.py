@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray_pipeline_core.driver.task_manager import MAX_STARTING
-from ray_pipeline_core.scheduling.backend import BackendEvent, SlotDraining, SlotLost, SlotStarted, WorkEnded
+from ray_pipeline_core.scheduling.backend import (
+    BackendEvent,
+    SlotDelayed,
+    SlotDraining,
+    SlotLost,
+    SlotStarted,
+    WorkEnded,
+)
 from ray_pipeline_core.scheduling.batching import BATCH_TIME_LIMIT_S
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure, RankOutcome
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
@@ -36,11 +43,13 @@ class Start:
         after_s: How long the start takes, in seconds.
         failure: Why the slot is lost instead; None if it gets ready.
         draining: Whether its node is reported as draining just before the slot is ready.
+        delayed_s: When another run is reported to hold what the slot needs, in seconds.
     """
 
     after_s: float = 1.0
     failure: AttemptFailure | None = None
     draining: bool = False
+    delayed_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,8 @@ class FakeBackend:
         self.started.append((self.clock(), memory_factor))
         self._count_slots()
         start = self._start(memory_factor)
+        for delayed_s in start.delayed_s:
+            self._later(delayed_s, SlotDelayed(slot))
         if start.failure is not None:
             self._later(start.after_s, SlotLost(slot, start.failure))
         else:

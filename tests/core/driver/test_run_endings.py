@@ -28,12 +28,11 @@ from ray_pipeline_core import (
     RunObserver,
     RunResult,
 )
-from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver import pipeline_run
 from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.graph import run_graph
 from ray_pipeline_core.driver.run_stats import RunStats
-from ray_pipeline_core.scheduling.backend import BackendEvent, SlotLost, WorkerBackend
+from ray_pipeline_core.scheduling.backend import BackendEvent, RunPlace, SlotLost, WorkerBackend
 from ray_pipeline_core.scheduling.outcomes import AttemptFailure
 from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.run_limits import RunStopped
@@ -70,7 +69,7 @@ class NoWorkers:
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, place: RunPlace, check: Callable[[], None]) -> WorkerBackend:
         raise self._error
 
     def close(self) -> None:
@@ -82,9 +81,9 @@ class KeepsSetup(NoWorkers):
 
     setup: WorkerSetup
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, place: RunPlace, check: Callable[[], None]) -> WorkerBackend:
         self.setup = setup
-        return super().backend_for(setup, later, check)
+        return super().backend_for(setup, place, check)
 
 
 @pytest.mark.parametrize(("given_s", "expected_s"), [(None, pipeline_run.STORE_CALL_TIMEOUT_S), (5.0, 5.0)])
@@ -108,7 +107,7 @@ class Workers:
     def __init__(self, make: Callable[[WorkerSetup], WorkerBackend]) -> None:
         self._make = make
 
-    def backend_for(self, setup: WorkerSetup, later: Sequence[RunConfig], check: Callable[[], None]) -> WorkerBackend:
+    def backend_for(self, setup: WorkerSetup, place: RunPlace, check: Callable[[], None]) -> WorkerBackend:
         return self._make(setup)
 
     def close(self) -> None:

@@ -427,6 +427,17 @@ def test_run_ends_when_no_slot_starts_in_time() -> None:
     assert loop.tracker.settled == set()
 
 
+def test_time_while_other_runs_hold_what_a_slot_needs_does_not_count() -> None:
+    delayed = Start(NEVER, delayed_s=(20, 45, 70))
+    loop = make_loop(3, workers=2, start=lambda factor: delayed, startup_timeout=30)
+    with pytest.raises(ResourcesUnavailableError, match="startup_timeout=30 s"):
+        loop.run()
+    assert 100 < loop.clock() <= 101
+
+    loop = make_loop(3, workers=2, start=lambda factor: Start(90, delayed_s=(20, 45, 70)), startup_timeout=30).run()
+    assert len(loop.tracker.completed) == 3
+
+
 def test_run_goes_on_when_only_further_slots_do_not_start() -> None:
     delays = iter([29.0])
     start = lambda factor: Start(next(delays, NEVER))  # noqa: E731

@@ -6,7 +6,9 @@ import contextlib
 import json
 import pickle
 import ssl
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from ray_pipeline_core import (
     MailNotifier,
     RayPipelineExecutor,
     RunIncompleteError,
+    RunObserver,
+    RunPlan,
     RunResult,
     WebhookNotifier,
 )
@@ -80,6 +84,29 @@ def test_first_failure_is_posted_once_and_then_the_end(hook: HookServer, run: Ru
     assert (last["event"], last["title"]) == ("run_finished", "clean: 2 of 4 ranks failed")
     assert last["run"]["failure_groups"][0]["count"] == 2
     assert "2 failed: error: ValueError: in step" in last["text"]
+
+
+def test_notifier_of_runs_that_go_on_at_the_same_time_names_each(hook: HookServer, tmp_path: Path) -> None:
+    notifier, both_began = WebhookNotifier(hook.url), threading.Barrier(2)
+
+    class Meeting(RunObserver):
+        def on_run_started(self, plan: RunPlan) -> None:
+            both_began.wait(60)
+
+    def run_one(name: str) -> None:
+        executor = RayPipelineExecutor(
+            [fail_from_rank_2], tasks=4, logging_dir=tmp_path / name, observers=[notifier, Meeting()]
+        )
+        with contextlib.suppress(RunIncompleteError):
+            run_in_process(executor)
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(run_one, ("clean", "count")))
+
+    assert sorted(str(content["title"]) for _, _, content in hook.posts) == [
+        *("clean: 2 of 4 ranks failed", "clean: a first rank has failed"),
+        *("count: 2 of 4 ranks failed", "count: a first rank has failed"),
+    ]
 
 
 @pytest.mark.parametrize(

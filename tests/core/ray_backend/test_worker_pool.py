@@ -16,8 +16,9 @@ import ray
 
 from ray_pipeline_core.config import RankResources
 from ray_pipeline_core.processes import process_start
-from ray_pipeline_core.ray_backend import idle_workers, worker_location, worker_pool
+from ray_pipeline_core.ray_backend import idle_workers, worker_exits, worker_location, worker_pool
 from ray_pipeline_core.ray_backend.idle_workers import IDLE_WORKER_TTL_S, IdleWorkers, WorkerSet
+from ray_pipeline_core.ray_backend.run_shares import RunShare, RunShares
 from ray_pipeline_core.ray_backend.slot import Phase, Slot
 from ray_pipeline_core.ray_backend.worker_location import WorkerLocation
 from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
@@ -34,6 +35,7 @@ class FakeCluster:
     """Notes whether a call goes on that can be given up."""
 
     is_embedded = False
+    head_address = None
 
     def __init__(self) -> None:
         self.is_calling = False
@@ -61,6 +63,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     monkeypatch.setattr(ray, "put", call_ray)
     monkeypatch.setattr(idle_workers, "release_workers", call_ray)
     monkeypatch.setattr(worker_pool, "release_workers", call_ray)
+    monkeypatch.setattr(worker_pool, "cluster_nodes", lambda: call_ray() and [])
     return cluster
 
 
@@ -79,14 +82,14 @@ def lose_worker(pool: RayWorkerPool, location: WorkerLocation, submitted_s: floa
     slot = Slot(0, None, [None], locations={0: location}, phase=Phase.BUSY, submitted_s=submitted_s)
     pool._slots[0] = slot
     pool._mark_lost(slot, AttemptFailure("worker_lost", "ActorDiedError", "its node has died"))
-    pool._await_exit(slot)
+    pool._exits.wait_for(slot)
 
 
-def make_pool(cluster: FakeCluster, reserve: IdleWorkers) -> RayWorkerPool:
+def make_pool(cluster: FakeCluster, reserve: IdleWorkers, share: RunShare | None = None) -> RayWorkerPool:
     config = SimpleNamespace(resources=ONE_CPU, tasks_per_job=1)
     setup: Any = SimpleNamespace(config=config, packed_pipeline=b"", settings=None, attempt_numbers=None)
     made_of: Any = cluster
-    pool = RayWorkerPool(made_of, setup, reserve)
+    pool = RayWorkerPool(made_of, setup, reserve, share or RunShares().join(0, ONE_CPU))
     quiet: Any = SimpleNamespace(refresh=set, is_due=lambda: False)
     pool._draining = pool._waiting_requests = quiet
     return pool
@@ -97,39 +100,39 @@ def test_idle_workers_are_ended_by_calls_that_can_be_given_up(
 ) -> None:
     now_s = [0.0]
     reserve = IdleWorkers(lambda: now_s[0])
-    reserve.begin_run(ONE_CPU, [ONE_CPU])
-    pool = make_pool(cluster, reserve)
+    share = RunShares().join(0, ONE_CPU, lambda: [ONE_CPU])
+    pool = make_pool(cluster, reserve, share)
     monkeypatch.setattr(pool, "_prepare", lambda slot: None)
     monkeypatch.setattr(pool, "_start_new", lambda slot, memory_factor: None)
 
-    reserve.keep(WorkerSet(None, [], ()))
+    assert reserve.keep(share, WorkerSet(None, [], ()))
     now_s[0] = IDLE_WORKER_TTL_S + 1
     pool.poll(0)
-    assert reserve.take() is None
+    assert reserve.take(share) is None
 
-    reserve.keep(WorkerSet(None, [], ()))
+    assert reserve.keep(share, WorkerSet(None, [], ()))
     pool.start(0, 2.0)
-    assert reserve.take() is None
+    assert reserve.take(share) is None
 
 
 def test_pool_remembers_only_ended_workers_that_it_may_have_to_kill(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool(cluster, IdleWorkers())
-    monkeypatch.setattr(worker_pool, "MAX_RELEASED", 2)
+    monkeypatch.setattr(worker_exits, "MAX_RELEASED", 2)
     here = WorkerLocation.of_this_process("node", "10.0.0.1")
     elsewhere, *ended = replace(here, machine="another"), *(replace(here, process_start=str(n)) for n in range(2))
 
     for location in (elsewhere, here, *ended):
         pool._on_answer(7, 0, location, None)  # the slot was retired while it was starting
 
-    assert pool._released == {here}
+    assert pool._exits._released == {here}
 
 
 def test_lost_worker_on_this_machine_is_dead_when_its_loss_is_reported(
     cluster: FakeCluster, stopped_worker: WorkerLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_pool, "EXIT_GRACE_S", 0.1)
+    monkeypatch.setattr(worker_exits, "EXIT_GRACE_S", 0.1)
     pool = make_pool(cluster, IdleWorkers())
     lose_worker(pool, stopped_worker)
 
