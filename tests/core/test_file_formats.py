@@ -97,7 +97,9 @@ def test_every_field_of_the_history_is_still_written(tmp_path: Path) -> None:
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "attempts/history.jsonl").read_text().splitlines()]
+    """Return the attempts by number and rank; the order in which ranks start depends on earlier times."""
+    lines = [json.loads(line) for line in (folder / "attempts/history.jsonl").read_text().splitlines()]
+    return sorted(lines, key=lambda line: (line["attempt"], line["rank"]))
 
 
 def test_recorded_result_is_read_with_all_that_it_says() -> None:
