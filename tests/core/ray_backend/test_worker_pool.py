@@ -34,6 +34,7 @@ class FakeCluster:
     """Notes whether a call goes on that can be given up."""
 
     is_embedded = False
+    head_address = None
 
     def __init__(self) -> None:
         self.is_calling = False
