@@ -30,6 +30,14 @@ _CONFIG: Mapping[str, Entry] = {
         "The pattern of `InputFiles` is empty or no string.",
         "Pass a pattern of paths below the folder, such as `**/*.csv`.",
     ),
+    "InputFiles.glob={glob}: is no pattern of paths below the folder ({error})": Entry(
+        "The pattern of `InputFiles` leads out of the folder, or has `**` beside other characters.",
+        "Pass a pattern such as `**/*.csv`, in which `**` stands alone between slashes.",
+    ),
+    "InputFiles.path={value}: is no folder; correct the path, or mount the disk that it is on": Entry(
+        "The local folder of `InputFiles` is missing, or is a file. It is not taken for an empty one, since all outputs would then be replaced by empty ones.",
+        "Correct the path, mount the disk, or create the folder if it is empty indeed.",
+    ),
     "InputFiles.rank_bytes={value}: must be a number of bytes above 0, or a string such as '256MB' or '1.5GiB'": Entry(
         "The size of a rank is 0, negative, or in a form that is not understood.",
         "Pass a number of bytes, or a number with a unit: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB.",
@@ -69,6 +77,10 @@ _CONFIG: Mapping[str, Entry] = {
     "inputs={source}: has no input, so there is nothing to run; correct the path and the pattern, or start the run when there are inputs": Entry(
         "The source lists nothing, and no earlier run of this folder had inputs.",
         "Correct the path and the pattern of `InputFiles`, or start the run when there is something.",
+    ),
+    "inputs={source}: lists {own} of the run folder {url}; choose a logging_dir outside of the source, or a pattern that leaves it out": Entry(
+        "The run folder is in the folder of the inputs, so the run would read what it writes, and find news each time.",
+        "Choose a `logging_dir` elsewhere, or a `glob` that matches the inputs alone.",
     ),
     "inputs={values}: must not have the same value twice": Entry(
         "A value is in the list of inputs twice, so it can't be told which is which in the next run.",
@@ -1259,6 +1271,7 @@ ENTRIES: Mapping[str, Entry] = {
 """What the page says, by message."""
 
 NEVER_SHOWN: Mapping[str, str] = {
+    "'..' leads out of it": "A ConfigError about the pattern says it.",
     "a format of another release": "A warning about executor.json says it instead.",
     "a rank is missing": "A RunFolderMismatchError says it instead.",
     "its last line is cut off": "A RunFolderMismatchError says it instead.",

@@ -47,7 +47,7 @@ def play_night(folder: str, run: Callable[[RayPipelineExecutor], RunResult] = Ra
     clean, totals = topological_order(refresh(folder))
     reasons = clean.plan().reasons
     result = run(totals)
-    inputs = [json.loads(line) for line in Path(folder, "runs/clean/inputs.jsonl").read_text().splitlines()]
+    inputs = [json.loads(line) for line in Path(folder, "runs/clean/inputs.jsonl").read_bytes().splitlines()]
     yield f"read {sum(file['rank'] in reasons for file in inputs)} of {len(inputs)} files"
     yield from (f"clean, rank {rank}: {reason.replace(f'{folder}/', '')}" for rank, reason in reasons.items())
     yield from (f"totals: {reason}" for reason in result.reasons)

@@ -17,6 +17,7 @@ from ray_pipeline_core.inputs.deal import Deal, Share
 from ray_pipeline_core.inputs.items import InputItem, by_key, digest_of
 from ray_pipeline_core.rank_failures import format_ranks
 from ray_pipeline_core.redaction import redact_url, shown
+from ray_pipeline_core.storage.folder_owners import check_inputs
 from ray_pipeline_core.storage.run_folder import EXECUTOR_FILE, INPUTS_FILE, RunFolder, parse_rank
 
 MISSING, NEW_INPUT, STEPS_CHANGED, NOT_SKIPPED = "missing", "new input", "steps changed", "skip_completed=False"
@@ -69,7 +70,7 @@ def inspect_folder(spec: RunSpec, parents_to_run: Collection[str] = ()) -> Folde
 
     Raises:
         RunFolderMismatchError: its ranks were completed by another pipeline.
-        ConfigError: the source of the inputs lists none, and never has.
+        ConfigError: the source of the inputs lists none, and never has; or it lists files of the run folder.
     """
     executor, is_damaged = _read_executor(spec.folder)
     parents = generations_of(spec.parents) | {url: "" for url in parents_to_run}
@@ -78,7 +79,7 @@ def inspect_folder(spec: RunSpec, parents_to_run: Collection[str] = ()) -> Folde
     inspect = partial(_Inspection, spec, executor, is_damaged, parents)
     if digest is not None and digest == executor.get("inputs_digest"):
         state = inspect(None).state()
-        if len(state.completed) == state.world_size:
+        if len(state.completed) == state.world_size and spec.folder.has_inputs():
             return replace(state, inputs_digest=digest)
     return replace(inspect(items).state(), inputs_digest=digest)
 
@@ -165,7 +166,8 @@ class _Inspection:
     def _refresh(self, markers: Sequence[str] | None) -> tuple[RefreshedDeal | None, Deal | None]:
         """Return the deal of this run and the stored one; None if there are no inputs."""
         spec = self._spec
-        had_inputs = stored_fingerprint(self._executor).get("inputs", False) if self._executor else False
+        earlier = stored_fingerprint(self._executor) if self._executor else {}
+        had_inputs = earlier.get("inputs", False)
         if self._items is None:
             return None, stored_deal(spec) if had_inputs and spec.source is None else None
         stored, listed = stored_deal(spec), by_key(spec.source, self._items)
@@ -174,11 +176,13 @@ class _Inspection:
                 f"inputs={shown(spec.source)}: has no input, so there is nothing to run; correct the path and the "
                 "pattern, or start the run when there are inputs"
             )
+        check_inputs(spec.source, listed, spec.folder.folder)
         kept: Collection[int] = ()
         if "inputs" not in spec.rerun_on and spec.config.skip_completed and stored is not None:
             kept = spec.folder.completed_ranks(stored.world_size, markers)
         rank_weight = getattr(spec.source, "rank_bytes", None)
-        return refresh_deal(stored, listed, spec.config.tasks, rank_weight, kept), stored
+        at_least = earlier.get("world_size", 0) if had_inputs else 0
+        return refresh_deal(stored, listed, spec.config.tasks, rank_weight, kept, at_least), stored
 
     def _world_size_without_news(self) -> int:
         """Return the number of ranks where there are no inputs, or they are those that were dealt."""

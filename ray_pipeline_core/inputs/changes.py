@@ -47,6 +47,7 @@ def refresh_deal(
     tasks: int,
     rank_weight: float | None = None,
     kept: Collection[int] = (),
+    at_least: int = 0,
 ) -> RefreshedDeal:
     """Compare a deal with what is listed now.
 
@@ -58,15 +59,14 @@ def refresh_deal(
         tasks: the number of ranks of a first deal.
         rank_weight: the weight that a rank should have, at most; None = what the ranks have on average.
         kept: ranks that keep the items that they were dealt, whatever has changed.
+        at_least: the number of ranks of a deal that is lost: all that have written something get their turn again.
     """
     if stored is None or not stored.shares:
-        deal = first_deal(list(listed.values()), tasks, rank_weight)
+        deal = first_deal(list(listed.values()), tasks, rank_weight).with_ranks(at_least)
         return RefreshedDeal(deal, new_ranks=range(deal.world_size))
     changes = dict(_changes(stored, listed))
-    shares = [
-        share if rank in kept or rank not in changes else _renewed(share, listed)
-        for rank, share in enumerate(stored.shares)
-    ]
+    # An item may have another weight though its version is the same.
+    shares = [share if rank in kept else _renewed(share, listed) for rank, share in enumerate(stored.shares)]
     dealt = {item.key for share in stored.shares for item in share}
     shares += _new_shares([item for key, item in listed.items() if key not in dealt], stored, tasks, rank_weight)
     return RefreshedDeal(Deal(tuple(shares)), changes, range(stored.world_size, len(shares)))

@@ -51,6 +51,10 @@ class Deal:
         dealt = [len(share) for share in self.shares if share]
         return sum(dealt) / len(dealt) if dealt else 0.0
 
+    def with_ranks(self, at_least: int) -> Deal:
+        """Return the same deal with more ranks, which have nothing, if there are fewer."""
+        return Deal((*self.shares, *[()] * (at_least - self.world_size)))
+
     def to_bytes(self) -> bytes:
         """Return the content of `inputs.jsonl`: a line per input, and one without a path for a rank that has none."""
         lines = io.StringIO()

@@ -11,10 +11,12 @@ from typing import IO, Any, cast
 
 from fsspec.core import OpenFile, get_compression
 
+from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.inputs.at_hand import begun
 from ray_pipeline_core.inputs.items import InputItem
 from ray_pipeline_core.inputs.listing import FilePattern, list_files, listed_version
 from ray_pipeline_core.inputs.versions import content_version, local_version, stored_version
+from ray_pipeline_core.redaction import redact_url, shown
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.data_folder_spec import DataFolderSpec, get_data_folder
 from ray_pipeline_core.validation import is_amount, plain, require
@@ -62,6 +64,7 @@ class InputFiles:
     Args:
         path: the folder, as a path or URL, or in any other form that `logging_dir` takes.
         glob: the pattern of the files' paths below it: `*` matches within a name, `**` any number of directories.
+            Links are followed. A file that is there under two names is two inputs if both match.
         storage_options: options of the filesystem, as for fsspec.
         rank_bytes: bytes that a rank should have, at most on average, such as "256MB"; it replaces the executor's
             `tasks`. None = as many ranks as `tasks`, and later ranks as large as these.
@@ -98,7 +101,7 @@ class InputFiles:
         self._opened: tuple[DataFolderSpec, DataFolder] | None = None
 
     def __repr__(self) -> str:
-        path = self.path if isinstance(self.path, str) else self.folder.url
+        path = redact_url(self.path) if isinstance(self.path, str) else self.folder.url
         return f"InputFiles({path!r}, glob={self.glob!r})"
 
     @property
@@ -123,12 +126,24 @@ class InputFiles:
 
         Raises:
             RunFolderAccessError: the folder can't be listed.
+            ConfigError: it is local and missing, as when a disk is not mounted; or the pattern is none.
         """
         folder = self.folder
-        files = list_files(folder, FilePattern(self.glob.strip("/")))
+        is_there = not folder.is_local() or os.path.isdir(folder.path)
+        require(
+            is_there, "InputFiles.path", folder.path, "is no folder; correct the path, or mount the disk that it is on"
+        )
+        files = list_files(folder, self._pattern())
         root = folder.resolve_paths("").rstrip("/")
         items = [InputItem(f"{root}/{path}", size, version) for path, size, version in files]
         return self._with_hashes(folder, items) if self.content_hash else items
+
+    def _pattern(self) -> FilePattern:
+        try:
+            return FilePattern(self.glob.strip("/"))
+        except ValueError as error:
+            allowed = "is no pattern of paths below the folder"
+            raise ConfigError(f"InputFiles.glob={shown(self.glob)}: {allowed} ({error})") from None
 
     def _with_hashes(self, folder: DataFolder, items: Sequence[InputItem]) -> Iterable[InputItem]:
         versions = self.current_versions(items)

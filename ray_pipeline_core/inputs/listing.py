@@ -22,11 +22,17 @@ FoundFile = tuple[str, int, str]
 
 
 class FilePattern:
-    """A glob pattern of paths below a folder: `*` and `?` match within a name, `**` any number of directories."""
+    """A glob pattern of paths below a folder: `*` and `?` match within a name, `**` any number of directories.
+
+    Raises:
+        ValueError: it is none.
+    """
 
     def __init__(self, pattern: str) -> None:
         self.matches: Callable[[str], object] = re.compile(glob_translate(pattern)).fullmatch
         *directories, _ = pattern.split("/")
+        if ".." in directories:
+            raise ValueError("'..' leads out of it")
         fixed = next((i for i, part in enumerate(directories) if has_magic(part)), len(directories))
         self.start = "/".join(directories[:fixed])
         self._depth = None if "**" in pattern else len(directories)
@@ -47,22 +53,22 @@ def list_files(folder: DataFolder, pattern: FilePattern) -> Iterator[FoundFile]:
 
 
 def _find_local(folder: DataFolder, pattern: FilePattern) -> Iterator[FoundFile]:
-    seen: set[tuple[int, int]] = set()  # links may lead back to a directory above them
-    waiting = [pattern.start]
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(pattern.start, frozenset())]
     while waiting:
-        directory = waiting.pop()
+        directory, above = waiting.pop()
         full = folder.resolve_paths(directory)
         with StorageErrors("list", full):
             try:
                 status = os.stat(full)
-                entries = [] if (status.st_dev, status.st_ino) in seen else list(os.scandir(full))
+                here = (status.st_dev, status.st_ino)
+                entries = [] if here in above else list(os.scandir(full))  # links may lead back
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            above |= {here}
             for entry in entries:
                 path = f"{directory}/{entry.name}" if directory else entry.name
                 if entry.is_dir():
-                    waiting += [path] if pattern.may_match_below(path) else []
+                    waiting += [(path, above)] if pattern.may_match_below(path) else []
                 elif (found := _stat(entry)) is not None:
                     yield path, found.st_size, local_version(found)
 

@@ -301,6 +301,10 @@ class RunFolder:
         except FileNotFoundError:
             return None
 
+    def has_inputs(self) -> bool:
+        """Return whether what `write_inputs` wrote is there."""
+        return self._size(INPUTS_FILE) > 0
+
     def remove_inputs(self) -> None:
         """Remove what says which rank gets which inputs, if it is there."""
         self.folder.remove_many([INPUTS_FILE])

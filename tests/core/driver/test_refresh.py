@@ -12,9 +12,11 @@ import pytest
 
 from ray_pipeline_core import (
     ConfigError,
+    DependencyFailedError,
     InputFile,
     InputFiles,
     InputItem,
+    PipelineStep,
     RayPipelineExecutor,
     Refresh,
     RunFolderMismatchError,
@@ -66,7 +68,8 @@ class Night:
     def parent(self, factor: int = 1, **parameters: Any) -> RayPipelineExecutor:
         defaults: dict[str, Any] = {"tasks": 3, "inputs": InputFiles(self.source), "name": "add up"}
         step = partial(add_up, folder=self.parts, factor=factor)
-        return RayPipelineExecutor([step], logging_dir=str(self.root / "run/add"), **defaults | parameters)
+        defaults["logging_dir"] = str(self.root / "run/add")
+        return RayPipelineExecutor([step], **defaults | parameters)
 
     def child(self, parent: RayPipelineExecutor | str | None = None, **parameters: Any) -> RayPipelineExecutor:
         depends = self.parent() if parent is None else parent
@@ -91,7 +94,7 @@ class Night:
         return found
 
     def rank_of(self, name: str) -> int:
-        lines = map(json.loads, (self.root / "run/add/inputs.jsonl").read_text().splitlines())
+        lines = map(json.loads, (self.root / "run/add/inputs.jsonl").read_bytes().splitlines())
         return next(int(line["rank"]) for line in lines if line["path"] == str(self.source / name))
 
 
@@ -385,6 +388,50 @@ def test_lost_deal_makes_all_ranks_run_again(night: Night) -> None:
     assert sum(count for _, count in calls) == 7
 
 
+def test_lost_deal_leaves_no_output_behind(night: Night) -> None:
+    night.run(night.child(night.parent(tasks=6)))
+    for name in ("f4", "f5"):
+        (night.source / name).unlink()
+    (night.root / "run/add/inputs.jsonl").unlink()
+    night.run(night.child(night.parent(tasks=2)))
+    assert night.total() == night.wanted()
+    assert night.parent().world_size == 6, "ranks that have nothing any more have written nothing"
+
+
+def test_rank_that_runs_after_all_gets_its_inputs_though_the_deal_is_lost(night: Night) -> None:
+    night.run(night.parent())
+    (night.root / "run/add/inputs.jsonl").unlink()
+    (night.root / "run/add/stats/00001.json").write_text("damaged")
+    calls.clear()
+    night.run(night.parent())
+    assert sum(count for _, count in calls) == 6
+
+
+def test_run_folder_is_no_input(night: Night) -> None:
+    run = str(night.source / "run")
+    with pytest.raises(ConfigError, match=r"lists run\.lock of the run folder .*in/run"):
+        run_in_process(night.parent(logging_dir=run))
+    night.run(night.parent(logging_dir=run, inputs=InputFiles(night.source, "*")))
+    night.write("new", 1)
+    assert night.run(night.parent(logging_dir=run, inputs=InputFiles(night.source, "*"))).reasons == {"new input": 1}
+
+
+def test_inputs_may_be_below_the_run_folder(night: Night) -> None:
+    for _ in range(2):
+        result = night.run(night.parent(logging_dir=str(night.root)))
+    assert (result.world_size, result.reasons) == (3, {})
+
+
+def test_folder_that_is_missing_is_not_taken_for_an_empty_one(night: Night) -> None:
+    night.run()
+    night.source.rename(night.root / "moved")
+    with pytest.raises(DependencyFailedError, match=r"InputFiles\.path='.*/in': is no folder"):
+        run_in_process(night.child())
+    assert "is no folder" in night.parent().plan().warnings[0]
+    (night.root / "moved").rename(night.source)
+    assert night.run().reasons == {}
+
+
 def test_parent_object_that_succeeded_is_asked_for_news_again(night: Night) -> None:
     child = night.child()
     night.run(child)
@@ -436,3 +483,75 @@ def test_wrong_refresh_is_refused(night: Night) -> None:
         night.parent(refresh=["inputs"])
     with pytest.raises(ConfigError, match=r"Refresh\.on_stale=5"):
         Refresh(on_stale=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "ü\u2028x", "100%20", "[x]*?", "{{ ds }}", "#q?x=1", "back\\slash", "~", "$HOME", "a::b", "\udcff"]
+)
+def test_file_of_any_name_is_read_once_per_version(night: Night, name: str) -> None:
+    night.write(name, 7_000_000)
+    night.run()
+    assert night.run().reasons == {}
+    night.write(name, 9_000_000)
+    calls.clear()
+    night.run()
+    assert calls == [(night.rank_of(name), calls[0][1]), "total"]
+    assert night.total() == night.wanted()
+
+
+def test_file_that_becomes_a_directory_is_gone(night: Night) -> None:
+    night.run()
+    (night.source / "f0").unlink()
+    (night.source / "f0").mkdir()
+    night.write("f0/new", 3)
+    night.run()
+    assert night.total() == 111_110 + 3
+
+
+class Count(PipelineStep):
+    def run(self, data: Iterable[InputFile], rank: int = 0, world_size: int = 1) -> None:
+        for file in data:
+            self.stat_update("number", value=int(Path(file.path).read_text()), unit="file")
+
+
+@pytest.mark.parametrize("files", [6, 150])  # more than a hundred ranks have a cache of their stats
+def test_stats_count_each_input_once(night: Night, files: int) -> None:
+    for number in range(files):
+        night.write(f"more{number}", number)
+
+    def counted() -> int:
+        night.run(
+            RayPipelineExecutor([Count()], files, inputs=InputFiles(night.source), logging_dir=f"{night.root}/run")
+        )
+        [step] = json.loads((night.root / "run/stats.json").read_text())
+        total: int = step["stats"]["number"]["total"]
+        return total
+
+    assert counted() == night.wanted()
+    night.write("f1", 11)
+    (night.source / "f2").unlink()
+    night.write("new", 5)
+    for _ in range(2):
+        assert counted() == night.wanted()
+
+
+def test_outputs_of_datatrove_of_files_that_are_gone_are_removed_if_asked_to(night: Night) -> None:
+    readers = pytest.importorskip("datatrove.pipeline.readers")
+    writers = pytest.importorskip("datatrove.pipeline.writers")
+    source, out = night.root / "documents", night.root / "out"
+    source.mkdir()
+    for name in ("a", "b"):
+        (source / name).write_text(json.dumps({"text": name, "id": name}))
+
+    def remove_output(rank: int, inputs_before: tuple[InputFile, ...]) -> None:
+        (out / f"{rank:05}.jsonl").unlink(missing_ok=True)
+
+    def run() -> list[str]:
+        steps = [readers.JsonlReader(str(source)), writers.JsonlWriter(str(out), compression=None)]
+        parameters: dict[str, Any] = {"inputs": InputFiles(source), "refresh": Refresh(on_stale=remove_output)}
+        night.run(RayPipelineExecutor(steps, 2, logging_dir=str(night.root / "run"), **parameters))
+        return sorted(json.loads(path.read_text())["text"] for path in out.iterdir())
+
+    assert run() == ["a", "b"]
+    (source / "a").unlink()
+    assert run() == ["b"]

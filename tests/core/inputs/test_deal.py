@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ray_pipeline_core.inputs.changes import Change, refresh_deal
@@ -146,6 +146,7 @@ nights = st.lists(
 )
 
 
+@example([{"a": (0, "x")}, {"a": (1, "x")}], 1, None)
 @given(nights, st.integers(1, 4), st.one_of(st.none(), st.integers(1, 10)))
 def test_no_rank_is_renumbered_over_any_nights(
     listings: list[dict[str, tuple[int, str]]], tasks: int, rank_weight: float | None

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,24 @@ def test_pattern_selects_files(source: DataFolder, glob: str, found: list[str]) 
     assert sorted(items_of(source, glob)) == found
 
 
-def test_folder_that_is_missing_has_no_files(source: DataFolder) -> None:
-    assert items_of(source) == {}
+def test_folder_that_is_missing_has_no_files_unless_it_is_local(source: DataFolder) -> None:
+    if source.is_local():
+        with pytest.raises(ConfigError, match=r"InputFiles\.path=.*: is no folder"):
+            items_of(source)
+    else:
+        assert items_of(source) == {}
+
+
+def test_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").touch()
+    with pytest.raises(ConfigError, match=r"InputFiles\.path=.*: is no folder"):
+        items_of(get_data_folder(tmp_path / "in"))
+
+
+@pytest.mark.parametrize("glob", ["**.csv", "../*.csv", "2026/../../*"])
+def test_pattern_that_names_nothing_below_the_folder_is_refused(tmp_path: Path, glob: str) -> None:
+    with pytest.raises(ConfigError, match=rf"InputFiles\.glob={re.escape(repr(glob))}: is no pattern of paths below"):
+        items_of(get_data_folder(tmp_path), glob)
 
 
 @pytest.mark.parametrize(("name", "pack"), [("a.txt", bytes), ("a.txt.gz", gzip.compress), ("a.bz2", bz2.compress)])
@@ -184,6 +201,18 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert sorted(items_of(get_data_folder(tmp_path / "in"))) == ["deep/a", "linked/b"]
 
 
+def test_pattern_finds_what_other_names_lead_to_as_well(tmp_path: Path) -> None:
+    for day in range(10):
+        folder = tmp_path / f"in/2026-01-0{day}"
+        folder.mkdir(parents=True)
+        (folder / "a").write_text("a")
+        for name in ("0", "newest", "z"):  # the order of a directory is any
+            (tmp_path / f"in/{name}{day}").symlink_to(folder)
+    wanted = [f"2026-01-0{day}/a" for day in range(10)]
+    assert sorted(items_of(get_data_folder(tmp_path / "in"), "2026-*/*")) == wanted
+    assert sorted(items_of(get_data_folder(tmp_path / "in"), "newest*/*")) == [f"newest{day}/a" for day in range(10)]
+
+
 def test_time_alone_is_a_change_on_a_local_disk(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     before = items_of(get_data_folder(tmp_path))
@@ -200,6 +229,7 @@ def test_folder_that_cannot_be_listed_is_an_error(s3_endpoint: str) -> None:
 def test_storage_options_are_secret() -> None:
     inputs = InputFiles("s3://bucket/in", storage_options={"key": "k", "secret": "hunter2"})
     assert repr(inputs) == "InputFiles('s3://bucket/in', glob='**/*')"
+    assert repr(InputFiles("ftp://me:hunter2@host/in")) == "InputFiles('ftp://host/in', glob='**/*')"
     assert "hunter2" not in repr(inputs)
     assert "hunter2" not in repr(InputFile("s3://bucket/in/a", 1, None, inputs.folder))
 
