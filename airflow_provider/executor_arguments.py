@@ -13,7 +13,7 @@ from ray_pipeline_core import ConfigError, RayPipelineExecutor
 EXECUTOR_ARGUMENTS = tuple(name for name in inspect.signature(RayPipelineExecutor).parameters if name != "depends")
 """The executor's parameters that the operator also has."""
 
-TEMPLATE_FIELDS = ("pipeline", "pipeline_kwargs", "logging_dir", "name", "tasks", "workers", "address")
+TEMPLATE_FIELDS = ("pipeline", "pipeline_kwargs", "logging_dir", "name", "tasks", "workers", "inputs", "address")
 """Parameters that may be templates, or XComs of other tasks."""
 
 _INTEGERS = ("tasks", "workers")

@@ -41,16 +41,17 @@ def ray_pipeline_task_group(group_id: str, executor: RayPipelineExecutor, **oper
     tasks: dict[int, RayPipelineOperator] = {}
     order = topological_order(executor)
     for node, task_id in zip(order, _task_ids(order), strict=True):
-        task = RayPipelineOperator(task_id=task_id, task_group=group, **_parameters(node), **operator_kwargs)
-        task.parent_folders = tuple(map(split_folder, node.parent_folders))
+        parameters = _parameters(node, order)
+        folders = parameters.pop("depends")
+        task = RayPipelineOperator(task_id=task_id, task_group=group, **parameters, **operator_kwargs)
+        task.parent_folders = tuple(map(split_folder, folders))
         task.set_upstream([tasks[id(parent)] for parent in node.dependencies])
         tasks[id(node)] = task
     return group
 
 
-def _parameters(executor: RayPipelineExecutor) -> dict[str, Any]:
-    parameters = executor.parameters()
-    del parameters["depends"]
+def _parameters(executor: RayPipelineExecutor, graph: list[RayPipelineExecutor]) -> dict[str, Any]:
+    parameters = executor.parameters_in(graph)
     # A folder or name generated while the DAG is parsed would differ from parse to parse, and from try to try.
     if executor.has_default_folder:
         parameters["logging_dir"] = None

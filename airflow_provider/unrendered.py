@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ray_pipeline_core import InputFiles
+
 
 class Unrendered:
     """A value that Airflow must not render; the UI and the stored DAG have a string in its place.
@@ -39,6 +41,13 @@ def unrendered_steps(pipeline: Any) -> Any:
     if isinstance(pipeline, Sequence) and not isinstance(pipeline, str):
         return Unrendered(pipeline, [_shown_step(step) for step in pipeline])
     return pipeline
+
+
+def unrendered_source(inputs: Any) -> Any:
+    """Wrap an object that lists inputs, except for files and lists, in which Airflow finds templates."""
+    if callable(getattr(inputs, "list", None)) and not isinstance(inputs, InputFiles):
+        return Unrendered(inputs, type(inputs).__qualname__)
+    return inputs
 
 
 def unwrap(value: Any) -> Any:

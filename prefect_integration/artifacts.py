@@ -127,6 +127,7 @@ def failure_rows(result: RunResult) -> list[dict[str, Any]]:
             "kind": failure.kind,
             "attempts": failure.attempts,
             "error": f"{failure.error_type}: {failure.message}",
+            "input": failure.input or "",
             "node": failure.node or "",
             "log": failure.log or "",
         }

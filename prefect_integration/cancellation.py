@@ -66,8 +66,9 @@ def _poll_flow_runs(ended: threading.Event, stop: Callable[[], None]) -> None:
                 logger.debug("could not read the state of the flow run: %s", error)
             if cancelled:
                 stop()
-        if cancelled and not _has_runner():
+        if cancelled:
             # The flow must end first: the server rejects its final state as long as the flow run is *Cancelling*.
+            # Also where there is a runner: those of Prefect 3.4 forget a process that has ended before they look at it.
             time.sleep(CONFIRM_DELAY_S)
             _set_cancelled(client, cancelled)
 

@@ -11,6 +11,8 @@ from weakref import WeakValueDictionary
 
 from prefect import Flow
 
+from prefect_integration.prefect_versions import FINDS_ATTRIBUTES
+
 REGISTRY = "ray_pipeline_flows"
 """The name, in the user's module, of the object whose attributes are its flows."""
 
@@ -44,9 +46,13 @@ def register(flow: Flow[..., Any]) -> None:
     """
     module = _module_being_executed()
     name = module.get("__name__", "__main__")
-    flow.fn.__qualname__ = f"{REGISTRY}.{module.setdefault(REGISTRY, FlowRegistry()).add(flow)}"
+    path = f"{REGISTRY}.{module.setdefault(REGISTRY, FlowRegistry()).add(flow)}"
+    flow.fn.__qualname__ = path
+    if not FINDS_ATTRIBUTES:
+        flow.fn.__name__ = path
+        module[path] = flow
     flow.__module__ = name
-    flow._entrypoint = f"{module.get('__file__', name)}:{flow.fn.__qualname__}"
+    flow._entrypoint = f"{module.get('__file__', name)}:{path}"
 
 
 def _module_being_executed() -> dict[str, Any]:

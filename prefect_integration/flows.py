@@ -100,7 +100,7 @@ def executor_specs(executor: RayPipelineExecutor) -> tuple[ExecutorSpec, ...]:
     return tuple(
         ExecutorSpec(
             node.name,
-            node.parameters() | {"depends": list(node.parent_folders), "address": address},
+            node.parameters_in(order) | {"address": address},
             tuple(positions[id(parent)] for parent in node.dependencies),
             node.run_on_dependency_fail,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ray_pipeline_core.config import RankResources, RetryPolicy, RunConfig
+from ray_pipeline_core.config import RankResources, Refresh, RetryPolicy, RunConfig
 from ray_pipeline_core.errors import (
     ClusterAuthError,
     ClusterError,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ray_pipeline_core.driver.planning import RunOptions
     from ray_pipeline_core.driver.task_manager import RayTaskManager
     from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
+    from ray_pipeline_core.inputs.files import InputFile, InputFiles
+    from ray_pipeline_core.inputs.items import InputItem
     from ray_pipeline_core.observers.mail import MailNotifier
     from ray_pipeline_core.observers.progress_log import ProgressLog
     from ray_pipeline_core.observers.webhook import WebhookNotifier
@@ -50,6 +52,9 @@ __all__ = [
     "ConfigError",
     "DataFolder",
     "DependencyFailedError",
+    "InputFile",
+    "InputFiles",
+    "InputItem",
     "MailNotifier",
     "PipelineLoadError",
     "PipelineStats",
@@ -62,6 +67,7 @@ __all__ = [
     "RayPipelineError",
     "RayPipelineExecutor",
     "RayTaskManager",
+    "Refresh",
     "ResourcesUnavailableError",
     "RetryPolicy",
     "RunCancelledError",
@@ -88,6 +94,9 @@ __all__ = [
 
 # Loaded at first use, as is the version: fsspec takes most of the import time, and RankWorker needs Ray.
 _LAZY = {
+    "InputFile": "ray_pipeline_core.inputs.files",
+    "InputFiles": "ray_pipeline_core.inputs.files",
+    "InputItem": "ray_pipeline_core.inputs.items",
     "MailNotifier": "ray_pipeline_core.observers.mail",
     "ProgressLog": "ray_pipeline_core.observers.progress_log",
     "RunOptions": "ray_pipeline_core.driver.planning",

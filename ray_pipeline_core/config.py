@@ -38,6 +38,7 @@ _TIME_ALLOWED = (
     "must be a number above 0, in seconds, or a string such as '24:00:00' or '1-12:00:00' (a day and 12 hours)"
 )
 _RETRY_ALLOWED = "must be a RetryPolicy, such as RetryPolicy(max_retries=3)"
+_REFRESH_ALLOWED = "must be a Refresh, such as Refresh(rerun_on=['inputs'])"
 # How far, in ranks, `max_failed_ranks * tasks` may be below a whole number and still be rounded up to it.
 _FAILED_RANKS_TOLERANCE = 1e-6
 # Ray options that would conflict with the run's control of its workers, and what to use instead.
@@ -125,6 +126,40 @@ def _take_plain_numbers(parameters: RetryPolicy | RunConfig) -> None:
         object.__setattr__(parameters, name, plain(value))
 
 
+RERUN_ON = ("inputs", "parents", "steps")
+"""The changes that can make a completed rank stale."""
+DEFAULT_RERUN_ON = ("inputs", "parents")
+"""Those that do, unless the user chooses others, in a graph in which an executor has inputs."""
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """Which changes make completed ranks run again, and what is to be done before they do.
+
+    Attributes:
+        rerun_on: some of "inputs" (one of the rank's inputs has changed or is gone), "parents" (ranks of a parent have
+            run since) and "steps" (the list of steps or their parameters). What is not among them is only a warning.
+            None = inputs and parents if an executor of the graph has `inputs`, else nothing.
+        on_stale: function that the driver calls with a rank and a tuple of the inputs that it had before (as the first
+            step gets them) when these have changed or when a completed rank has to run again, to remove what it has
+            written. After a crash it may be called again.
+    """
+
+    rerun_on: Collection[str] | None = None
+    on_stale: Callable[[int, tuple[Any, ...]], object] | None = None
+
+    def __post_init__(self) -> None:
+        changes: Any = self.rerun_on
+        is_list = isinstance(changes, Collection) and not isinstance(changes, str)
+        ok = changes is None or (is_list and all(change in RERUN_ON for change in changes))
+        require(ok, "Refresh.rerun_on", changes, f"must be a list of some of {RERUN_ON}, or None")
+        if changes is not None:
+            object.__setattr__(self, "rerun_on", tuple(sorted(changes)))
+        on_stale = self.on_stale
+        allowed = "must be a function of a rank and its former inputs, or None"
+        require(on_stale is None or callable(on_stale), "Refresh.on_stale", on_stale, allowed)
+
+
 @dataclass(frozen=True)
 class RankResources:
     """The resources that a rank group reserves on each of its nodes.
@@ -193,6 +228,7 @@ class RunConfig:
     run_timeout: float | None = None
     runtime_env: Mapping[str, Any] | None = None
     run_on_dependency_fail: bool = False
+    refresh: Refresh = Refresh()
 
     def __post_init__(self) -> None:
         _take_plain_numbers(self)
@@ -221,6 +257,7 @@ class RunConfig:
             require_limit("run_timeout", self.run_timeout)
         require_limit("startup_timeout", self.startup_timeout)
         require(isinstance(self.retry, RetryPolicy), "retry", self.retry, _RETRY_ALLOWED)
+        require(isinstance(self.refresh, Refresh), "refresh", self.refresh, _REFRESH_ALLOWED)
         allowed = self.max_failed_ranks
         allowed_ok = is_number(allowed) and allowed >= 0 and (allowed < 1 or float(allowed).is_integer())
         require(

@@ -7,13 +7,14 @@ import os
 import random
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast, overload
 
-from ray_pipeline_core.config import RetryPolicy, RunConfig
+from ray_pipeline_core.config import DEFAULT_RERUN_ON, Refresh, RetryPolicy, RunConfig
 from ray_pipeline_core.datatrove_parameters import (
     NONE_IS_DEFAULT,
     foreign_parameters_refused,
@@ -25,6 +26,7 @@ from ray_pipeline_core.driver.graph import OptionsOf, execution_order, plan_grap
 from ray_pipeline_core.driver.planning import RunOptions
 from ray_pipeline_core.errors import ConfigError
 from ray_pipeline_core.events import RunObserver
+from ray_pipeline_core.inputs.items import InputSource, as_source
 from ray_pipeline_core.pipeline import PipelineSpec, check_pipeline
 from ray_pipeline_core.ray_backend.session import RaySession
 from ray_pipeline_core.redaction import redact, shown
@@ -98,6 +100,10 @@ class RayPipelineExecutor:
         runtime_env: Ray's runtime environment of the workers. Local folders in it are uploaded to the cluster.
         run_on_dependency_fail: run this one also if a run that it depends on has failed; it is still waited for. The
             result then has a warning that names what failed.
+        inputs: what is dealt to the ranks: `InputFiles`, a list of values, or any object with
+            `list() -> Iterable[InputItem]`. The first step gets the inputs of its rank, and `tasks` counts for the
+            first run of a folder alone.
+        refresh: which changes of inputs, parents and steps make completed ranks run again.
         observers: objects with some of the methods of `RunObserver`.
         address: a Ray address; None takes the connected cluster, else `RAY_ADDRESS`, else an embedded one.
 
@@ -129,6 +135,7 @@ class RayPipelineExecutor:
     run_timeout = _ConfigField[float | None]()
     runtime_env = _ConfigField[Mapping[str, Any] | None]()
     run_on_dependency_fail = _ConfigField[bool]()
+    refresh = _ConfigField[Refresh]()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Warn of methods that datatrove calls while it runs, and this executor does not."""
@@ -164,6 +171,8 @@ class RayPipelineExecutor:
         run_timeout: float | None = None,
         runtime_env: Mapping[str, Any] | None = None,
         run_on_dependency_fail: bool = False,
+        inputs: InputSource | Sequence[Any] | None = None,
+        refresh: Refresh = Refresh(),  # noqa: B008 - frozen, and the documented default
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
     ) -> None:
@@ -175,6 +184,7 @@ class RayPipelineExecutor:
         self.pipeline = pipeline
         self.pipeline_kwargs = dict(pipeline_kwargs) if pipeline_kwargs is not None else None
         self.depends = _with_folders(depends)
+        self.inputs, self.source = inputs, as_source(inputs)
         self.has_default_folder = logging_dir is None
         self.logging_dir: DataFolder = get_data_folder(_default_folder() if logging_dir is None else logging_dir)
         self.name = redact(name or Path(self.logging_dir.path).name or "run")
@@ -206,7 +216,7 @@ class RayPipelineExecutor:
         # Whether executors depend on one another in a circle is known when all are connected: the next run checks it.
         alone: dict[str, Any] = parameters | {"depends": None}
         changed = vars(RayPipelineExecutor(**alone)) | {"depends": depends}
-        vars(self).update((key, changed[key]) for key in ("config", *_PARAMETERS) if key in changed)
+        vars(self).update((key, changed[key]) for key in ("config", "source", *_PARAMETERS) if key in changed)
         self.completed_result = None  # it was the result with other parameters
         if name == "logging_dir":
             self.has_default_folder = value is None
@@ -280,8 +290,25 @@ class RayPipelineExecutor:
     def parameters(self) -> dict[str, Any]:
         """Return every constructor argument by name, with the run folder resolved: they make an equal executor."""
         config = {name: getattr(self.config, name) for name in RunConfig.__dataclass_fields__}
-        own = ("pipeline", "pipeline_kwargs", "depends", "logging_dir", "name", "observers", "address")
+        own = ("pipeline", "pipeline_kwargs", "depends", "logging_dir", "name", "inputs", "observers", "address")
         return config | {name: getattr(self, name) for name in own}
+
+    def parameters_in(self, graph: Sequence[RayPipelineExecutor]) -> dict[str, Any]:
+        """Return the constructor arguments of an executor that does this one's part of a graph in a run of its own.
+
+        For orchestrators, which run the executors that it depends on themselves. It depends on nothing but run folders:
+        on those of its parents as well if an executor of the graph has inputs, so that it runs again when they have.
+
+        Args:
+            graph: all executors of the graph, as `topological_order` returns them.
+        """
+        depends: list[DataFolder] = list(self.parent_folders)
+        parameters = self.parameters()
+        if any(node.inputs is not None for node in graph):
+            depends += [parent.logging_dir for parent in self.dependencies if not parent.has_default_folder]
+            if self.refresh.rerun_on is None:
+                parameters["refresh"] = replace(self.refresh, rerun_on=DEFAULT_RERUN_ON)
+        return parameters | {"depends": depends}
 
     @property
     def dependencies(self) -> tuple[RayPipelineExecutor, ...]:
@@ -295,14 +322,16 @@ class RayPipelineExecutor:
 
     @property
     def world_size(self) -> int:
-        """Number of ranks."""
-        return self.config.tasks
+        """Number of ranks; with `inputs`, what the newest run in the run folder had, or `tasks` before the first."""
+        if self.source is None:
+            return self.config.tasks
+        return RunFolder(self.logging_dir).recorded_world_size() or self.config.tasks
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"completed_result": None} | state)
 
     def __repr__(self) -> str:
-        return f"RayPipelineExecutor(name={self.name!r}, tasks={self.world_size}, logging_dir={self.logging_dir.url!r})"
+        return f"RayPipelineExecutor(name={self.name!r}, tasks={self.tasks}, logging_dir={self.logging_dir.url!r})"
 
 
 _PARAMETERS = tuple(inspect.signature(RayPipelineExecutor).parameters)

@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
@@ -27,30 +27,43 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """World size and steps of a run.
+    """What a run's ranks are, and its steps.
 
     Attributes:
         world_size: number of ranks.
+        inputs: whether the ranks are dealt inputs; then their number may grow.
         steps: one mapping per step: `step`, the qualified name of its type with the step's own name, and
             `parameters`, the string of each parameter that has a stable one.
     """
 
     world_size: int
     steps: tuple[Mapping[str, Any], ...]
+    inputs: bool = False
 
     @classmethod
-    def of(cls, steps: Sequence[Step], world_size: int) -> Fingerprint:
+    def of(cls, steps: Sequence[Step], world_size: int, inputs: bool = False) -> Fingerprint:
         """Return the fingerprint of a pipeline that runs on `world_size` ranks."""
-        return cls(world_size, tuple(describe_step(step) for step in steps))
+        return cls(world_size, tuple(describe_step(step) for step in steps), inputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {"world_size": self.world_size, "steps": [dict(step) for step in self.steps]}
+        steps = [dict(step) for step in self.steps]
+        return {"world_size": self.world_size, "steps": steps} | ({"inputs": True} if self.inputs else {})
+
+    def has_same_ranks(self, earlier: Mapping[str, Any]) -> bool:
+        """Return whether the ranks of a folder with the fingerprint `earlier` are the ranks of this one."""
+        is_dealt = earlier.get("inputs", False) is True
+        return is_dealt == self.inputs and (is_dealt or earlier.get("world_size") == self.world_size)
 
     def differences(self, earlier: Mapping[str, Any]) -> list[str]:
         """Return why a folder with the fingerprint `earlier` must not be continued; nothing if it may be."""
         found = []
-        if earlier.get("world_size") != self.world_size:
+        is_dealt = earlier.get("inputs", False) is True
+        if self.inputs and not is_dealt:
+            found.append(f"it was cut into {earlier.get('world_size')} ranks by number, now its ranks get inputs")
+        elif is_dealt and not self.inputs:
+            found.append("its ranks got inputs, now there are no inputs")
+        elif not is_dealt and earlier.get("world_size") != self.world_size:
             found.append(f"it was cut into {earlier.get('world_size')} ranks, now into {self.world_size}")
         before = [redact(str(step.get("step"))) for step in earlier.get("steps") or ()]
         now = [step["step"] for step in self.steps]
@@ -85,28 +98,32 @@ def stored_fingerprint(executor: Mapping[str, Any]) -> dict[str, Any]:
     if not (isinstance(fingerprint, dict) and is_integer(fingerprint.get("world_size"))):
         raise ValueError("no fingerprint")
     steps = fingerprint.get("steps")
+    ranks = {"world_size": fingerprint["world_size"], "inputs": fingerprint.get("inputs", False) is True}
     if steps is None:
-        return {"world_size": fingerprint["world_size"]}
+        return ranks
     if not (isinstance(steps, list) and all(map(_is_described_step, steps))):
         raise ValueError("no steps")
-    return {"world_size": fingerprint["world_size"], "steps": steps}
+    return ranks | {"steps": steps}
 
 
 @dataclass(frozen=True)
 class OlderRanks:
-    """Completed ranks that ran with other parameters than the newest run of their folder.
+    """Completed ranks that ran with other parameters, or after other runs of the parents, than the newest run.
 
     Attributes:
         steps: the steps of that run, as in a fingerprint.
         ranks: the ranks.
+        parents: the generations of the parents at that run, by their folders.
     """
 
     steps: Sequence[Mapping[str, Any]]
     ranks: frozenset[int]
+    parents: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
-        return {"ranks": format_ranks(sorted(self.ranks)), "steps": [dict(step) for step in self.steps]}
+        plain = {"ranks": format_ranks(sorted(self.ranks)), "steps": [dict(step) for step in self.steps]}
+        return plain | ({"parents": dict(self.parents)} if self.parents else {})
 
 
 def stored_older_ranks(executor: Mapping[str, Any], world_size: int) -> list[OlderRanks]:
@@ -118,14 +135,17 @@ def stored_older_ranks(executor: Mapping[str, Any], world_size: int) -> list[Old
     entries = executor.get("older_ranks", [])
     if not (isinstance(entries, list) and all(map(_is_older_ranks, entries))):
         raise ValueError("no older ranks")
-    return [OlderRanks(entry["steps"], frozenset(parse_ranks(entry["ranks"], world_size))) for entry in entries]
+    return [
+        OlderRanks(entry["steps"], frozenset(parse_ranks(entry["ranks"], world_size)), entry.get("parents", {}))
+        for entry in entries
+    ]
 
 
 def _is_older_ranks(entry: object) -> bool:
     if not (isinstance(entry, dict) and isinstance(entry.get("ranks"), str)):
         return False
-    steps = entry.get("steps")
-    return isinstance(steps, list) and all(map(_is_described_step, steps))
+    steps, parents = entry.get("steps"), entry.get("parents", {})
+    return isinstance(steps, list) and all(map(_is_described_step, steps)) and isinstance(parents, dict)
 
 
 def _is_described_step(step: object) -> bool:

@@ -177,7 +177,7 @@ def pack_pipeline(steps: Sequence[Step], by_value: Collection[str] = ()) -> byte
         ) from cause_to_show(error)
 
 
-def pack_function(function: Callable[..., Any], parameter: str, by_value: Collection[str] = ()) -> bytes:
+def pack_function(function: object, parameter: str, by_value: Collection[str] = ()) -> bytes:
     """Return a pickled function, which is the value of `parameter`.
 
     Raises:

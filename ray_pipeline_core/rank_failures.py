@@ -35,6 +35,7 @@ class RankFailure:
         message: one sentence, with the name of the step if a step raised the exception.
         node: the node's address, if known.
         log: full path or URL of the log of the last attempt, if there is one.
+        input: the input that the rank was at work on, such as the path of a file, if it is known.
     """
 
     rank: int
@@ -44,10 +45,12 @@ class RankFailure:
     message: str = ""
     node: str | None = None
     log: str | None = None
+    input: str | None = None
 
     def __str__(self) -> str:
         summary = f"rank {self.rank}: {self.kind} after {self.attempts} attempt(s): {self.error_type}: {self.message}"
-        return f"{summary} (log: {self.log})" if self.log else summary
+        places = [f"{name}: {place}" for name, place in (("input", self.input), ("log", self.log)) if place]
+        return f"{summary} ({', '.join(places)})" if places else summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from functools import cached_property
@@ -41,6 +42,8 @@ class RunResult:
         max_failed_ranks: number of ranks that were allowed to fail.
         error: the error that ended the run early, or why its end could not be stored; None if there was neither. What
             failed ranks have raised is in `failed`.
+        reasons: why ranks were to be run, as numbers of ranks: by "missing", "new input", "input changed",
+            "input gone", "parent ran", "steps changed" and "skip_completed=False".
     """
 
     name: str
@@ -58,6 +61,7 @@ class RunResult:
     cancelled: bool = False
     max_failed_ranks: int = 0
     error: str | None = None
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -86,6 +90,7 @@ class RunResult:
             "started_at": self.started_at.isoformat(),
             "stats": json_value(self.stats),
             "warnings": list(self.warnings),
+            "reasons": dict(self.reasons),
         }
 
     @classmethod
@@ -113,6 +118,15 @@ class RunResult:
             f"{len(self.failed)} failed, {self.retries} retries, {self.preemptions} preemptions "
             f"in {self.duration_s:.1f} s; run folder: {self.logging_dir}"
         )
+
+
+def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
+    """Return how many ranks have which kind of reason, the most frequent first."""
+    return dict(Counter(map(_kind_of_reason, reasons)).most_common())
+
+
+def _kind_of_reason(reason: str) -> str:
+    return "parent ran" if reason.startswith("parent ") else reason.partition(": ")[0]
 
 
 def _known_fields(value_class: type[Any], plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +163,7 @@ class RunPlan:
         world_size: number of ranks.
         completed_ranks: ranks whose marker exists and that would be skipped.
         pending_ranks: ranks that would run.
-        groups: the rank groups they form.
+        groups: the rank groups they form, in the order in which they would start.
         steps: one line per step.
         resources_per_group: Ray resources of one group on each of its `nodes` nodes.
         nodes: nodes per group.
@@ -159,6 +173,8 @@ class RunPlan:
         dependency_order: names of all executors in the order in which they would run, this one last.
         logging_dir: full path or URL of the run folder.
         warnings: warnings for the user before the start.
+        reasons: why each of the pending ranks would run: "missing", "new input", "input changed: PATH",
+            "input gone: PATH", "parent NAME ran", "steps changed" or "skip_completed=False".
     """
 
     name: str
@@ -175,6 +191,7 @@ class RunPlan:
     dependency_order: tuple[str, ...]
     logging_dir: str
     warnings: tuple[str, ...] = field(default=())
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -191,6 +208,7 @@ class RunPlan:
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         return plain | {
             "groups": [list(group) for group in self.groups],
+            "reasons": {str(rank): reason for rank, reason in self.reasons.items()},
             "done": self.done,
             "pending": self.pending,
         }
@@ -204,6 +222,12 @@ class RunPlan:
             f"  each group: {self.nodes} node(s) x {self.resources_per_group}; the cluster has room for: {room}",
             f"  run folder: {self.logging_dir}",
             *(f"  step: {step}" for step in self.steps),
+            *(f"  {count} rank(s): {kind}" for kind, count in self._counted_reasons().items()),
             *(f"  warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
+
+    def _counted_reasons(self) -> dict[str, int]:
+        """Return how many ranks have which kind of reason; none if they are only missing."""
+        counts = count_reasons(self.reasons.values())
+        return {} if counts.keys() == {"missing"} else counts

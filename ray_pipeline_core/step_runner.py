@@ -31,13 +31,14 @@ _LAZY_TYPES = (GeneratorType, map, filter, itertools.starmap)
 _FUTURES = (Future, AsyncResult)
 
 
-def run_pipeline(steps: Sequence[Step], rank: int, world_size: int) -> PipelineStats:
+def run_pipeline(steps: Sequence[Step], rank: int, world_size: int, inputs: Any = None) -> PipelineStats:
     """Run the steps for one rank, consume the iterable that the last one returns, and close all generators.
 
     Args:
         steps: a new copy of the pipeline; the stats of its steps are updated.
         rank: the shard, in [0, world_size).
         world_size: the number of shards.
+        inputs: the data of the first step.
 
     Returns:
         The stats of all callable steps, in the order of the steps.
@@ -49,7 +50,7 @@ def run_pipeline(steps: Sequence[Step], rank: int, world_size: int) -> PipelineS
     clock = _StepClock()
     runs = [_step_run(index, step, clock) for index, step in enumerate(steps) if callable(step)]
     try:
-        _call_steps(steps, runs, rank, world_size)
+        _call_steps(steps, runs, rank, world_size, inputs)
     except BaseException:
         _log_cleanup_errors(_close(runs))
         raise
@@ -62,8 +63,8 @@ def run_pipeline(steps: Sequence[Step], rank: int, world_size: int) -> PipelineS
     return PipelineStats.from_steps(runs)
 
 
-def _call_steps(steps: Sequence[Step], runs: Sequence[_StepRun], rank: int, world_size: int) -> None:
-    data: Any = None
+def _call_steps(steps: Sequence[Step], runs: Sequence[_StepRun], rank: int, world_size: int, inputs: Any) -> None:
+    data = inputs
     callables = iter(runs)
     for step in steps:
         data = next(callables)(data, rank, world_size) if callable(step) else step

@@ -80,7 +80,13 @@ class _InProcessBackend:
         if groups is None:
             return [SlotStarted(slot)]
         attempts = [
-            RankAttempt(rank, self._number(rank, group), group.attempt > 1, is_first=position == 0)
+            RankAttempt(
+                rank,
+                self._number(rank, group),
+                group.attempt > 1,
+                is_first=position == 0,
+                share=self._setup.share_of(rank),
+            )
             for group in groups
             for position, rank in enumerate(group.ranks)
         ]

@@ -36,6 +36,8 @@ def is_integer(value: Any) -> TypeGuard[int]:
 
 def is_number(value: Any) -> bool:
     """Return whether `value` is a number that a float can hold, other than NaN; booleans are not."""
+    if type(value) is int and -sys.maxsize <= value <= sys.maxsize:
+        return True  # most are, and there may be a million
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,23 +18,24 @@ from airflow_provider.executor_arguments import (
     split_folder,
     with_trigger_rule,
 )
-from airflow_provider.unrendered import unrendered, unrendered_steps, unwrap
+from airflow_provider.run_reports import StopIfKilled, nothing_was_run
+from airflow_provider.unrendered import unrendered, unrendered_source, unrendered_steps, unwrap
 from airflow_provider.xcom import as_xcom
 from ray_pipeline_core import (
     RayPipelineError,
     RayPipelineExecutor,
+    Refresh,
     RetryPolicy,
     RunCancelledError,
     RunIncompleteError,
     RunObserver,
     RunOptions,
-    RunPlan,
     RunResult,
 )
 
 __all__ = ["RayPipelineOperator"]
 
-_NEVER_RENDERED = ("ray_remote_kwargs", "runtime_env", "observers")
+_NEVER_RENDERED = ("ray_remote_kwargs", "runtime_env", "refresh", "observers")
 
 
 class RayPipelineOperator(BaseOperator):
@@ -55,6 +57,8 @@ class RayPipelineOperator(BaseOperator):
         run_on_dependency_fail: run this task also if upstream tasks have failed, once all of them have ended: its
             `trigger_rule` is "all_done", unless it is given. A mapped task needs it in `partial()` itself.
         address: a Ray address; may be a template.
+        inputs: what is dealt to the ranks; `path` and `glob` of `InputFiles`, and values of a list, may be templates.
+            Give a `logging_dir` that is the same for all DAG runs: the default is a folder for each.
         ray_conn_id: must be None; Airflow connections are not supported yet.
         runtime_env: Ray's runtime environment of the workers; never rendered, because Airflow stores rendered values.
         on_kill: what happens to the run when the Airflow task is killed; must be "stop", which ends it.
@@ -71,7 +75,8 @@ class RayPipelineOperator(BaseOperator):
     template_fields: Sequence[str] = TEMPLATE_FIELDS  # pyright: ignore[reportIncompatibleVariableOverride]
     template_fields_renderers: ClassVar[dict[str, str]] = {"pipeline_kwargs": "json"}
     shallow_copy_attrs: Sequence[str] = (
-        *("pipeline", "ray_remote_kwargs", "runtime_env", "observers", "_storage", "parent_folders"),
+        *("pipeline", "ray_remote_kwargs", "runtime_env", "inputs", "refresh", "observers", "_storage"),
+        "parent_folders",
     )
 
     pipeline: Any
@@ -80,6 +85,7 @@ class RayPipelineOperator(BaseOperator):
     name: Any
     tasks: Any
     workers: Any
+    inputs: Any
     address: Any
 
     def __init__(
@@ -109,6 +115,8 @@ class RayPipelineOperator(BaseOperator):
         run_timeout: float | None = None,
         runtime_env: Mapping[str, Any] | None = None,
         run_on_dependency_fail: bool = False,
+        inputs: Any = None,
+        refresh: Refresh = Refresh(),  # noqa: B008 - immutable, and the executor's default
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
         ray_conn_id: str | None = None,
@@ -121,11 +129,12 @@ class RayPipelineOperator(BaseOperator):
         super().__init__(**with_trigger_rule(kwargs, run_on_dependency_fail))
         self.parent_folders: tuple[tuple[Any, Any], ...] = ()
         arguments["pipeline"] = unrendered_steps(arguments["pipeline"])
+        arguments["inputs"] = unrendered_source(arguments["inputs"])
         arguments["logging_dir"], self._storage = split_folder(arguments["logging_dir"])
         for key, value in arguments.items():
             setattr(self, key, value)
         self._executor: RayPipelineExecutor | None = None
-        self._killed = False
+        self.is_killed = False
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
@@ -136,6 +145,11 @@ class RayPipelineOperator(BaseOperator):
         if split_folder(kwargs.get("logging_dir"))[1] is not None:
             wrapped["logging_dir"] = unrendered(kwargs["logging_dir"])
         return super().partial(**with_trigger_rule({**kwargs, **wrapped}, kwargs.get("run_on_dependency_fail", False)))
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Render the templates, those of `inputs` in a copy: the DAG's own object is for all runs."""
+        self.inputs = copy.copy(self.inputs)
+        super().render_template_fields(context, jinja_env)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the ranks that are not completed.
@@ -156,7 +170,7 @@ class RayPipelineOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Stop the run; `execute`, which Airflow does not interrupt, then raises."""
-        self._killed = True
+        self.is_killed = True
         if self._executor is not None:
             self._executor.stop()
 
@@ -164,17 +178,13 @@ class RayPipelineOperator(BaseOperator):
         arguments = {key: unwrap(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
         parents = [(self.render_template(path, context), fs) for path, fs in self.parent_folders]
         self._executor = make_executor(arguments, self._storage, context["ti"], parents)  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        if self._killed:
+        if self.is_killed:
             raise RunCancelledError(
                 f"run {self._executor.name!r} was stopped before it started; clear the task to run it"
             )
-        result = self._executor.run(options_of=lambda node: RunOptions((_StopIfKilled(self),)))
+        result = self._executor.run(options_of=lambda node: RunOptions((StopIfKilled(self),)))
         if result.skipped == result.world_size:
-            self.log.warning(
-                "Nothing was run: every rank was completed by an earlier run of %s; pass another logging_dir, or "
-                "skip_completed=False, to run them again",
-                result.logging_dir,
-            )
+            self.log.warning(nothing_was_run(result, has_inputs=self._executor.inputs is not None))
         return result
 
     def _push_result(self, context: Context, result: RunResult) -> None:
@@ -186,14 +196,3 @@ class RayPipelineOperator(BaseOperator):
             self.log.exception(
                 "could not push the result of the failed run to XCom; read result.json in %s", result.logging_dir
             )
-
-
-class _StopIfKilled(RunObserver):
-    """Stops a run whose task was killed before the run had begun, when there was nothing to stop yet."""
-
-    def __init__(self, operator: RayPipelineOperator) -> None:
-        self._operator = operator
-
-    def on_run_started(self, plan: RunPlan) -> None:
-        if self._operator._killed:
-            self._operator.on_kill()

@@ -17,11 +17,14 @@ GROUPS = (
     "merging",
     "busy_slots",
     "simulation",
+    "makespan",
     "gangs",
     "payload",
     "recovery",
     "batches",
     "stock_cluster",
+    "refresh",
+    "ray_data",
 )
 
 

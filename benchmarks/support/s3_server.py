@@ -141,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._receive()
         content = self.objects.get(self.key) if self.key else b""
-        self._answer(404 if content is None else 200, content or b"")
+        self._answer(404 if content is None else 200, content or b"", {"ETag": '"x"'})
 
     def do_PUT(self) -> None:
         body = self._receive()

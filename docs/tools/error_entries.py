@@ -22,6 +22,90 @@ class Entry(NamedTuple):
 
 
 _CONFIG: Mapping[str, Entry] = {
+    "InputFiles.content_hash={value}: must be True or False": Entry(
+        "`content_hash` of `InputFiles` is not a bool.",
+        "Pass True to take the content of files as their version, else False.",
+    ),
+    "InputFiles.glob={value}: must be a pattern of paths": Entry(
+        "The pattern of `InputFiles` is empty or no string.",
+        "Pass a pattern of paths below the folder, such as `**/*.csv`.",
+    ),
+    "InputFiles.glob={glob}: is no pattern of paths below the folder ({error})": Entry(
+        "The pattern of `InputFiles` leads out of the folder, or has `**` beside other characters.",
+        "Pass a pattern such as `**/*.csv`, in which `**` stands alone between slashes.",
+    ),
+    "InputFiles.path={value}: is no folder; correct the path, or mount the disk that it is on": Entry(
+        "The local folder of `InputFiles` is missing, or is a file. It is not taken for an empty one, since all outputs would then be replaced by empty ones.",
+        "Correct the path, mount the disk, or create the folder if it is empty indeed.",
+    ),
+    "InputFiles.rank_bytes={value}: must be a number of bytes above 0, or a string such as '256MB' or '1.5GiB'": Entry(
+        "The size of a rank is 0, negative, or in a form that is not understood.",
+        "Pass a number of bytes, or a number with a unit: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB.",
+    ),
+    "InputFiles.storage_options={value}: must be a dict, or None": Entry(
+        "The storage options of `InputFiles` are no dict.",
+        "Pass a dict of fsspec's options for the filesystem.",
+    ),
+    "Refresh.on_stale={value}: must be a function of a rank and its former inputs, or None": Entry(
+        "What should remove the outputs of a stale rank can't be called.",
+        "Pass a function that takes the rank and a tuple of the inputs that it had.",
+    ),
+    "Refresh.rerun_on={value}: must be a list of some of ('inputs', 'parents', 'steps'), or None": Entry(
+        "`rerun_on` is a string, or names a change that there is not.",
+        "Pass a list, such as `['inputs', 'parents']`.",
+    ),
+    "refresh={value}: must be a Refresh, such as Refresh(rerun_on=['inputs'])": Entry(
+        "`refresh` is something else.",
+        "Pass `refresh=Refresh(rerun_on=[...])`.",
+    ),
+    "inputs: {source} lists {item}; list() must return InputItem(key, weight, version), with a string as key, a number of at least 0 as weight, and a string or None as version": Entry(
+        "The source of the inputs returned something else, or an item with a wrong field.",
+        "Correct `list()` of the source.",
+    ),
+    "inputs: {source} lists {key} twice; the keys of items must differ": Entry(
+        "Two items of the source have the same key, so they can't be told apart in the next run.",
+        "Give each item a key of its own.",
+    ),
+    "inputs: {value} has no repr that is the same in every process, so it can't be found again; use strings, numbers or tuples of them, or an object with list() -> Iterable[InputItem]": Entry(
+        "A value in the list of inputs shows its address in memory.",
+        "Use plain values, or write a source that gives each one a key.",
+    ),
+    "inputs={inputs}: must be InputFiles('s3://bucket/folder', glob='**/*.csv'), a list of values, or an object with list() -> Iterable[InputItem]": Entry(
+        "`inputs` is none of these; a path alone is not enough.",
+        "Pass `InputFiles(path, glob=...)` for files.",
+    ),
+    "inputs={source}: has no input, so there is nothing to run; correct the path and the pattern, or start the run when there are inputs": Entry(
+        "The source lists nothing, and no earlier run of this folder had inputs.",
+        "Correct the path and the pattern of `InputFiles`, or start the run when there is something.",
+    ),
+    "inputs={source}: lists {own} of the run folder {url}; choose a logging_dir outside of the source, or a pattern that leaves it out": Entry(
+        "The run folder is in the folder of the inputs, so the run would read what it writes, and find news each time.",
+        "Choose a `logging_dir` elsewhere, or a `glob` that matches the inputs alone.",
+    ),
+    "inputs={values}: must not have the same value twice": Entry(
+        "A value is in the list of inputs twice, so it can't be told which is which in the next run.",
+        "Remove one of the two, or make tuples of the values and a number.",
+    ),
+    "pipeline[0]={step}: must be a reader of files, since inputs is given; this one has a source of its own": Entry(
+        "The first step is a reader of datatrove's that can't be given files.",
+        "Remove `inputs`, or use a reader of files or a step of your own.",
+    ),
+    "pipeline[0]={step}: must be a step that takes the inputs, since inputs is given; it is data itself": Entry(
+        "The first element of the pipeline is data, and `inputs` is given too.",
+        "Pass the data as `inputs`, and remove it from the pipeline.",
+    ),
+    "pipeline[0]={reader}: has a paths_file, and inputs is given too; remove one of them": Entry(
+        "A reader of datatrove's would read the files of two lists.",
+        "Remove `paths_file` from the reader, or `inputs` from the executor.",
+    ),
+    "pipeline[0]={reader}: reads below {root}, but inputs are in {folder}; give both the same folder": Entry(
+        "A reader of datatrove's reads from another folder than `InputFiles` lists.",
+        "Give both the same folder.",
+    ),
+    "pipeline[0]={reader}: reads files, so inputs must be InputFiles(...), not {source}": Entry(
+        "The first step is a reader of datatrove's, and the inputs are no files.",
+        "Pass `InputFiles`, or use a step of your own.",
+    ),
     "RAY_PIPELINE_CONNECT_TIMEOUT_S={value}: must be a number of seconds above 0": Entry(
         "The environment variable that limits the wait for a cluster is not a positive number.",
         "Set it to a number of seconds, or unset it.",
@@ -615,6 +699,18 @@ _RUN_FOLDER: Mapping[str, Entry] = {
         "`tasks` was changed since the earlier run of this folder, so its markers belong to other shards.",
         "Restore the earlier `tasks`, use another `logging_dir`, or pass `skip_completed=False`.",
     ),
+    "Run folder {url} has ranks completed by another pipeline: it was cut into {ranks} ranks by number, now its ranks get inputs. Use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted.": Entry(
+        "Earlier runs of this folder had no `inputs`, so its markers belong to shards that the steps chose themselves.",
+        "Use another `logging_dir`, or pass `skip_completed=False`.",
+    ),
+    "Run folder {url} has ranks completed by another pipeline: its ranks got inputs, now there are no inputs. Use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted.": Entry(
+        "Earlier runs of this folder had `inputs`.",
+        "Pass `inputs` again, use another `logging_dir`, or pass `skip_completed=False`.",
+    ),
+    "{url}/inputs.jsonl is damaged ({error}), so it is not known which inputs the completed ranks have read. Restore the file, use another logging_dir, or skip_completed=False to deal the inputs anew and run all ranks again. Nothing was deleted.": Entry(
+        "Somebody or something has changed the file that says which rank was dealt which inputs.",
+        "Do one of the three things that the message names.",
+    ),
     "Run folder {url} has ranks completed by another pipeline: it completed rank {highest}, now it has {tasks} ranks. Use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. Nothing was deleted.": Entry(
         "`executor.json` is damaged or missing, and a marker shows that an earlier run had more ranks.",
         "Pass the `tasks` of the earlier run, or do what the message says.",
@@ -841,6 +937,13 @@ _OTHER: Mapping[str, Entry] = {
 }
 
 _RANKS: Mapping[str, Entry] = {
+    **{
+        f"input {{key}} {what} since the inputs were listed, so what this rank has read may be of either version; the next run lists the inputs again": Entry(
+            "Somebody wrote or removed the file between the listing and the end of the rank, so no marker was set.",
+            "Start the run again, when nobody writes to the source any more.",
+        )
+        for what in ("has changed", "is gone")
+    },
     "another node of the gang failed, and this one did not end within 30.0 s": Entry(
         "One node of a gang failed its rank, and another one went on waiting, usually for the first.",
         "Look into the log of the node that failed first; the rank is tried again.",
@@ -927,6 +1030,18 @@ _RANKS: Mapping[str, Entry] = {
 }
 
 _WARNINGS: Mapping[str, Entry] = {
+    "step {index} ({name}) lists {paths} files now, and {files} in the first run of this folder{paths}; each rank takes its files from that listing, so a rank that runs now reads others than it did, and completed ranks are not run again: use inputs=InputFiles(...), or another logging_dir": Entry(
+        "A reader of datatrove's, or a step that holds `InputFiles`, deals files by itself, and there are others now.",
+        "Give the executor `inputs`, or a run folder for each state of the source.",
+    ),
+    "inputs of completed ranks have changed, and Refresh.rerun_on has no 'inputs', so ranks {kept} keep their old outputs; rank {first}: {reason}": Entry(
+        "`refresh` says that completed ranks stay as they are.",
+        "Add 'inputs' to `rerun_on`, if these ranks should run again.",
+    ),
+    "ranks of {parent}, which this run depends on, have run since ranks {ranks} were completed, so these may be older than what they are made from; use refresh=Refresh(rerun_on=['parents']), or skip_completed=False to run all ranks again": Entry(
+        "Ranks of a parent were run again, because they had failed, were stale, or their markers were removed.",
+        "Do one of the two things that the message names, if the outputs depend on those of the parent.",
+    ),
     **{
         f"run_on_dependency_fail: executor {{name}} was run although {problem}": entry
         for problem, entry in _FAILED_PARENTS.items()
@@ -966,6 +1081,10 @@ _WARNINGS: Mapping[str, Entry] = {
 }
 
 _LOGS: Mapping[str, Entry] = {
+    "Nothing was run: no input has changed since the last run of {logging_dir}": Entry(
+        "Every rank is completed, and all inputs are as they were.",
+        "Do nothing.",
+    ),
     "{method} is never called while ranks run; use {instead}": Entry(
         "A subclass of the executor overrides a method that datatrove's executor calls.",
         "Do the same with what the message names, and remove the method.",
@@ -1141,7 +1260,12 @@ ENTRIES: Mapping[str, Entry] = {
 """What the page says, by message."""
 
 NEVER_SHOWN: Mapping[str, str] = {
+    "'..' leads out of it": "A ConfigError about the pattern says it.",
     "a format of another release": "A warning about executor.json says it instead.",
+    "a rank is missing": "A RunFolderMismatchError says it instead.",
+    "its last line is cut off": "A RunFolderMismatchError says it instead.",
+    "no input": "A RunFolderMismatchError says it instead.",
+    "no rank": "A RunFolderMismatchError says it instead.",
     "no fingerprint": "A warning about executor.json says it instead.",
     "no steps": "A warning about executor.json says it instead.",
     "no older ranks": "A warning about executor.json says it instead.",

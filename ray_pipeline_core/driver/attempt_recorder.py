@@ -35,6 +35,7 @@ class AttemptRecorder:
         }
         if failure is not None:
             record |= {"error_type": failure.error_type, "message": failure.message}
+            record |= {"input": failure.input} if failure.input else {}
         self._records.append(record)
 
     def write(self) -> None:

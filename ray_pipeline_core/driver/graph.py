@@ -10,9 +10,11 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from typing import TypeVar
 
+from ray_pipeline_core.config import DEFAULT_RERUN_ON
 from ray_pipeline_core.driver.parents import Ending, check_parents, warn_of_parent_folders
 from ray_pipeline_core.driver.pipeline_run import BackendSource, PipelineRun
-from ray_pipeline_core.driver.planning import ExecutorNode, RunOptions, RunSpec, plan_run, prepare_run
+from ray_pipeline_core.driver.planning import ExecutorNode, RunOptions, RunSpec, prepare_run
+from ray_pipeline_core.driver.run_plans import folders_to_run, plan_run
 from ray_pipeline_core.errors import ConfigError, RayPipelineError, RunCancelledError
 from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.result import RunPlan, RunResult
@@ -98,8 +100,8 @@ def plan_graph(last: ExecutorNode, count_slots: Callable[[], int | None]) -> Run
         PipelineLoadError: a pipeline can't be imported, called or pickled.
     """
     order = execution_order(last)
-    *_, spec = _prepare_runs(order, lambda node: RunOptions())
-    plan = plan_run(spec, count_slots)
+    *earlier, spec = _prepare_runs(order, lambda node: RunOptions())
+    plan = plan_run(spec, count_slots, folders_to_run(earlier) if "parents" in spec.rerun_on else ())
     return replace(plan, warnings=(*plan.warnings, *chain.from_iterable(map(warn_of_parent_folders, order))))
 
 
@@ -129,7 +131,7 @@ def run_graph(
         RayPipelineError: `last` itself failed.
     """
     with contextlib.closing(backends):
-        order = [node for node in execution_order(last) if node is last or not _has_completed(node)]
+        order = [node for node in execution_order(last) if node is last or not _can_be_left_out(node)]
         # All pipelines are loaded first: a mistake in the last one should not cost the hours of the others.
         specs = _prepare_runs(order, options_of)
         endings: dict[int, Ending] = {}
@@ -147,12 +149,22 @@ def run_graph(
     return ending
 
 
-def _has_completed(node: ExecutorNode) -> bool:
-    return node.completed_result is not None and node.completed_result.ok
+def _can_be_left_out(node: ExecutorNode) -> bool:
+    """Return whether an executor has succeeded in this process, and can't have got anything to do since."""
+    has_completed = node.completed_result is not None and node.completed_result.ok
+    return has_completed and not _has_inputs(node)
+
+
+def _has_inputs(last: ExecutorNode) -> bool:
+    """Return whether an executor, or one that it depends on, has inputs, which may have changed."""
+    return any(node.source is not None for node in execution_order(last))
 
 
 def _prepare_runs(order: Sequence[ExecutorNode], options_of: OptionsOf) -> list[RunSpec]:
-    return [prepare_run(node, [one.name for one in execution_order(node)], options_of(node)) for node in order]
+    rerun_on = DEFAULT_RERUN_ON if _has_inputs(order[-1]) else ()
+    return [
+        prepare_run(node, [one.name for one in execution_order(node)], options_of(node), rerun_on) for node in order
+    ]
 
 
 def _run_node(

@@ -5,27 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
-from ray_pipeline_core.driver.planning import RunSpec, inspect_folder, make_plan, pending_ranks
+from ray_pipeline_core.driver.folder_state import MISSING, FolderState, inspect_folder, stored_deal
+from ray_pipeline_core.driver.parent_runs import new_generation
+from ray_pipeline_core.driver.planning import RunSpec, make_plan, order_groups, pending_ranks
 from ray_pipeline_core.driver.run_ending import RunEnding, cancelled_failure, run_timeout_failure
 from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.driver.run_tracker import RunTracker
 from ray_pipeline_core.driver.task_manager import RayTaskManager
 from ray_pipeline_core.events import ObserverGroup
-from ray_pipeline_core.fingerprint import OlderRanks
+from ray_pipeline_core.inputs.deal import Deal
+from ray_pipeline_core.inputs.items import ReadableSource
 from ray_pipeline_core.observers import with_default_observers
 from ray_pipeline_core.redaction import get_logger, redact
-from ray_pipeline_core.result import RunResult
+from ray_pipeline_core.result import RunResult, count_reasons
 from ray_pipeline_core.scheduling.backend import WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
-from ray_pipeline_core.scheduling.rank_groups import make_groups
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
 from ray_pipeline_core.scheduling.run_limits import RunLimits, RunStopped, RunTimedOut
-from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers
+from ray_pipeline_core.storage.attempt_history import AttemptHistory, AttemptNumbers, EarlierAttempts
 from ray_pipeline_core.storage.guarded_folder import GuardedFolder
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.storage.run_lock import RunLock
@@ -66,15 +70,17 @@ class PipelineRun:
 
     def __init__(self, spec: RunSpec, stop: threading.Event) -> None:
         self._spec = spec
-        self._config = spec.config
         self._stop = stop
         self._lock = RunLock(spec.folder.folder)
         self._folder = RunFolder(GuardedFolder(spec.folder.folder, self._lock.check))
         self._history = AttemptHistory(self._folder.folder)
         observers = with_default_observers(spec.observers, self._folder, self._lock.check)
         self._observers = ObserverGroup(observers)
-        self._stats = RunStats(self._folder, spec.config.tasks)
         self._unsettled: Exception | None = None
+
+    @property
+    def _config(self) -> RunConfig:
+        return self._spec.config
 
     def execute(self, backends: BackendSource, later: Sequence[RunConfig] = ()) -> RunResult:
         """Run the ranks that are not completed.
@@ -95,31 +101,53 @@ class PipelineRun:
         self._started_at, self._started_s = datetime.now(timezone.utc), time.monotonic()
         self._spec.folder.check_access()
         with self._lock:
-            completed = self._load_completed()
-            pending = pending_ranks(self._config.tasks, completed)
-            numbers = self._claim_folder(pending)
+            self._state = state = self._inspect_folder()
+            completed = self._load_completed(state)
+            self._pending = pending = pending_ranks(self._config.tasks, completed)
+            self._deal = self._deal_for(pending)
+            numbers, groups = self._claim_folder(state, pending)
             self._recorder = AttemptRecorder(self._history, numbers)
             fences = AttemptFences(self._folder, numbers, self._lock.lease_id)
             self._tracker = self._make_tracker(len(completed), fences)
-            self._observers.on_run_started(make_plan(self._spec, completed))
+            reasons = self._reasons(state, pending)
+            self._observers.on_run_started(make_plan(self._spec, completed, groups, reasons))
             try:
-                self._run_ranks(pending, numbers, backends, later)
+                self._run_ranks(groups, numbers, backends, later)
             except BaseException as error:  # noqa: BLE001 - stats and result are written first, then it is raised
                 return self._finish(RunEnding.of(error, self._config.run_timeout))
             return self._finish(RunEnding())
 
     # --- before the ranks ---
 
-    def _load_completed(self) -> set[int]:
-        """Return the ranks that need not run; a rank with damaged stats or a late marker runs again."""
+    def _inspect_folder(self) -> FolderState:
+        """Look at the folder, and take over the number of ranks that the inputs make."""
         state = inspect_folder(self._spec)
-        self._warnings, self._older = (*self._spec.warnings, *state.warnings), state.older
+        self._spec = self._spec.for_world_size(state.world_size)
+        self._stats = RunStats(self._folder, state.world_size)
+        self._warnings = (*self._spec.warnings, *state.warnings)
         for warning in self._warnings:
             logger.warning(warning)
+        return state
+
+    def _load_completed(self, state: FolderState) -> set[int]:
+        """Return the ranks that need not run; a rank with damaged stats or a late marker runs again."""
         completed = state.completed - self._remove_late_markers(state.completed)
         damaged = self._stats.load(completed)
         self._folder.remove_markers(damaged)
         return set(completed).difference(damaged)
+
+    def _reasons(self, state: FolderState, pending: Sequence[int]) -> dict[int, str]:
+        reasons = {rank: state.reasons.get(rank, MISSING) for rank in pending}
+        self._reason_counts = count_reasons(reasons.values())
+        if state.deal is not None and pending:
+            why = ", ".join(f"{count} {kind}" for kind, count in self._reason_counts.items())
+            logger.info("%s: %d of %d ranks run: %s", self._spec.name, len(pending), state.world_size, why)
+        return reasons
+
+    def _deal_for(self, pending: Sequence[int]) -> Deal | None:
+        """Return which rank gets which inputs; where none is new, that is read only if a rank has to run after all."""
+        is_needed = bool(pending) and self._spec.source is not None
+        return stored_deal(self._spec) if is_needed and self._state.deal is None else self._state.deal
 
     def _remove_late_markers(self, completed: Collection[int]) -> set[int]:
         """Remove markers that attempts have set which a killed run had given up, and return their ranks."""
@@ -127,19 +155,51 @@ class PipelineRun:
         self._folder.remove_markers(late)
         return late
 
-    def _claim_folder(self, pending: Sequence[int]) -> AttemptNumbers:
-        """Make the folder this run's, and return the numbers of the attempts that it has seen."""
+    def _claim_folder(self, state: FolderState, pending: Sequence[int]) -> tuple[AttemptNumbers, list[TaskGroup]]:
+        """Make the folder this run's, and return the numbers of the attempts that it has seen, and what is to run."""
+        # Markers go before anything else is written, so that none ever vouches for older inputs or an older run.
         if not self._config.skip_completed:
-            # Before anything runs, so that no marker ever vouches for an older run.
             self._folder.clear_ranks()
-        fingerprint = self._spec.fingerprint.to_dict()
-        older = [OlderRanks(each.steps, each.ranks.difference(pending)).to_dict() for each in self._older]
-        self._folder.write_executor({**self._spec.description, "fingerprint": fingerprint, "older_ranks": older})
-        return AttemptNumbers(self._count_earlier_attempts(pending) if pending else {})
+        self._folder.remove_completed(state.stale)
+        self._tell_stale(state)
+        self._store_deal(state)
+        self._write_executor(state, pending, new_generation() if pending else state.generation)
+        earlier = self._history.read() if pending else EarlierAttempts()
+        numbers = AttemptNumbers(self._count_earlier_attempts(earlier.numbers, pending))
+        return numbers, order_groups(pending, self._config, earlier, self._deal)
 
-    def _count_earlier_attempts(self, pending: Sequence[int]) -> dict[int, int]:
-        attempts = self._history.earlier_attempts()
-        if self._lock.took_over_stale_lease:
+    def _tell_stale(self, state: FolderState) -> None:
+        """Call `Refresh.on_stale`, while the former inputs are known, for each rank that may have used others."""
+        on_stale = self._config.refresh.on_stale
+        if on_stale is None:
+            return
+        load = self._spec.source.load if isinstance(self._spec.source, ReadableSource) else lambda item: item
+        for rank, share in state.former_shares.items():
+            on_stale(rank, tuple(map(load, share)))
+
+    def _store_deal(self, state: FolderState) -> None:
+        if state.deal is None:
+            if state.former_deal is not None:
+                self._folder.remove_inputs()
+        elif state.deal != state.former_deal:
+            self._folder.write_inputs(state.deal.to_bytes())
+
+    def _write_executor(self, state: FolderState, pending: Sequence[int], generation: str | None) -> None:
+        older = (replace(each, ranks=each.ranks.difference(pending)) for each in state.older)
+        self._folder.write_executor(
+            {
+                **self._spec.description,
+                "fingerprint": self._spec.fingerprint.to_dict(),
+                "older_ranks": [each.to_dict() for each in older],
+                "generation": generation,
+                "parents": dict(state.parents),
+                "inputs_digest": state.inputs_digest,
+                "listings": [dict(listing) for listing in state.listings],
+            }
+        )
+
+    def _count_earlier_attempts(self, attempts: dict[int, int], pending: Sequence[int]) -> dict[int, int]:
+        if pending and self._lock.took_over_stale_lease:
             # The run that was killed could not record what was running then, but the logs are kept.
             logged = self._folder.logged_attempts(self._config.tasks)
             attempts.update((rank, max(attempts.get(rank, 0), logged[rank])) for rank in pending if rank in logged)
@@ -161,11 +221,11 @@ class PipelineRun:
     # --- the ranks ---
 
     def _run_ranks(
-        self, pending: Sequence[int], numbers: AttemptNumbers, backends: BackendSource, later: Sequence[RunConfig]
+        self, groups: Sequence[TaskGroup], numbers: AttemptNumbers, backends: BackendSource, later: Sequence[RunConfig]
     ) -> None:
         if self._stop.is_set():
             raise RunStopped
-        if not pending:
+        if not groups:
             return
         limits = RunLimits(self._stop, self._config.run_timeout, self._started_s)
         limits.check()
@@ -173,7 +233,7 @@ class PipelineRun:
         manager = RayTaskManager(
             backend,
             self._config,
-            make_groups(pending, self._config.tasks_per_job),
+            groups,
             self._tracker,
             self._stop,
             max_batch=MAX_BATCH if self._can_batch() else 1,
@@ -224,8 +284,10 @@ class PipelineRun:
             time_limit_s=config.time,
             lease_id=self._lock.lease_id,
             before_retry=self._spec.packed_before_retry,
+            inputs=self._spec.packed_source,
         )
-        return WorkerSetup(config, self._spec.steps, self._spec.packed_pipeline, settings, numbers)
+        spec = self._spec
+        return WorkerSetup(config, spec.steps, spec.packed_pipeline, settings, numbers, spec.source, self._deal)
 
     # --- after the ranks ---
 
@@ -253,12 +315,20 @@ class PipelineRun:
 
     def _write_result(self, ending: RunEnding, unsaved: Exception | None) -> RunResult:
         self._tracker.flush()
+        self._keep_generation()
         stats = self._stats.result()
         self._folder.write_stats(stats.to_list())
         self._stats.store_cache()
         result = self._make_result(stats.to_list(), ending, unsaved)
         self._folder.write_result(result.to_dict())
         return result
+
+    def _keep_generation(self) -> None:
+        """Let the folder have its former generation if no rank has been completed or taken back by this run."""
+        tracker, state = self._tracker, self._state
+        is_same = tracker.completed == tracker.skipped and not state.stale and self._config.skip_completed
+        if is_same and self._pending:
+            self._write_executor(state, self._pending, state.generation)
 
     def _warn_of_unsaved(self, error: Exception) -> None:
         warning = f"the end of the run could not be stored in {self._folder.url}: {type(error).__name__}: {error}"
@@ -284,4 +354,5 @@ class PipelineRun:
             cancelled=ending.is_cancelled,
             max_failed_ranks=self._config.allowed_failures,
             error=None if error is None else redact(f"{type(error).__name__}: {error}"),
+            reasons=self._reason_counts,
         )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.description import describe_executor
-from ray_pipeline_core.errors import RunFolderMismatchError
+from ray_pipeline_core.driver.parent_runs import ParentRun
 from ray_pipeline_core.events import RunObserver
-from ray_pipeline_core.fingerprint import Fingerprint, OlderRanks, stored_fingerprint, stored_older_ranks
+from ray_pipeline_core.fingerprint import Fingerprint
+from ray_pipeline_core.inputs.deal import Deal
+from ray_pipeline_core.inputs.items import InputSource
+from ray_pipeline_core.inputs.readers import check_first_step
 from ray_pipeline_core.pipeline import PipelineSpec, Step, load_pipeline, pack_function, pack_pipeline, step_name
+from ray_pipeline_core.redaction import shown
 from ray_pipeline_core.result import RunPlan, RunResult
-from ray_pipeline_core.scheduling.rank_groups import make_groups
+from ray_pipeline_core.scheduling.rank_groups import TaskGroup
+from ray_pipeline_core.scheduling.start_order import RankWeights, longest_first
+from ray_pipeline_core.storage.attempt_history import EarlierAttempts
 from ray_pipeline_core.storage.data_folder import DataFolder
-from ray_pipeline_core.storage.run_folder import EXECUTOR_FILE, RunFolder, parse_rank
+from ray_pipeline_core.storage.run_folder import RunFolder
+from ray_pipeline_core.worker.setup import pack_source
 
 
 class ExecutorNode(Protocol):
@@ -42,6 +49,11 @@ class ExecutorNode(Protocol):
     @property
     def pipeline_kwargs(self) -> Mapping[str, Any] | None:
         """The arguments of the factory."""
+        ...
+
+    @property
+    def source(self) -> InputSource | None:
+        """Where its inputs come from; None if it has none."""
         ...
 
     @property
@@ -102,6 +114,10 @@ class RunSpec:
         observers: the observers of this run, besides the default ones.
         dependency_order: names of all executors of the graph in the order they run, this one last.
         fingerprint: what identifies the pipeline in its run folder.
+        source: where its inputs come from; None if it has none.
+        packed_source: the pickled source, if it has something to do in the workers.
+        rerun_on: the changes that make completed ranks stale.
+        parents: the runs that it depends on directly.
         warnings: what a person should know of its parents.
     """
 
@@ -115,18 +131,44 @@ class RunSpec:
     observers: tuple[RunObserver, ...]
     dependency_order: tuple[str, ...]
     fingerprint: Fingerprint
+    source: InputSource | None = None
+    packed_source: bytes | None = None
+    rerun_on: frozenset[str] = frozenset()
+    parents: tuple[ParentRun, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    def for_world_size(self, world_size: int) -> RunSpec:
+        """Return the same run with the number of ranks that its inputs make."""
+        if world_size == self.config.tasks:
+            return self
+        return replace(
+            self,
+            config=replace(self.config, tasks=world_size),
+            description={**self.description, "world_size": world_size},
+            fingerprint=replace(self.fingerprint, world_size=world_size),
+        )
 
-def prepare_run(node: ExecutorNode, dependency_order: Iterable[str], options: RunOptions) -> RunSpec:
+
+def prepare_run(
+    node: ExecutorNode, dependency_order: Iterable[str], options: RunOptions, default_rerun_on: Collection[str] = ()
+) -> RunSpec:
     """Load and pickle an executor's pipeline.
+
+    Args:
+        node: the executor.
+        dependency_order: names of all executors of the graph in the order they run, this one last.
+        options: what this call of `run` changes.
+        default_rerun_on: the changes that make completed ranks stale, unless its `refresh` says it.
 
     Raises:
         PipelineLoadError: the pipeline can't be imported, called or pickled.
-        ConfigError: a local path in `runtime_env` is missing.
+        ConfigError: a local path in `runtime_env` is missing, or the first step can't take the inputs.
     """
     node.config.check_local_paths()
     steps, before_retry = load_pipeline(node.pipeline, node.pipeline_kwargs), node.config.retry.before_retry
+    if node.source is not None:
+        check_first_step(steps[0], node.source)
+    rerun_on, inputs = node.config.refresh.rerun_on, None if node.source is None else shown(node.source)
     skip_completed = node.config.skip_completed if options.skip_completed is None else options.skip_completed
     return RunSpec(
         name=node.name,
@@ -135,134 +177,35 @@ def prepare_run(node: ExecutorNode, dependency_order: Iterable[str], options: Ru
         steps=steps,
         packed_pipeline=pack_pipeline(steps),
         packed_before_retry=pack_function(before_retry, "RetryPolicy.before_retry") if before_retry else None,
-        description=describe_executor(node.parameters() | {"skip_completed": skip_completed}, steps),
+        description=describe_executor(node.parameters() | {"skip_completed": skip_completed, "inputs": inputs}, steps),
         observers=(*node.observers, *options.observers),
         dependency_order=tuple(dependency_order),
-        fingerprint=Fingerprint.of(steps, node.config.tasks),
+        fingerprint=Fingerprint.of(steps, node.config.tasks, node.source is not None),
+        source=node.source,
+        packed_source=pack_source(node.source),
+        rerun_on=frozenset(default_rerun_on if rerun_on is None else rerun_on),
+        parents=tuple(_parent_runs(node)),
     )
 
 
-@dataclass(frozen=True)
-class FolderState:
-    """What a run folder holds before a run.
-
-    Attributes:
-        completed: the ranks that need not run.
-        older: those of them that ran with other parameters than the steps have now.
-        warnings: what a person should know.
-    """
-
-    completed: frozenset[int] = frozenset()
-    older: tuple[OlderRanks, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-def inspect_folder(spec: RunSpec) -> FolderState:
-    """Return the state of the run folder; nothing in it is changed.
-
-    Raises:
-        RunFolderMismatchError: its ranks were completed by another pipeline.
-    """
-    if not spec.config.skip_completed:
-        return FolderState()
-    warnings: list[str] = []
-    earlier, listed, is_damaged = _read_earlier(spec)
-    markers = None if earlier else spec.folder.marker_names()
-    completed = frozenset(spec.folder.completed_ranks(spec.config.tasks, markers))
-    _check_same_pipeline(spec, earlier, markers)
-    if is_damaged:
-        warnings.append(_not_compared(spec.folder))
-    elif markers:
-        warnings.append(_without_description(spec.folder))
-    older = []
-    for each in _by_parameters(earlier, listed, completed):
-        changes = spec.fingerprint.changed_parameters({"steps": each.steps}, sorted(each.ranks))
-        warnings.extend(changes)
-        if changes:
-            older.append(each)
-    return FolderState(completed, tuple(older), tuple(warnings))
-
-
-def _read_earlier(spec: RunSpec) -> tuple[Mapping[str, Any], Sequence[OlderRanks], bool]:
-    """Return the fingerprint and the older ranks in `executor.json`, and whether it is damaged."""
-    try:
-        stored = spec.folder.read_executor() or {}
-        return stored_fingerprint(stored), stored_older_ranks(stored, spec.config.tasks), False
-    except ValueError:
-        return {}, (), True
-
-
-def _by_parameters(
-    earlier: Mapping[str, Any], listed: Iterable[OlderRanks], completed: frozenset[int]
-) -> list[OlderRanks]:
-    """Return all completed ranks by the parameters that they ran with; those not listed ran with the newest ones."""
-    older = [OlderRanks(each.steps, each.ranks & completed) for each in listed]
-    newest = OlderRanks(earlier.get("steps", ()), completed.difference(*(each.ranks for each in older)))
-    return [each for each in (*older, newest) if each.ranks]
-
-
-def _without_description(folder: RunFolder) -> str:
-    return (
-        f"{folder.url}/{EXECUTOR_FILE} is missing or has no fingerprint, although ranks are completed, so this run "
-        "can't be compared with the earlier one; check that the pipeline is the same"
-    )
-
-
-def _not_compared(folder: RunFolder) -> str:
-    return (
-        f"{folder.url}/{EXECUTOR_FILE} is damaged or of a newer release, so this run can't be compared with the "
-        "earlier one; check that the pipeline is the same"
-    )
-
-
-def _check_same_pipeline(spec: RunSpec, earlier: Mapping[str, Any], markers: Sequence[str] | None) -> None:
-    if markers is None:
-        differences = spec.fingerprint.differences(earlier)
-        markers = spec.folder.marker_names() if differences else ()
-    else:
-        differences = _differences_by_other_files(spec, markers) if markers else []
-    if not (differences and markers):
-        return
-    raise RunFolderMismatchError(
-        f"Run folder {spec.folder.url} has ranks completed by another pipeline: {'; and '.join(differences)}. "
-        "Use another logging_dir for this pipeline, or skip_completed=False to run all ranks again in this folder. "
-        "Nothing was deleted."
-    )
-
-
-def _differences_by_other_files(spec: RunSpec, markers: Sequence[str]) -> list[str]:
-    """Return why the folder must not be continued, when `executor.json` does not say what ran in it."""
-    tasks = spec.config.tasks
-    world_size = spec.folder.recorded_world_size()
-    if world_size is not None and world_size != tasks:
-        return spec.fingerprint.differences({"world_size": world_size})
-    highest = max((rank for rank in map(parse_rank, markers) if rank is not None), default=0)
-    return [f"it completed rank {highest}, now it has {tasks} ranks"] if highest >= tasks else []
-
-
-def plan_run(spec: RunSpec, count_slots: Callable[[], int | None]) -> RunPlan:
-    """Return what a run would do now; where it would refuse the run folder, a warning of the plan says so.
-
-    Args:
-        spec: the run.
-        count_slots: returns how many groups the cluster could run at once; None if no cluster is reachable. It is
-            called last, since it may connect to the cluster.
-    """
-    try:
-        state = inspect_folder(spec)
-    except RunFolderMismatchError as error:
-        completed = frozenset(spec.folder.completed_ranks(spec.config.tasks))
-        state = FolderState(completed, warnings=(str(error),))
-    return make_plan(spec, state.completed, count_slots(), state.warnings)
+def _parent_runs(node: ExecutorNode) -> Iterator[ParentRun]:
+    for parent in node.dependencies:
+        yield ParentRun(parent.name, RunFolder(parent.logging_dir))
+    for folder in node.parent_folders:
+        yield ParentRun(folder.path.rstrip("/").rpartition("/")[2] or folder.url, RunFolder(folder))
 
 
 def make_plan(
-    spec: RunSpec, completed: Collection[int], cluster_slots: int | None = None, warnings: Sequence[str] = ()
+    spec: RunSpec,
+    completed: Collection[int],
+    groups: Sequence[TaskGroup],
+    reasons: Mapping[int, str],
+    warnings: Sequence[str] = (),
+    cluster_slots: int | None = None,
 ) -> RunPlan:
     """Return the plan of a run that skips the ranks `completed`; see `RunPlan` for the other arguments."""
     config = spec.config
     pending = pending_ranks(config.tasks, completed)
-    groups = make_groups(pending, config.tasks_per_job)
     workers = len(groups) if config.workers == -1 else min(config.workers, len(groups))
     at_once = workers if cluster_slots is None else min(workers, cluster_slots)
     per_group = config.resources.bundle()
@@ -281,7 +224,19 @@ def make_plan(
         dependency_order=spec.dependency_order,
         logging_dir=spec.folder.url,
         warnings=tuple(warnings),
+        reasons=dict(reasons),
     )
+
+
+def order_groups(
+    pending: Sequence[int], config: RunConfig, earlier: EarlierAttempts, deal: Deal | None = None
+) -> list[TaskGroup]:
+    """Return the groups of a run in the order in which they start: by the weight of inputs, else by earlier times."""
+    if deal is not None:
+        weights = RankWeights({rank: deal.weight_of(rank) for rank in pending})
+    else:
+        weights = RankWeights(earlier.completed_s, at_least=earlier.failed_s)
+    return longest_first(pending, config.tasks_per_job, weights)
 
 
 def pending_ranks(world_size: int, completed: Collection[int]) -> list[int]:

@@ -165,4 +165,5 @@ class RunTracker:
             message=failure.message,
             node=failure.node or node,
             log=failure.log or newest_log,
+            input=failure.input,
         )

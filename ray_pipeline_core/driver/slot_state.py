@@ -21,6 +21,7 @@ class SlotState:
         assigned: the group of each rank that is assigned and not settled, in the order of assignment.
         batch: the groups of the newest call, until it is answered.
         batch_size: how many groups the newest batch had.
+        heaviest: the weight of the heaviest of them.
         submitted_s: when the newest call was made, in seconds of the loop's clock.
         average_group_s: how long one group took recently, in seconds.
         ranks_run: number of ranks that it has settled.
@@ -34,6 +35,7 @@ class SlotState:
     assigned: dict[int, TaskGroup] = field(default_factory=dict)
     batch: tuple[TaskGroup, ...] = ()
     batch_size: int = 0
+    heaviest: float = 0.0
     submitted_s: float = 0.0
     average_group_s: float = 0.0
     ranks_run: int = 0
@@ -44,7 +46,7 @@ class SlotState:
         """Record the groups of a call."""
         self.batch, self.submitted_s = tuple(groups), now_s
         if groups:
-            self.batch_size = len(groups)
+            self.batch_size, self.heaviest = len(groups), max(group.weight for group in groups)
             self.assigned.update((rank, group) for group in groups for rank in group.ranks)
 
     def unassign(self, ranks: Iterable[int]) -> list[TaskGroup]:

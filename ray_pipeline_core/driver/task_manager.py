@@ -45,7 +45,7 @@ class RayTaskManager:
     Args:
         backend: grants slots.
         config: the run's parameters.
-        groups: what to run, in order.
+        groups: what to run, the heaviest first.
         tracker: is told what becomes of each rank.
         stop: ends the run when set.
         clock: returns the time in seconds.
@@ -189,8 +189,7 @@ class RayTaskManager:
         limit = self._config.max_ranks_per_worker
         if limit is not None:
             size = min(size, -(-(limit - slot.ranks_run - len(slot.assigned)) // self._config.tasks_per_job))
-        groups = (self._queue.take(slot.memory_factor) for _ in range(size))
-        return [group for group in groups if group is not None]
+        return self._queue.take_batch(slot.memory_factor, size, slot.heaviest)
 
     def _is_exhausted(self, slot: SlotState) -> bool:
         limit = self._config.max_ranks_per_worker

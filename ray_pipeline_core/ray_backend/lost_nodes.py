@@ -28,7 +28,7 @@ class LostNodes:
             nodes: the nodes now, and those of before.
             draining: the ids of those that are being drained.
         """
-        lost = [_named(node, draining) for node in nodes if self._is_lost(node, draining)]
+        lost = [_lost_and_why(node, draining) for node in nodes if self._is_lost(node, draining)]
         self.words = f"; since the run began, the cluster has lost {', '.join(lost)}" if lost else ""
         return [node for node in nodes if node.is_alive and node.node_id not in draining]
 
@@ -36,7 +36,7 @@ class LostNodes:
         return node.node_id in draining if node.is_alive else node.node_id in self._before
 
 
-def _named(node: Node, draining: Container[str]) -> str:
+def _lost_and_why(node: Node, draining: Container[str]) -> str:
     reasons = ["drained"] if node.node_id in draining else []
     reasons += [node.death] if node.death else []
     return f"node {node.address} ({': '.join(reasons) or 'it has died'})"

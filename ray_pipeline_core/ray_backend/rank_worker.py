@@ -101,8 +101,8 @@ class RankWorker:
         if problem is not None:
             return problem
         settings: RankSettings = pickle.loads(packed_settings)
-        if settings.before_retry is not None:
-            problem = _load_problem(settings.before_retry, "RetryPolicy.before_retry")
+        for packed, parameter in ((settings.before_retry, "RetryPolicy.before_retry"), (settings.inputs, "inputs")):
+            problem = _load_problem(packed, parameter) if packed is not None else None
             if problem is not None:
                 return problem
         prepare_logging()

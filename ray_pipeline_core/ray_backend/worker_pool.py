@@ -75,7 +75,7 @@ class RayWorkerPool:
         cluster.call(self._environment.upload)
         check_options(self._environment.resources)
         self._calls = WorkerCalls(cluster, setup)
-        self._attempt_numbers = setup.attempt_numbers
+        self._setup = setup
         self._ranks_per_group = setup.config.tasks_per_job
         self._idle_workers = idle_workers
         self._needs_more_memory = False
@@ -147,13 +147,14 @@ class RayWorkerPool:
         return [
             RankAttempt(
                 rank=rank,
-                attempt=self._attempt_numbers.in_folder(rank, group.attempt),
+                attempt=self._setup.attempt_numbers.in_folder(rank, group.attempt),
                 may_be_marked=group.attempt > 1,
                 is_first=position == 0,
                 node_index=node_index,
                 node_ips=node_ips,
                 master_port=slot.ports.numbers[position] if slot.is_gang else 0,
                 submitted_s=submitted_s,
+                share=self._setup.share_of(rank),
             )
             for position, rank in enumerate(group.ranks)
         ]

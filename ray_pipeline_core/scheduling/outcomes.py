@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_pipeline_core.failure_kinds import FAILURE_RULES, FailureKind, FailureRule
-from ray_pipeline_core.redaction import redact
+from ray_pipeline_core.redaction import redact, redact_url
 
 STORE_TIMEOUT = "StoreTimeout"
 """The error type of an attempt whose files could not be stored, since the storage did not answer."""
@@ -31,6 +31,7 @@ class AttemptFailure:
         node_died: the worker's node died with it.
         node: where it happened, if known.
         log: full path of the attempt's log, if there is one.
+        input: key of the input that the rank was at work on, if it is known.
     """
 
     kind: FailureKind
@@ -43,10 +44,12 @@ class AttemptFailure:
     node_died: bool = False
     node: str | None = None
     log: str | None = None
+    input: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "error_type", redact(self.error_type))
         object.__setattr__(self, "message", redact(COLOURS.sub("", self.message)))
+        object.__setattr__(self, "input", redact_url(self.input) if self.input else None)
 
     @property
     def rule(self) -> FailureRule:

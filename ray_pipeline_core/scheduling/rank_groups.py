@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ray_pipeline_core.failure_kinds import Budget
@@ -36,22 +36,27 @@ class TaskGroup:
         attempt: the number of this submission in this run, from 1.
         retry_counts: what its earlier attempts have cost.
         memory_factor: how many times the usual memory it needs, 1 unless an attempt ran out of memory.
+        weight: how long it is expected to take compared with other groups, in any unit; 0 if nothing is known.
     """
 
     ranks: tuple[int, ...]
     attempt: int = 1
     retry_counts: RetryCounts = RetryCounts()
     memory_factor: float = 1.0
+    weight: float = 0.0
 
     def next_attempt(self, ranks: Sequence[int], retry_counts: RetryCounts, memory_factor: float) -> TaskGroup:
         """Return the next attempt, for those `ranks` that still need one."""
-        return TaskGroup(tuple(ranks), self.attempt + 1, retry_counts, memory_factor)
+        return TaskGroup(tuple(ranks), self.attempt + 1, retry_counts, memory_factor, self.weight)
 
     def renumbered(self) -> TaskGroup:
         """Return the next attempt of a group that was not run, as far as is known, at no cost."""
         return replace(self, attempt=self.attempt + 1)
 
 
-def make_groups(ranks: Sequence[int], tasks_per_job: int) -> list[TaskGroup]:
-    """Divide `ranks` into groups of up to `tasks_per_job`, in order."""
-    return [TaskGroup(tuple(ranks[i : i + tasks_per_job])) for i in range(0, len(ranks), tasks_per_job)]
+def make_groups(
+    ranks: Sequence[int], tasks_per_job: int, weight_of: Callable[[int], float] = lambda rank: 0.0
+) -> list[TaskGroup]:
+    """Divide `ranks` into groups of up to `tasks_per_job`, in order; a group weighs as much as its heaviest rank."""
+    cuts = (tuple(ranks[i : i + tasks_per_job]) for i in range(0, len(ranks), tasks_per_job))
+    return [TaskGroup(cut, weight=max(map(weight_of, cut))) for cut in cuts]

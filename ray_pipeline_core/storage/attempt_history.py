@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from ray_pipeline_core.redaction import get_logger
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.run_folder import ATTEMPT_HISTORY, ATTEMPT_HISTORY_PARTS
 from ray_pipeline_core.strict_json import json_value, parse_object
-from ray_pipeline_core.validation import is_integer
+from ray_pipeline_core.validation import is_integer, is_number
 
 _MAX_ATTEMPT = 1_000_000
 """No rank is ever tried as often; a larger number in the file is damage."""
 _MAX_EARLIER_ATTEMPTS = _MAX_ATTEMPT - 1000
 """What is counted of a number that is hardly smaller, so that the numbers of this run's attempts are no damage."""
+_MAX_SECONDS = 1e9
+"""No attempt takes as long, which is 30 years; a larger number in the file is damage."""
 _ALWAYS_JOINED_BYTES = 8 * 2**20
 """Up to this size, the history is written again as a whole at the end of a run; beyond it, once a run adds a half."""
 _ENCODER = json.JSONEncoder(ensure_ascii=False)  # `json.dumps` would make one for each record
@@ -40,6 +43,39 @@ class AttemptNumbers:
     def in_folder(self, rank: int, attempt: int) -> int:
         """Return the folder-wide number of a rank's attempt, given its number in this run (both from 1)."""
         return self.earlier.get(rank, 0) + attempt
+
+
+class _Record(NamedTuple):
+    """What is used of a line of the history; `seconds` is None if it is missing or no duration."""
+
+    ranks: list[int]
+    attempt: int
+    is_completed: bool
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class EarlierAttempts:
+    """What the history tells of a folder's attempts. It holds some numbers for each rank, however many attempts it had.
+
+    Attributes:
+        numbers: the highest number of an attempt, by rank.
+        completed_s: how long the newest attempt that completed took, by rank, in seconds.
+        failed_s: how long the longest attempt that failed took, by rank, in seconds.
+    """
+
+    numbers: dict[int, int] = field(default_factory=dict)
+    completed_s: dict[int, float] = field(default_factory=dict)
+    failed_s: dict[int, float] = field(default_factory=dict)
+
+    def add(self, record: _Record) -> None:
+        """Add a record, newer than those before."""
+        for rank in record.ranks:
+            self.numbers[rank] = max(record.attempt, self.numbers.get(rank, 0))
+            if record.seconds is not None and record.is_completed:
+                self.completed_s[rank] = record.seconds
+            elif record.seconds is not None:
+                self.failed_s[rank] = max(record.seconds, self.failed_s.get(rank, 0.0))
 
 
 class AttemptHistory:
@@ -96,20 +132,21 @@ class AttemptHistory:
 
     def earlier_attempts(self) -> dict[int, int]:
         """Return the highest attempt number so far, by rank. Damaged lines are skipped."""
-        highest: dict[int, int] = {}
-        damaged: list[bytes] = []
+        return self.read().numbers
+
+    def read(self) -> EarlierAttempts:
+        """Return what the records tell. Damaged lines are skipped."""
+        earlier, damaged, first_damaged = EarlierAttempts(), 0, b""
         stored, parts = self._read_stored([] if self._folder.is_local() else self._part_names())
-        for line in b"".join([stored, *parts]).splitlines():
+        for line in itertools.chain.from_iterable(io.BytesIO(content) for content in (stored, *parts)):
             try:
-                ranks, attempt = _parse_line(line)
+                earlier.add(_parse_line(line))
             except ValueError:
-                damaged.append(line)
-                continue
-            highest.update((rank, attempt) for rank in ranks if attempt > highest.get(rank, 0))
+                damaged, first_damaged = damaged + 1, first_damaged or line.rstrip()
         if damaged:
             url = self._folder.url_of(ATTEMPT_HISTORY)
-            _log.warning("Ignored %d damaged line(s) in %s, the first is %.80r", len(damaged), url, damaged[0])
-        return highest
+            _log.warning("Ignored %d damaged line(s) in %s, the first is %.80r", damaged, url, first_damaged)
+        return earlier
 
     def _part_names(self) -> list[str]:
         return sorted(self._folder.list_names(ATTEMPT_HISTORY_PARTS))
@@ -139,8 +176,8 @@ def _not_joined(parts: Sequence[bytes], stored: bytes) -> list[bytes]:
     return [part for part in parts if part.partition(b"\n")[0] + b"\n" not in joined]
 
 
-def _parse_line(line: bytes) -> tuple[list[int], int]:
-    """Return the ranks and the attempt number of a record, which become names of logs.
+def _parse_line(line: bytes) -> _Record:
+    """Return a record; its ranks and its number become names of logs.
 
     Raises:
         ValueError: the line is no record.
@@ -151,4 +188,11 @@ def _parse_line(line: bytes) -> tuple[list[int], int]:
         raise ValueError("no number of an attempt")
     if not (isinstance(ranks, list) and all(is_integer(rank) and rank >= 0 for rank in ranks)):
         raise ValueError("no ranks")
-    return ranks, min(attempt, _MAX_EARLIER_ATTEMPTS)
+    is_completed, seconds = record.get("outcome") == "completed", _seconds_in(record)
+    return _Record(ranks, min(attempt, _MAX_EARLIER_ATTEMPTS), is_completed, seconds)
+
+
+def _seconds_in(record: Mapping[str, Any]) -> float | None:
+    """Return how long the attempt took; None if the record has no duration that can be true."""
+    seconds: Any = record.get("seconds")
+    return float(seconds) if is_number(seconds) and 0 <= seconds <= _MAX_SECONDS else None

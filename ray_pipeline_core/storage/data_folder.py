@@ -158,6 +158,21 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         """Return the file sizes in bytes by base name, for the same files as `list_names`."""
         return self._files.sizes(self._join(subdirectory), prefixes)
 
+    def list_entries(self, subdirectory: str) -> list[dict[str, Any]]:
+        """Return fsspec's entries of the files and directories directly in `subdirectory`, none if it is missing.
+
+        Their names are relative to the folder. Cached listings are used unless `invalidate` was called before.
+        """
+        try:
+            entries = self._remote.call("list", self._join(subdirectory), lambda: self.ls(subdirectory, detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [entry for entry in entries if not _is_placeholder(entry, subdirectory)]
+
+    def entry(self, path: str) -> dict[str, Any]:
+        """Return fsspec's entry of a file, as it is now; raise FileNotFoundError if it is missing."""
+        return self._remote.info(self._join(path))
+
     def isfile(self, path: str) -> bool:
         """Return whether `path` is a file; storage errors are raised, not taken for a missing file."""
         return self._files.is_file(self._join(path))
@@ -261,6 +276,12 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
             return self._remote.call("list", self._join(subdirectory), call)
         except FileNotFoundError:
             return {}
+
+
+def _is_placeholder(entry: dict[str, Any], directory: str) -> bool:
+    """Return whether an entry of an object store stands for the listed directory itself."""
+    name: str = entry["name"]
+    return entry["type"] != "directory" and (name.endswith("/") or name == directory)
 
 
 def _rebuild(

@@ -6,11 +6,15 @@ import os
 from collections.abc import Iterable
 
 from ray_pipeline_core.errors import ConfigError
+from ray_pipeline_core.redaction import shown
 from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.lease_files import LEASES, LOCK_FILE
 from ray_pipeline_core.storage.remote_files import protocols
+from ray_pipeline_core.storage.run_folder import ATTEMPTS, PROGRESS_FILE, RESULT_FILE, STATS_FILE
 
 _RANK_FOLDERS = ("completions", "stats", "logs")
 _RUN_FILE = "executor.json"
+_RUN_FILES = frozenset({*_RANK_FOLDERS, ATTEMPTS, LEASES, LOCK_FILE, _RUN_FILE, PROGRESS_FILE, RESULT_FILE, STATS_FILE})
 
 _Location = tuple[object, tuple[str, ...]]  # the storage, and the parts of the path: the same however it is spelled
 
@@ -58,6 +62,27 @@ def check_parent_folders(name: str, parents: Iterable[DataFolder], later: Iterab
                 f"depends={parent.url!r}: executor {name!r} would wait for the run folder of {other!r}, which this "
                 "chain runs later; pass that executor instead of its folder, or the folder of another run"
             )
+
+
+def check_inputs(source: object, paths: Iterable[str], folder: DataFolder) -> None:
+    """Check that no run has its own files as inputs, of which each run makes new ones.
+
+    Args:
+        source: what lists the inputs.
+        paths: what it lists.
+        folder: the run folder.
+
+    Raises:
+        ConfigError: an input is a file of the run folder.
+    """
+    root = f"{folder.resolve_paths('').rstrip('/')}/"
+    inside = (path.removeprefix(root) for path in paths if path.startswith(root))
+    own = next((path for path in inside if path.partition("/")[0] in _RUN_FILES), None)
+    if own is not None:
+        raise ConfigError(
+            f"inputs={shown(source)}: lists {own} of the run folder {folder.url}; choose a logging_dir outside of "
+            "the source, or a pattern that leaves it out"
+        )
 
 
 def _check_surroundings(location: _Location, folder: DataFolder, run_folders: set[_Location]) -> None:

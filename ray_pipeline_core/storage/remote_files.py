@@ -187,9 +187,15 @@ class RemoteFiles:
     def is_file(self, path: str) -> bool:
         """Return whether `path` is a file; unlike fsspec's `isfile`, raise storage errors."""
         try:
-            return bool(self._info(path)["type"] == "file")
+            return bool(self.info(path)["type"] == "file")
         except FileNotFoundError:
             return False
+
+    def info(self, path: str) -> dict[str, Any]:
+        """Return fsspec's entry of a file, uncached; raise FileNotFoundError if it is missing."""
+        self._fs.invalidate_cache(path)
+        info: dict[str, Any] = self.call("read", path, lambda: self._call_method("info", path))
+        return info
 
     def modified_s(self, path: str) -> float:
         """Return a file's modification time, in seconds since the epoch; 0 if the filesystem doesn't report it."""
@@ -208,11 +214,6 @@ class RemoteFiles:
             return sync(self._fs.loop, coroutine, *arguments, timeout=limit_s, **options)
         except FSTimeoutError:
             raise _no_answer(limit_s) from None
-
-    def _info(self, path: str) -> dict[str, Any]:
-        self._fs.invalidate_cache(path)
-        info: dict[str, Any] = self.call("read", path, lambda: self._call_method("info", path))
-        return info
 
     def _make_parents(self, path: str) -> None:
         parent = self._fs._parent(path)

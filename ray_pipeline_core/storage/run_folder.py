@@ -28,6 +28,7 @@ STATS_FILE = "stats.json"
 STATS_CACHE_FILE = "stats.cache.json"
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.json"
+INPUTS_FILE = "inputs.jsonl"
 
 _MOVED_LOG = re.compile(rf"{ATTEMPTS}/([0-9]+)/([1-9][0-9]{{0,5}})\.log")
 _FENCE = re.compile(rf"{ATTEMPTS}/([0-9]+)/fence\.json")
@@ -283,6 +284,30 @@ class RunFolder:
             ValueError: it is not a JSON object.
         """
         return self._read_object(EXECUTOR_FILE)
+
+    def write_inputs(self, lines: bytes) -> None:
+        """Write which rank gets which inputs, a JSON line for each."""
+        self.folder.write_bytes(INPUTS_FILE, lines)
+
+    def read_inputs(self) -> bytes | None:
+        """Return what `write_inputs` wrote, with any content, or None if it is missing."""
+        try:
+            return self.folder.read_bytes(INPUTS_FILE)
+        except FileNotFoundError:
+            return None
+
+    def has_inputs(self) -> bool:
+        """Return whether what `write_inputs` wrote is there."""
+        return self._size(INPUTS_FILE) > 0
+
+    def remove_inputs(self) -> None:
+        """Remove what says which rank gets which inputs, if it is there."""
+        self.folder.remove_many([INPUTS_FILE])
+
+    def remove_completed(self, ranks: Collection[int]) -> None:
+        """Remove the markers, then the stats, of ranks that have to run again."""
+        self.remove_markers(ranks)
+        self.folder.remove_many([self.stats_path(rank) for rank in ranks])
 
     def recorded_world_size(self) -> int | None:
         """Return the world size of the last run, by `result.json` or else `progress.json`; None if neither tells it."""

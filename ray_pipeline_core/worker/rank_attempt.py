@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_pipeline_core.inputs.deal import Share
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker.rank_log import FLUSH_INTERVAL_S
 
@@ -25,6 +26,7 @@ class RankSettings:
         log_flush_interval_s: time between two uploads of a running rank's log, in seconds.
         lease_id: the id of the run's lease on its folder; empty if there is no lease to check.
         before_retry: the pickled `RetryPolicy.before_retry`, if there is one.
+        inputs: the pickled source of the inputs, if it has something to do in a worker.
     """
 
     folder: RunFolder
@@ -39,6 +41,7 @@ class RankSettings:
     log_flush_interval_s: float = FLUSH_INTERVAL_S
     lease_id: str = ""
     before_retry: bytes | None = None
+    inputs: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class RankAttempt:
         node_ips: addresses of the gang's nodes, the master first.
         master_port: a free port on the first node for the members of the gang to meet; 0 outside gangs.
         submitted_s: when the driver sent it to the worker, in seconds since the epoch; 0 if that is unknown.
+        share: the inputs of the rank; None if the run has none.
     """
 
     rank: int
@@ -64,6 +68,7 @@ class RankAttempt:
     node_ips: tuple[str, ...] = ()
     master_port: int = 0
     submitted_s: float = 0.0
+    share: Share | None = None
 
     @property
     def node(self) -> str | None:

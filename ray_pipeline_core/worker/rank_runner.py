@@ -21,6 +21,7 @@ from ray_pipeline_core.worker.attempt_guard import AttemptGuard
 from ray_pipeline_core.worker.environment import rank_environment_set
 from ray_pipeline_core.worker.log_capture import captured_output, console_stream
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings, log_parts, log_path, log_url
+from ray_pipeline_core.worker.rank_inputs import RankInputs
 from ray_pipeline_core.worker.rank_log import LogSettings, RankLog
 
 _MAX_MESSAGE_LENGTH = 2000
@@ -99,6 +100,7 @@ def run_rank_steps(
     """
     started_s, guard = time.perf_counter(), AttemptGuard(settings, attempt)
     steps: list[Step] = []
+    inputs = RankInputs(settings.inputs, attempt.share)
     try:
         guard.check()  # the call may have waited in a worker that was stopped
         _remove_earlier_marker(settings, attempt)
@@ -108,13 +110,14 @@ def run_rank_steps(
         return _failed_outcome(settings, attempt, store_failure(error), started_s)
     try:
         with rank_environment_set(settings, attempt), captured_output(log), forks_ended():
-            stats = _run_steps(packed_pipeline, settings, attempt, log, steps)
+            stats = _run_steps(packed_pipeline, settings, attempt, log, steps, inputs)
     except BaseException as error:
         _log_failure(log, attempt, error)
         _close_log(log)
         if isinstance(error, WorkerTerminated):
             raise
-        return _failed_outcome(settings, attempt, _step_failure(error, steps), started_s)
+        failure = replace(_step_failure(error, steps), input=inputs.at_hand)
+        return _failed_outcome(settings, attempt, failure, started_s)
     finished = FinishedRank(settings, attempt, log, stats, started_s, time.perf_counter() - started_s, guard)
     return _check_time_limit(finished) or finished
 
@@ -148,14 +151,22 @@ def _close_log(log: RankLog) -> None:
 
 
 def _run_steps(
-    packed_pipeline: bytes | memoryview, settings: RankSettings, attempt: RankAttempt, log: RankLog, steps: list[Step]
+    packed_pipeline: bytes | memoryview,
+    settings: RankSettings,
+    attempt: RankAttempt,
+    log: RankLog,
+    steps: list[Step],
+    inputs: RankInputs,
 ) -> PipelineStats:
     log.info(f"Launching pipeline for rank={attempt.rank} (attempt {attempt.attempt})")
     if settings.before_retry is not None and attempt.attempt > 1:
         pickle.loads(settings.before_retry)(attempt.rank, attempt.attempt)
     steps.extend(unpack_pipeline(packed_pipeline))
     log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
-    stats = run_pipeline(steps, attempt.rank, settings.world_size)
+    with inputs.given_to(steps, log) as data:
+        stats = run_pipeline(steps, attempt.rank, settings.world_size, data)
+    if attempt.node_index == 0:
+        inputs.check_unchanged()
     log.info(f"Processing done for rank={attempt.rank}\n{stats.summary()}")
     return stats
 

@@ -111,6 +111,8 @@ def test_further_parameters_are_keyword_only() -> None:
         "run_timeout",
         "runtime_env",
         "run_on_dependency_fail",
+        "inputs",
+        "refresh",
         "observers",
         "address",
     ]

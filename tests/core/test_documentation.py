@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from docs.tools import module_table
-from ray_pipeline_core import RayPipelineExecutor, RetryPolicy, errors
+from ray_pipeline_core import RayPipelineExecutor, Refresh, RetryPolicy, errors
 from ray_pipeline_core.failure_kinds import FAILURE_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,8 +101,9 @@ def table_rows(document: Path, heading: str) -> list[list[str]]:
 def shown_default(value: Any) -> str:
     if value is inspect.Parameter.empty:
         return ""
-    if value == RetryPolicy():
-        return "`RetryPolicy()`"
+    for default in (RetryPolicy(), Refresh()):
+        if value == default:
+            return f"`{type(default).__name__}()`"
     return f"`{value!r}`"
 
 

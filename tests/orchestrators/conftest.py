@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.core.test_documentation import examples
 from tests.support.ray_processes import free_port
 from tests.support.waiting import wait_for
 
+TESTS = Path(__file__).parents[1]
 START_TIMEOUT_S = 180.0
 RUN_TIMEOUT_S = 240.0
 _OF_TESTS = ("PYTHONPATH", "COVERAGE_PROCESS_CONFIG")
@@ -37,7 +39,7 @@ def process(command: list[str], log: Path, env: Mapping[str, str], cwd: Path) ->
     finally:
         family = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
         started.send_signal(signal.SIGTERM)
-        _, left = psutil.wait_procs(family, timeout=15)
+        _, left = psutil.wait_procs(family, timeout=5)
         for one in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -57,49 +59,86 @@ def write_examples(folder: Path, outputs: Path) -> None:
 
 
 @dataclass(frozen=True)
+class DagRun:
+    """A DAG run of a started Airflow.
+
+    Attributes:
+        api: a client of its API, with a token.
+        path: the path of the DAG run there.
+    """
+
+    api: httpx.Client
+    path: str
+
+    def wait_for_task(self, task_id: str, map_index: int = -1, retried: bool = True) -> tuple[str, int]:
+        """Wait for the end of a task instance, and return its state and the number of its newest try.
+
+        Args:
+            task_id: the task.
+            map_index: the index of a mapped task instance.
+            retried: whether to wait for another try after one that has failed.
+        """
+        ended = ("success", "failed", *(() if retried else ("up_for_retry",)))
+        path = f"{self.path}/taskInstances/{task_id}{f'/{map_index}' if map_index >= 0 else ''}"
+
+        def read() -> dict[str, Any]:
+            return dict(self.api.get(path).raise_for_status().json())
+
+        wait_for(lambda: read()["state"] in ended, f"the end of {path}", RUN_TIMEOUT_S)
+        return read()["state"], read()["try_number"]
+
+    def mark_failed(self, task_id: str) -> None:
+        """Mark a task that is running as failed, upon which Airflow kills it."""
+        self.api.patch(f"{self.path}/taskInstances/{task_id}", json={"new_state": "failed"}).raise_for_status()
+
+    def task_log(self, task_id: str) -> str:
+        """Return the log of the newest try of a task."""
+        task = f"{self.path}/taskInstances/{task_id}"
+        number = self.api.get(task).json()["try_number"]
+        return self.api.get(f"{task}/logs/{number}").text
+
+
+@dataclass(frozen=True)
 class Airflow:
     """A started Airflow.
 
     Attributes:
         api: a client of its API, with a token.
-        dags: the folder with its DAGs.
-        log: the output of all its processes.
+        home: its folder.
     """
 
     api: httpx.Client
-    dags: Path
-    log: Path
+    home: Path
 
-    def run(self, dag_id: str, logical_date: str) -> str:
-        """Run a DAG, and return the state in which the run has ended."""
+    @property
+    def logs(self) -> Path:
+        """The folder of the logs of tasks."""
+        return self.home / "logs"
+
+    def start(self, dag_id: str, logical_date: str | None, conf: Mapping[str, Any] | None = None) -> DagRun:
+        """Start a run of a DAG, once the DAG processor has found it."""
+        wait_for(lambda: self.api.get(f"/dags/{dag_id}").status_code == 200, f"the DAG {dag_id}")
         self.api.patch(f"/dags/{dag_id}", json={"is_paused": False}).raise_for_status()
-        answer = self.api.post(f"/dags/{dag_id}/dagRuns", json={"logical_date": logical_date})
-        run = f"/dags/{dag_id}/dagRuns/{answer.raise_for_status().json()['dag_run_id']}"
-        ended = ("success", "failed")
-        wait_for(lambda: self.api.get(run).json()["state"] in ended, f"the end of {run}", RUN_TIMEOUT_S)
-        return str(self.api.get(run).json()["state"])
-
-    def task_log(self, dag_id: str, task_id: str) -> str:
-        """Return the log of the newest try of a task of the only run of a DAG."""
-        run = self.api.get(f"/dags/{dag_id}/dagRuns").json()["dag_runs"][-1]["dag_run_id"]
-        task = f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task_id}"
-        number = self.api.get(task).json()["try_number"]
-        return self.api.get(f"{task}/logs/{number}").text
+        wanted = {"logical_date": logical_date, "conf": conf or {}}
+        answer = self.api.post(f"/dags/{dag_id}/dagRuns", json=wanted).raise_for_status()
+        return DagRun(self.api, f"/dags/{dag_id}/dagRuns/{answer.json()['dag_run_id']}")
 
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
-    """An Airflow with scheduler, DAG processor, triggerer and API server, and the README's DAG in its folder."""
+    """An Airflow with scheduler, DAG processor, triggerer and API server, and the DAGs of the tests in its folder."""
     home = tmp_path_factory.mktemp("airflow")
     dags, port = home / "dags", free_port()
     dags.mkdir()
     write_examples(dags, home)
+    shutil.copy(Path(__file__).with_name("operator_dag.py"), dags)
+    shutil.copy(TESTS / "airflow_provider" / "steps.py", dags / "operator_steps.py")
     url = f"http://127.0.0.1:{port}"
     env = environment(
         AIRFLOW_HOME=str(home),
         AIRFLOW__CORE__DAGS_FOLDER=str(dags),
         AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="True",
-        AIRFLOW__CORE__PARALLELISM="2",
+        AIRFLOW__CORE__PARALLELISM="4",
         AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"{url}/execution/",
         AIRFLOW__API__HOST="127.0.0.1",
         AIRFLOW__API__PORT=str(port),
@@ -113,7 +152,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
         assert started.poll() is None, log.read_text()[-4000:]
         client.headers["Authorization"] = f"Bearer {_token(client, url)}"
         client.base_url = httpx.URL(f"{url}/api/v2")
-        yield Airflow(client, dags, log)
+        yield Airflow(client, home)
 
 
 def _token(client: httpx.Client, url: str) -> str | None:

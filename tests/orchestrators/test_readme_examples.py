@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from tests.orchestrators.conftest import Airflow, PrefectServer, process, write_examples
-from tests.support.waiting import wait_for
 
 
 def squares(folder: Path) -> dict[str, list[str]]:
@@ -19,9 +18,9 @@ ALL = {f"{rank}.txt": [str(n * n) for n in range(rank, 100, 4)] for rank in rang
 
 def test_dag_runs_in_a_started_airflow(airflow: Airflow) -> None:
     """The module beside the DAG is importable in the task's process alone, unless the workers follow it."""
-    wait_for(lambda: airflow.api.get("/dags/squares").status_code == 200, "the DAG")
-    assert airflow.run("squares", "2026-01-31T00:00:00Z") == "success", airflow.task_log("squares", "squares")
-    assert squares(airflow.dags.parent / "squares" / "2026-01-31") == ALL
+    run = airflow.start("squares", "2026-01-31T00:00:00Z")
+    assert run.wait_for_task("squares", retried=False) == ("success", 1), run.task_log("squares")
+    assert squares(airflow.home / "squares" / "2026-01-31") == ALL
 
 
 def test_flow_that_is_served_runs(prefect_server: PrefectServer, tmp_path: Path) -> None:

@@ -37,11 +37,19 @@ class FlowRunRecords:
         """Wait until the task runs have these states, and return them by name."""
 
         def read() -> dict[str, TaskRun]:
-            wanted = FlowRunFilter.model_validate({"id": {"any_": [self.flow_run_id]}})
-            return {run.name: run for run in self.client.read_task_runs(flow_run_filter=wanted)}
+            return {run.name: run for run in self._read_task_runs()}
 
         wait_for(lambda: {name: run.state_name for name, run in read().items()} == state_names, "the task runs")
         return read()
+
+    def assert_states(self, *state_names: str) -> None:
+        """Wait until the task runs have these states, whatever their names."""
+        expected = sorted(state_names)
+        wait_for(lambda: sorted(str(run.state_name) for run in self._read_task_runs()) == expected, "the task runs")
+
+    def _read_task_runs(self) -> list[TaskRun]:
+        wanted = FlowRunFilter.model_validate({"id": {"any_": [self.flow_run_id]}})
+        return list(self.client.read_task_runs(flow_run_filter=wanted))
 
     def artifacts(self, kind: str = "table") -> dict[str, Any]:
         """Return the data of the flow run's artifacts of one kind, by key."""

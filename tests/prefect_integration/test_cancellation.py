@@ -85,9 +85,10 @@ def start(client: SyncPrefectClient, prefect_server: str, ray_cluster: Any, tmp_
     processes: list[subprocess.Popen[bytes]] = []
 
     def start_process(kind: str, way: str) -> FlowProcess:
-        command = [sys.executable, "-m", "tests.prefect_integration.cancelled_flow", kind, way]
-        environment = os.environ | {"PREFECT_API_URL": prefect_server, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen([*command, str(tmp_path), ray_cluster.address], cwd=ROOT, env=environment)
+        command = [sys.executable, "-m", "tests.prefect_integration.cancelled_flow", way]
+        wanted = {"CANCELLED_FLOW": f"{kind} {tmp_path} {ray_cluster.address}"}
+        environment = os.environ | {"PREFECT_API_URL": prefect_server, "PYTHONPATH": str(ROOT)} | wanted
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
         processes.append(process)
         return FlowProcess(client, tmp_path, process)
 
@@ -105,14 +106,17 @@ def kill_family(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def runs_a_flow(process: psutil.Process) -> bool:
+    """Return whether a runner has started a process for a flow run; before Prefect 3.4.21 that is `prefect.engine`."""
+    return any(name in " ".join(process.cmdline()) for name in ("spawn_main", "prefect.engine"))
+
+
 @pytest.mark.parametrize("kind", ["built", "submitted"])
 def test_ranks_end_when_a_served_flow_run_is_cancelled(start: Any, client: SyncPrefectClient, kind: str) -> None:
     served = start(kind, "serve")
     served.start_served_flow()
     records, rank = served.records(), served.wait_for_rank()
-    (runner_child,) = [
-        child for child in psutil.Process(served.process.pid).children() if "spawn_main" in " ".join(child.cmdline())
-    ]
+    (runner_child,) = filter(runs_a_flow, psutil.Process(served.process.pid).children())
 
     client.set_flow_run_state(records.flow_run_id, Cancelling())
 

@@ -60,20 +60,21 @@ def test_flow_has_a_task_run_per_executor_and_an_edge_per_dependency(
     }
 
 
+def flow_with_a_failing_parent(make: MakeExecutor) -> Flow[[], dict[str, Any]]:
+    flights, weather = make("flights", numbers, fail_on(1)), make("weather", tasks=1)
+    joined = make("joined", depends=[flights, weather])
+    return ray_pipeline_flow(make("published", tasks=1, depends=joined), name="nightly")
+
+
 def test_children_are_never_run_when_a_parent_fails(
     make_named_executor: MakeExecutor, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
-    flights = make_named_executor("flights", numbers, fail_on(1))
-    weather = make_named_executor("weather", tasks=1)
-    joined = make_named_executor("joined", depends=[flights, weather])
-    published = make_named_executor("published", tasks=1, depends=joined)
-
-    state, records = run(ray_pipeline_flow(published, name="nightly"), client)
+    state, records = run(flow_with_a_failing_parent(make_named_executor), client)
 
     assert state.is_failed()
     with pytest.raises(RunIncompleteError, match="run 'flights': 1 of 3 ranks failed"):
         state.result()
-    records.task_runs(flights="Failed", weather="Completed", joined="NotReady", published="NotReady")
+    records.assert_states("Failed", "Completed", "NotReady", "NotReady")
     assert not (tmp_path / "joined").exists()
     assert not (tmp_path / "published").exists()
     rows = {row["executor"]: row for row in records.artifacts()["nightly-executors"]}
@@ -84,6 +85,14 @@ def test_children_are_never_run_when_a_parent_fails(
         "published": ("NotReady", None),
     }
     records.log_lines("flights: rank 1: error")
+
+
+def test_task_runs_of_children_that_are_never_run_have_their_names(
+    make_named_executor: MakeExecutor, client: SyncPrefectClient
+) -> None:
+    """Apart from the test above, because servers of Prefect 3.4 lose the names of some task runs that never began."""
+    _, records = run(flow_with_a_failing_parent(make_named_executor), client)
+    records.task_runs(flights="Failed", weather="Completed", joined="NotReady", published="NotReady")
 
 
 def test_executor_that_may_run_on_failed_ones_decides_how_the_flow_ends(

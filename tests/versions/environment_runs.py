@@ -1,4 +1,4 @@
-"""Makes an environment of the version matrix with uv, and runs its tests there."""
+"""Runs the tests of the version matrix, each row in an environment of its own."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
+from tests.versions import installing
 from tests.versions.environments import Environment
+from tests.versions.installing import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "versions"
-TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "psutil>=5.9", "s3fs>=2025.2")
 PACKAGES = ("ray_pipeline_core", "airflow_provider", "prefect_integration")
 SHOWN = {"ray": "Ray", "apache-airflow": "Airflow", "prefect": "Prefect"}
 """The distributions whose versions the table shows, with its headings."""
@@ -31,7 +30,7 @@ class Outcome:
     Attributes:
         name: its name.
         tested_on: the date.
-        ok: whether all tests, or the checks in their place, have passed.
+        ok: whether nothing has failed; a row may also be impossible to run on this machine, as its result says.
         result: what the table says.
         versions: the versions of what the table has columns for.
     """
@@ -49,8 +48,12 @@ def run(environment: Environment) -> Outcome:
     if python is None:
         return _store(environment, *_check_types(environment.pythons[0]), {"Python": environment.pythons[0]})
     folder = BUILD / environment.name
-    if not (_uv("venv", "--quiet", "--clear", "--python", python, folder) and _install(environment, folder)):
-        return _store(environment, False, "can't be installed", {})
+    try:
+        installing.make(environment, python, folder)
+    except installing.InstallError as error:
+        return _store(environment, False, str(error), {})
+    except installing.UnavailableError as error:
+        return _store(environment, True, f"not run: {error}", {})
     return _store(environment, *_run_tests(environment, folder), _versions(folder))
 
 
@@ -89,16 +92,10 @@ def _store(environment: Environment, ok: bool, result: str, versions: dict[str, 
     return outcome
 
 
-def _install(environment: Environment, folder: Path) -> bool:
-    until = ("--exclude-newer", environment.until) if environment.until else ()
-    command = ("pip", "install", "--quiet", "--python", folder, *until)
-    return _uv(*command, *TOOLS, *environment.requirements, "--editable", environment.package)
-
-
 def _run_tests(environment: Environment, folder: Path) -> tuple[bool, str]:
     report = folder / "junit.xml"
     # Warnings are errors in `make test`; what other releases warn of as well must not fail here.
-    options = ("-q", "-p", "no:cacheprovider", "-o", "filterwarnings=ignore", f"--junitxml={report}")
+    options = ("-q", "--durations=12", "-p", "no:cacheprovider", "-o", "filterwarnings=ignore", f"--junitxml={report}")
     command = [str(folder / "bin" / "python"), "-m", "pytest", *options, *environment.tests]
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     return code == 0, _summary(report) if report.exists() else f"pytest ended with {code}"
@@ -117,9 +114,8 @@ def _summary(report: Path) -> str:
 def _versions(folder: Path) -> dict[str, str]:
     command = [str(folder / "bin" / "python"), "-c", "import platform; print(platform.python_version())"]
     python = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    command = _uv_command("pip", "list", "--quiet", "--format", "json", "--python", folder)
-    listed: list[dict[str, Any]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    return {"Python": python} | {SHOWN[one["name"]]: one["version"] for one in listed if one["name"] in SHOWN}
+    installed = installing.versions(folder)
+    return {"Python": python} | {shown: installed[name] for name, shown in SHOWN.items() if name in installed}
 
 
 def _check_types(version: str) -> tuple[bool, str]:
@@ -128,11 +124,3 @@ def _check_types(version: str) -> tuple[bool, str]:
     ok = subprocess.run(command, cwd=ROOT, check=False).returncode == 0
     checked = "types and syntax checked with mypy" if ok else "mypy found mistakes"
     return ok, f"not available here: {checked}"
-
-
-def _uv(*arguments: object) -> bool:
-    return subprocess.run(_uv_command(*arguments), cwd=ROOT, check=False).returncode == 0
-
-
-def _uv_command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "uv", *map(str, arguments)]

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.versions.environment_runs import ROOT, Outcome, find_python
+from tests.versions import environment_runs
+from tests.versions.environment_runs import Outcome, find_python
 from tests.versions.environments import ENVIRONMENTS, Environment, select
+from tests.versions.installing import ROOT
 from tests.versions.page import END, START, fill, to_markdown
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -84,3 +86,20 @@ def test_table_takes_its_place_in_the_page(tmp_path: Path) -> None:
         "| `ray-lowest` | 3.11.2 | 2.49.0 |  |  | 12 passed | 2026-01-31 |\n"
         f"\n{END}after\n"
     )
+
+
+def test_row_says_that_no_packages_can_be_had_when_no_index_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment_runs, "BUILD", tmp_path)
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    here = ".".join(platform.python_version_tuple()[:2])
+    outcome = environment_runs.run(Environment("ray-offline", (here,), ".", (), ()))
+    assert (outcome.ok, outcome.result) == (True, "not run: uv gets no packages on this machine")
+    assert "| `ray-offline` |" in to_markdown([outcome])
+
+
+def test_newest_rows_keep_the_release_that_they_are_about() -> None:
+    kept = {one.name.partition("-")[0]: one.kept for one in select(["newest"])}
+    assert kept == {"ray": "ray[default]", "airflow": "apache-airflow", "prefect": "prefect"}

@@ -34,6 +34,7 @@ class FakeCluster:
     """Notes whether a call goes on that can be given up."""
 
     is_embedded = False
+    head_address = None
 
     def __init__(self) -> None:
         self.is_calling = False
@@ -59,6 +60,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
         return arguments
 
     monkeypatch.setattr(ray, "put", call_ray)
+    monkeypatch.setattr(ray, "nodes", lambda: list(call_ray()))
     monkeypatch.setattr(idle_workers, "release_workers", call_ray)
     monkeypatch.setattr(worker_pool, "release_workers", call_ray)
     return cluster

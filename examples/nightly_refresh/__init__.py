@@ -1,0 +1,1 @@
+"""A nightly refresh over a folder that grows: one chain, run by a script, Airflow and Prefect."""
