@@ -61,6 +61,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
         return arguments
 
     monkeypatch.setattr(ray, "put", call_ray)
+    monkeypatch.setattr(ray, "nodes", lambda: list(call_ray()))
     monkeypatch.setattr(idle_workers, "release_workers", call_ray)
     monkeypatch.setattr(worker_pool, "release_workers", call_ray)
     monkeypatch.setattr(worker_pool, "cluster_nodes", lambda: call_ray() and [])
