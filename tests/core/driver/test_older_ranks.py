@@ -105,7 +105,7 @@ def test_marker_of_an_attempt_that_a_killed_run_gave_up_is_not_believed(
 
     ran.clear()
     assert run_in_process(executor).completed == 6
-    assert ran == runs_again
+    assert sorted(ran) == runs_again, "each once, the one that took longer first"
 
 
 # --- the numbers of logs after a take-over ---------------------------------------------------------------------------
