@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import threading
@@ -18,7 +17,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from ray_pipeline_core.storage.call_retries import RetryLimits, call_with_retries
 from ray_pipeline_core.storage.error_translation import StorageErrors, is_expected_answer
-from ray_pipeline_core.storage.s3_listings import listing_filesystem
+from ray_pipeline_core.storage.s3_listings import NamesAndSizes
 from ray_pipeline_core.storage.transient_errors import is_transient
 
 T = TypeVar("T")
@@ -183,22 +182,19 @@ class RemoteFiles:
             self._fs.invalidate_cache(directory)
 
     def _sizes_by_prefixes(self, directory: str, prefixes: Sequence[str]) -> dict[str, int]:
-        filesystem = self._listing_fs
+        listing = NamesAndSizes(self._fs)
 
         def list_one(prefix: str) -> dict[str, int]:
-            entries = self.call("list", directory, lambda: filesystem.find(directory, prefix=prefix, detail=True))
-            return _sizes_in(directory, entries.values())  # so that no more entries are kept than needed
+            find = partial(listing.filesystem.find, directory, prefix=prefix, detail=True)
+            return _sizes_in(directory, self.call("list", directory, find).values())
 
         found: dict[str, int] = {}
         with ThreadPoolExecutor(_LISTING_THREADS) as threads:
             for sizes in threads.map(list_one, prefixes):
                 found.update(sizes)
-        filesystem.invalidate_cache(directory)
-        return found
-
-    @functools.cached_property
-    def _listing_fs(self) -> AbstractFileSystem:
-        return listing_filesystem(self._fs)
+        bucket = directory.partition("/")[0]
+        taken = ((f"{bucket}/{key}", size) for key, size in listing.sizes.items() if not key.endswith("/"))
+        return found | _below(directory, taken)
 
     def _list(self, directory: str) -> Collection[dict[str, Any]]:
         entries: list[dict[str, Any]] = self.call(
@@ -299,8 +295,11 @@ class RemoteFiles:
 
 def _sizes_in(directory: str, entries: Iterable[dict[str, Any]]) -> dict[str, int]:
     """Return the sizes of the files among entries of a listing, by their paths relative to `directory`."""
+    return _below(directory, ((entry["name"], entry["size"]) for entry in entries if entry["type"] != "directory"))
+
+
+def _below(directory: str, files: Iterable[tuple[str, int]]) -> dict[str, int]:
     parent = directory.rstrip("/") + "/"
-    files = ((entry["name"], entry["size"]) for entry in entries if entry["type"] != "directory")
     return {name[len(parent) :]: size for name, size in files if name.startswith(parent) and name != parent}
 
 
