@@ -57,7 +57,9 @@ def _updates(step: Any) -> float:
     try:
         metrics = [step.stats.time_stats, *step.stats.stats.values()]
         return float(sum(metric.n for metric in metrics))
-    except (AttributeError, TypeError):  # a plain function, or stats of another kind
+    except RuntimeError:
+        raise
+    except Exception:  # noqa: BLE001 - a plain function, or stats of another kind
         return 0.0
 
 

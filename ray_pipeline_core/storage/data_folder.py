@@ -173,6 +173,17 @@ class DataFolder(DirFileSystem):  # type: ignore[misc]
         """Return fsspec's entry of a file, as it is now; raise FileNotFoundError if it is missing."""
         return self._remote.info(self._join(path))
 
+    def list_tree(self, subdirectory: str, prefixes: Sequence[str] = ()) -> list[str]:
+        """Return the paths of all files below `subdirectory`, relative to the folder, uncached and in any order.
+
+        Args:
+            subdirectory: directory to list.
+            prefixes: prefixes of the paths below it that matter, to list very many faster; others may be left out.
+        """
+        if self._local is not None:
+            return self.list_files(subdirectory)
+        return [f"{subdirectory}/{path}" for path in self._remote.tree(self._join(subdirectory), prefixes)]
+
     def isfile(self, path: str) -> bool:
         """Return whether `path` is a file; storage errors are raised, not taken for a missing file."""
         return self._files.is_file(self._join(path))

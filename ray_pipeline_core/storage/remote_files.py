@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from glob import has_magic
@@ -17,6 +17,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from ray_pipeline_core.storage.call_retries import RetryLimits, call_with_retries
 from ray_pipeline_core.storage.error_translation import StorageErrors, is_expected_answer
+from ray_pipeline_core.storage.s3_listings import NamesAndSizes
 from ray_pipeline_core.storage.transient_errors import is_transient
 
 T = TypeVar("T")
@@ -154,34 +155,55 @@ class RemoteFiles:
             prefixes: prefixes of the names that matter; others may be left out. A store lists a thousand names per
                 page, and each page only after the one before; with prefixes, pages are requested in parallel.
         """
+        sizes = self._listed(directory, prefixes, self._list)
+        return {name: size for name, size in sizes.items() if "/" not in name}  # listings by prefix are recursive
+
+    def tree(self, directory: str, prefixes: Sequence[str] = ()) -> list[str]:
+        """Return the paths of all files below `directory`, relative to it; none if it is missing.
+
+        Args:
+            directory: directory to list.
+            prefixes: prefixes of the paths that matter, as in `sizes`.
+        """
+        return list(self._listed(directory, prefixes, self._find))
+
+    def _listed(
+        self, directory: str, prefixes: Sequence[str], list_all: Callable[[str], Collection[dict[str, Any]]]
+    ) -> dict[str, int]:
+        """Return the sizes of files by their paths relative to `directory`; `list_all` is for lack of prefixes."""
         self._fs.invalidate_cache(directory)
-        usable_prefixes = list(prefixes) if self._lists_by_prefix else []
         try:
-            with ThreadPoolExecutor(_LISTING_THREADS) as threads:
-                listings = (
-                    threads.map(partial(self._list, directory), usable_prefixes)
-                    if usable_prefixes
-                    else [self._list(directory)]
-                )
-                entries = [entry for listing in listings for entry in listing]
+            if not (self._lists_by_prefix and prefixes):
+                return _sizes_in(directory, list_all(directory))
+            return self._sizes_by_prefixes(directory, prefixes)
         except FileNotFoundError:
             return {}
         finally:
             self._fs.invalidate_cache(directory)
-        parent = directory.rstrip("/") + "/"
-        files = ((entry["name"], entry["size"]) for entry in entries if entry["type"] != "directory")
-        sizes = {name[len(parent) :]: size for name, size in files if name.startswith(parent) and name != parent}
-        return {name: size for name, size in sizes.items() if "/" not in name}  # listings by prefix are recursive
 
-    def _list(self, directory: str, prefix: str | None = None) -> Collection[dict[str, Any]]:
-        if prefix is None:
-            entries: list[dict[str, Any]] = self.call(
-                "list", directory, lambda: self._call_method("ls", directory, detail=True)
-            )
-            return entries
-        found: dict[str, dict[str, Any]] = self.call(
-            "list", directory, lambda: self._fs.find(directory, prefix=prefix, detail=True)
+    def _sizes_by_prefixes(self, directory: str, prefixes: Sequence[str]) -> dict[str, int]:
+        listing = NamesAndSizes(self._fs)
+
+        def list_one(prefix: str) -> dict[str, int]:
+            find = partial(listing.filesystem.find, directory, prefix=prefix, detail=True)
+            return _sizes_in(directory, self.call("list", directory, find).values())
+
+        found: dict[str, int] = {}
+        with ThreadPoolExecutor(_LISTING_THREADS) as threads:
+            for sizes in threads.map(list_one, prefixes):
+                found.update(sizes)
+        bucket = directory.partition("/")[0]
+        taken = ((f"{bucket}/{key}", size) for key, size in listing.sizes.items() if not key.endswith("/"))
+        return found | _below(directory, taken)
+
+    def _list(self, directory: str) -> Collection[dict[str, Any]]:
+        entries: list[dict[str, Any]] = self.call(
+            "list", directory, lambda: self._call_method("ls", directory, detail=True)
         )
+        return entries
+
+    def _find(self, directory: str) -> Collection[dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = self.call("list", directory, lambda: self._fs.find(directory, detail=True))
         return found.values()
 
     def is_file(self, path: str) -> bool:
@@ -270,6 +292,16 @@ class RemoteFiles:
             self.call("remove", path, lambda: self._call_method("rm_file", path))
         except FileNotFoundError:
             return
+
+
+def _sizes_in(directory: str, entries: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Return the sizes of the files among entries of a listing, by their paths relative to `directory`."""
+    return _below(directory, ((entry["name"], entry["size"]) for entry in entries if entry["type"] != "directory"))
+
+
+def _below(directory: str, files: Iterable[tuple[str, int]]) -> dict[str, int]:
+    parent = directory.rstrip("/") + "/"
+    return {name[len(parent) :]: size for name, size in files if name.startswith(parent) and name != parent}
 
 
 def _call_in_thread(call: Callable[[], T], limit_s: float) -> T:

@@ -141,7 +141,7 @@ class RunFolder:
         Attempt n + 1 moves the log of attempt n before it opens its own, so the logs that were moved tell the number.
         """
         attempts = dict.fromkeys(self.logged_ranks(world_size), 1)
-        for path in self.folder.list_files(ATTEMPTS):
+        for path in self.folder.list_tree(ATTEMPTS, _name_prefixes(world_size)):
             match = _MOVED_LOG.fullmatch(path)
             if match and (rank := parse_rank(match[1])) in attempts:
                 attempts[rank] = max(attempts[rank], int(match[2]) + 1)
@@ -182,7 +182,8 @@ class RunFolder:
 
     def late_markers(self, ranks: Collection[int]) -> set[int]:
         """Return those of these ranks whose marker an attempt has set that was given up, whichever run gave it up."""
-        matches = (_FENCE.fullmatch(path) for path in self.folder.list_files(ATTEMPTS))
+        paths_of_attempts = self.folder.list_tree(ATTEMPTS, _name_prefixes(max(ranks, default=0) + 1))
+        matches = (_FENCE.fullmatch(path) for path in paths_of_attempts)
         fenced = (parse_rank(match[1]) for match in matches if match)
         paths = {rank: self.fence_path(rank) for rank in fenced if rank is not None and rank in ranks}
         fences, attempts = self.folder.read_many(list(paths.values())), self.marker_attempts(paths)

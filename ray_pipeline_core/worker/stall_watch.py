@@ -22,6 +22,7 @@ from ray_pipeline_core.worker.reaper import TAG_VARIABLE
 from ray_pipeline_core.worker.stall_watcher import STACKS_SIGNAL, Pulse, check_interval_s, sentenced
 
 _SENTENCE_CHECK_INTERVAL_S = 0.05
+_CLOSE_TIMEOUT_S = 5.0
 
 
 class StallWatch:
@@ -78,7 +79,11 @@ class StallWatch:
         with contextlib.suppress(OSError):
             assert self._watcher.stdin is not None, "it was opened as a pipe"
             self._watcher.stdin.close()
-        self._watcher.wait()
+        try:
+            self._watcher.wait(_CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:  # it waits for an answer of the storage
+            self._watcher.kill()
+            self._watcher.wait()
         with self._lock:
             self._page.close()
 

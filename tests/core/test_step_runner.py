@@ -18,7 +18,7 @@ import pytest
 from ray_pipeline_core import ConfigError, PipelineStep, RayPipelineExecutor, RunIncompleteError
 from ray_pipeline_core.pipeline import load_pipeline
 from ray_pipeline_core.processes import end_fork
-from ray_pipeline_core.step_runner import find_raising_step, run_pipeline
+from ray_pipeline_core.step_runner import StepActivity, _StepRun, find_raising_step, run_pipeline
 from ray_pipeline_core.testing import run_in_process
 
 
@@ -402,3 +402,56 @@ def test_generator_may_be_read_by_a_process_that_a_later_step_forks(tmp_path: Pa
 
     run_pipeline([numbers, reads_in_a_child], 0, 1)
     assert (tmp_path / "read").read_text() == "[0, 1, 2]"
+
+
+# --- activity -------------------------------------------------------------------------------------------------------
+
+
+class OddStats:
+    """Stats of a step of another kind, which can't be counted."""
+
+    time_stats = None
+
+    @property
+    def stats(self) -> Any:
+        raise LookupError("none here")
+
+
+class Odd(PipelineStep):
+    name = "odd"
+
+    def run(self, data: Any, rank: int, world_size: int) -> Any:
+        return data
+
+
+class Watched(PipelineStep):
+    name = "watched"
+
+    def __init__(self, seen: list[object], activity: StepActivity) -> None:
+        self.seen, self.activity = seen, activity
+
+    def run(self, data: Any, rank: int, world_size: int) -> Any:
+        self.seen.append(self.activity.snapshot())
+        for item in data:
+            self.seen.append(self.activity.snapshot())
+            self.stat_update("read")
+            self.seen.append(self.activity.snapshot())
+            yield item
+
+
+def test_activity_differs_whenever_something_has_happened() -> None:
+    seen: list[object] = []
+    activity = StepActivity()
+    run_pipeline([lambda data, rank, size: iter("abc"), Watched(seen, activity)], 0, 1, activity)
+    seen.append(activity.snapshot())
+    assert len(seen) == 1 + 3 * 2 + 1
+    assert all(before != after for before, after in itertools.pairwise(seen))
+    assert activity.snapshot() == seen[-1], "nothing happens any more"
+
+
+def test_activity_of_steps_whose_stats_are_odd_is_still_told() -> None:
+    activity, odd = StepActivity(), Odd()
+    odd.stats = OddStats()
+    assert activity.snapshot() == []
+    activity.follow([_StepRun(0, odd)])
+    assert activity.snapshot() == activity.snapshot()
