@@ -6,7 +6,6 @@ import functools
 import json
 import random
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from benchmarks.support.clusters import WORKERS, executor_of, local_cluster
 from benchmarks.support.folders import new_folder
 from benchmarks.support.fresh_process import in_fresh_process
 from benchmarks.support.table import Row
-from ray_pipeline_core import InputFile, InputFiles
+from benchmarks.support.word_counts import MIN_WORDS, count_words
+from ray_pipeline_core import InputFiles
 
 _FILES = 200
-_MIN_WORDS = 20
 _TURNS = 3
 
 
@@ -35,20 +34,9 @@ def _write_files(documents: int) -> Path:
     return folder
 
 
-def _count_words(files: Iterable[InputFile], rank: int, world_size: int, output: Path) -> None:
-    with (output / f"{rank:05}.jsonl").open("w") as counted:
-        for file in files:
-            with file.open("rt") as lines:
-                for line in lines:
-                    document = json.loads(line)
-                    words = len(document["text"].split())
-                    if words >= _MIN_WORDS:
-                        counted.write(json.dumps(document | {"words": words}) + "\n")
-
-
 def _ours_s(source: Path) -> float:
     output = new_folder()
-    step = functools.partial(_count_words, output=output)
+    step = functools.partial(count_words, output=output)
     executor = executor_of(step, new_folder(), ranks=4 * WORKERS, inputs=InputFiles(source))
     started_s = time.perf_counter()
     executor.run()
@@ -59,7 +47,7 @@ def _ours_s(source: Path) -> float:
 
 def _with_words(batch: Any) -> Any:
     batch["words"] = batch["text"].str.split().str.len()
-    return batch[batch["words"] >= _MIN_WORDS]
+    return batch[batch["words"] >= MIN_WORDS]
 
 
 def _ray_data_s(source: Path) -> float:
