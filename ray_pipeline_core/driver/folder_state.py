@@ -176,6 +176,11 @@ class _Inspection:
                 f"inputs={shown(spec.source)}: has no input, so there is nothing to run; correct the path and the "
                 "pattern, or start the run when there are inputs"
             )
+        if not listed and stored is not None and any(stored.shares):
+            self._warnings.append(
+                f"inputs={shown(spec.source)}: lists nothing any more, and the last run had inputs; unless that is "
+                "meant, correct the source and run again"
+            )
         check_inputs(spec.source, listed, spec.folder.folder)
         kept: Collection[int] = ()
         if "inputs" not in spec.rerun_on and spec.config.skip_completed and stored is not None:

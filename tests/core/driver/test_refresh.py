@@ -342,8 +342,10 @@ def test_source_that_has_nothing_any_more_empties_the_outputs(night: Night) -> N
     night.run()
     for file in night.source.iterdir():
         file.unlink()
+    assert any("lists nothing any more" in warning for warning in night.run(night.parent()).warnings)
     night.run()
     assert night.total() == 0
+    assert not night.run(night.parent()).warnings, "once is enough"
 
 
 def test_folder_is_not_continued_with_another_kind_of_ranks(night: Night) -> None:
