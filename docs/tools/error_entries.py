@@ -591,7 +591,7 @@ _CLUSTER: Mapping[str, Entry] = {
         "Part of the message of `ClusterError` about an address where another server answers.",
         "Do what that message says.",
     ),
-    "the Ray cluster at {source}={where} does not accept this process's token: {error}; set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN or in the file ~/.ray/auth_token": Entry(
+    "the Ray cluster at {source}={where} does not accept this process's token ({error}); set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN or in the file ~/.ray/auth_token": Entry(
         "The cluster uses Ray's token authentication, and this process has no token, or another one.",
         "Set the cluster's token where `run()` is called, then start the run again.",
     ),

@@ -92,7 +92,7 @@ def connect_error(where: str, source: str, error: Exception) -> ClusterError:
         )
     if isinstance(error, (TokenRefusedError, *AUTHENTICATION_ERRORS)):
         return ClusterAuthError(
-            f"the Ray cluster at {source}={where!r} does not accept this process's token: {_first_sentence(error)}; "
+            f"the Ray cluster at {source}={where!r} does not accept this process's token ({_first_sentence(error)}); "
             "set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN or in the file ~/.ray/auth_token"
         )
     if isinstance(error, NotAHeadError):

@@ -37,7 +37,7 @@ _SECRET_KEY = re.compile(
 _HARMLESS_LAST_WORD = re.compile(
     r"columns?|fields?|counts?|length|len|limit|size|types?|ttl|timeout|index|method|mode|provider|algorithm|arn|scope|"
     r"expiry|budget|source|mechanism|enabled|required|strategy|policy|pattern|overlap|window|separator|dim|dropout|col|"
-    r"filter|class|counter|embedding|func|bits|path"
+    r"filter|class|counter|embedding|func|bits|path|errors?|exceptions?"
 )
 # Words around `token` in the language of models and parsers, such as `pad_token` and `token_ids`. Several tokens are
 # mostly theirs as well: `max_tokens`, `query_tokens`.

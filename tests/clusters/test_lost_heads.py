@@ -32,7 +32,6 @@ from reporting import report
 from ray_pipeline_core import RayPipelineExecutor
 
 def hold(data, rank, world_size):
-    Path({folder!r}, f"has-begun-{{rank}}").touch()
     while not Path({gate!r}).exists():
         time.sleep(0.1)
 
@@ -41,8 +40,8 @@ def link(name, step, *parents, **parameters):
     parameters |= {{"depends": parents, "mem_per_cpu_gb": 0.1, "address": {address!r}}}
     return RayPipelineExecutor([step], logging_dir=folder, **parameters)
 
-holding, waiting = link("holding", hold, tasks=2), link("waiting", hold, tasks=1)
-report(link("last", hold, holding, waiting).run)
+first, second = link("first", hold, tasks=2), link("second", hold, cpus_per_task=2)
+report(link("last", hold, first, second).run)
 """
 
 
@@ -71,9 +70,11 @@ def test_head_that_is_started_anew_ends_a_chain_one_of_whose_executors_waits_for
     script = CHAIN.format(gate=str(gate), folder=str(tmp_path), address=f"127.0.0.1:{port}")
 
     def waits() -> bool:
-        progress = tmp_path / "waiting/progress.json"
-        is_waiting = progress.exists() and json.loads(progress.read_text())["starting"] == 1
-        return is_waiting and len(list(tmp_path.glob("has-begun-*"))) == 2
+        files = [tmp_path / name / "progress.json" for name in ("first", "second")]
+        if not all(file.exists() for file in files):
+            return False
+        states = [json.loads(file.read_text()) for file in files]
+        return {(state["running"] > 0, state["starting"] > 0) for state in states} == {(True, False), (False, True)}
 
     with ThreadPoolExecutor() as threads, started_head(Path(sys.executable), port=port) as head:
         run = threads.submit(run_script, script)

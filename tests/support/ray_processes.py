@@ -48,9 +48,9 @@ class Head:
                 process.kill()
 
 
-# Below the ports that Linux gives to outgoing connections, above those of Ray's workers, and none twice: a port may be
-# wanted long before anybody listens on it.
-_PORTS = iter(random.sample(range(20_000, 32_000), 12_000))
+# Below the ports that Linux gives to outgoing connections, above those of Ray's workers and clients, and none twice: a
+# port may be wanted long before anybody listens on it.
+_PORTS = iter(random.sample(range(24_000, 32_000), 8_000))
 
 
 def free_port() -> int:
