@@ -442,7 +442,7 @@ class Watched(PipelineStep):
 def test_activity_differs_whenever_something_has_happened() -> None:
     seen: list[object] = []
     activity = StepActivity()
-    run_pipeline([lambda data, rank, size: iter("abc"), Watched(seen, activity)], 0, 1, activity)
+    run_pipeline([lambda data, rank, size: iter("abc"), Watched(seen, activity)], 0, 1, activity=activity)
     seen.append(activity.snapshot())
     assert len(seen) == 1 + 3 * 2 + 1
     assert all(before != after for before, after in itertools.pairwise(seen))
