@@ -26,9 +26,10 @@ tokenizer tokenizer_name tokenized max_tokens n_tokens max_new_tokens pad_token 
 token_ids decoder_start_token_id keys key key_field primary_key sort_key partition_key join_keys hash_key keyword
 keyboard author authors author_column authority passage passes bypass passthrough pass_rate compass passenger monkey
 session_length session_timeout pattern path path_pattern patience dispatch signal design assign significant
-signature_field secretary password_field ClusterAuthError credits accounts access private_subnet service_name auth_method
-api_version auth_errors token_count least token_pattern token_overlap token_window token_separator token_dim token_dropout token_col
-token_filter token_file token_id token_class token_counter token_embedding token_func token_bits token_path first_token
+signature_field secretary password_field ClusterAuthError credits accounts access private_subnet service_name
+auth_method api_version auth_errors token_count least token_pattern token_overlap token_window token_separator
+token_dim token_dropout token_col token_filter token_file token_id token_class token_counter token_embedding
+token_func token_bits token_path first_token
 blank_token fim_token file_pat glob_pat low_pass n_pass band_pass input_sas signature_func n_sig cookies_path auth_url
 oauth_token_url crypto_key
 """
