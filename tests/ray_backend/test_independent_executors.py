@@ -196,10 +196,10 @@ def test_later_executor_takes_over_the_worker_of_the_one_it_waits_for(link: Link
 
 def test_time_to_start_does_not_run_while_another_executor_has_the_resources(link: Link, tmp_path: Path) -> None:
     """The first executor holds them for longer than the startup_timeout of the second."""
-    alone = {"ray_remote_kwargs": ALL_SCANNERS, "startup_timeout": 3}
+    alone = {"ray_remote_kwargs": ALL_SCANNERS}
     first = link("first", partial(hold, tmp_path, "first", tmp_path / "gate"), **alone)
-    second = link("second", partial(note, tmp_path, "second"), **alone)
-    opening = threading.Timer(15, (tmp_path / "gate").touch)
+    second = link("second", partial(note, tmp_path, "second"), startup_timeout=10, **alone)
+    opening = threading.Timer(30, (tmp_path / "gate").touch)
     opening.start()
     assert link("last", partial(note, tmp_path, "last"), first, second).run().ok
     opening.join()

@@ -26,7 +26,7 @@ RAY_TESTS = (
     "tests/ray_backend/test_idle_workers.py::test_gang_is_kept_with_its_placement_group",
     "tests/ray_backend/test_stopping.py::test_stop_from_another_thread_ends_the_run_and_the_next_one_resumes",
     "tests/ray_backend/test_stopping.py::test_ray_option_that_ray_refuses_is_an_error_before_anything_starts",
-    "tests/ray_backend/test_waiting_requests.py::test_ray_tells_which_requests_wait",
+    "tests/ray_backend/test_waiting_requests.py::test_ray_tells_which_requests_wait_beside_those_of_other_runs_of_the_graph",
     "tests/ray_backend/test_shared_connection.py::test_runs_of_one_process_share_a_cluster_that_ends_with_the_last",
     "tests/chaos/test_nodes.py::test_worker_that_dies_on_a_draining_node_costs_no_retry",
 )
