@@ -10,6 +10,7 @@ from typing import Any
 from ray_pipeline_core.driver.own_listings import changed_listing, own_listings, stored_listings
 from ray_pipeline_core.driver.parent_runs import generation_in, generations_of, parents_in
 from ray_pipeline_core.driver.planning import RunSpec, pending_ranks
+from ray_pipeline_core.driver.stale_ranks import noted_ranks
 from ray_pipeline_core.errors import ConfigError, RunFolderMismatchError
 from ray_pipeline_core.fingerprint import OlderRanks, stored_fingerprint, stored_older_ranks
 from ray_pipeline_core.inputs.changes import Change, RefreshedDeal, refresh_deal
@@ -44,6 +45,7 @@ class FolderState:
         generation: the generation of the folder, which a run that completes a rank replaces; None if it has none.
         listings: the files that steps list by themselves, as they were in the first run of the folder.
         inputs_digest: what tells whether the source lists the same as now; None if changes of inputs don't count.
+        had_run: the ranks that had been completed, whether or not they run again.
     """
 
     world_size: int
@@ -59,6 +61,7 @@ class FolderState:
     generation: str | None = None
     listings: tuple[Mapping[str, Any], ...] = ()
     inputs_digest: str | None = None
+    had_run: frozenset[int] = frozenset()
 
 
 def inspect_folder(spec: RunSpec, parents_to_run: Collection[str] = ()) -> FolderState:
@@ -135,7 +138,8 @@ class _Inspection:
         refreshed, stored = self._refresh(markers)
         world_size = self._world_size_without_news() if refreshed is None else refreshed.deal.world_size
         spec = self._spec.for_world_size(world_size)
-        marked = self._marked(spec, markers)
+        marked, noted = self._marked(spec, markers), noted_ranks(spec.folder)
+        self._reasons.update(dict.fromkeys(marked & noted, MISSING))
         older = tuple(self._compare(spec, marked, markers))
         if refreshed is not None:
             self._compare_inputs(refreshed, marked)
@@ -155,6 +159,7 @@ class _Inspection:
             self._parents,
             generation_in(self._executor),
             listings,
+            had_run=noted | self._had_run(spec, marked, markers),
         )
 
     def _needs_markers(self) -> bool:
@@ -220,6 +225,12 @@ class _Inspection:
     def _marked(self, spec: RunSpec, markers: Sequence[str] | None) -> frozenset[int]:
         if not spec.config.skip_completed:
             return frozenset()
+        return frozenset(spec.folder.completed_ranks(spec.config.tasks, markers))
+
+    def _had_run(self, spec: RunSpec, marked: frozenset[int], markers: Sequence[str] | None) -> frozenset[int]:
+        """Return the ranks that have a marker, which are listed only if that was done anyway or somebody asks."""
+        if spec.config.skip_completed or spec.config.refresh.on_stale is None:
+            return marked
         return frozenset(spec.folder.completed_ranks(spec.config.tasks, markers))
 
     def _compare(self, spec: RunSpec, marked: frozenset[int], markers: Sequence[str] | None) -> Iterator[OlderRanks]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -18,9 +18,10 @@ from ray_pipeline_core.driver.planning import RunSpec, make_plan, order_groups, 
 from ray_pipeline_core.driver.run_ending import RunEnding, cancelled_failure, run_timeout_failure
 from ray_pipeline_core.driver.run_stats import RunStats
 from ray_pipeline_core.driver.run_tracker import RunTracker
+from ray_pipeline_core.driver.stale_ranks import forget_ranks, note_ranks
 from ray_pipeline_core.driver.task_manager import RayTaskManager
 from ray_pipeline_core.events import ObserverGroup
-from ray_pipeline_core.inputs.deal import Deal
+from ray_pipeline_core.inputs.deal import Deal, Share
 from ray_pipeline_core.inputs.items import ReadableSource
 from ray_pipeline_core.observers import with_default_observers
 from ray_pipeline_core.redaction import get_logger, redact
@@ -158,24 +159,36 @@ class PipelineRun:
     def _claim_folder(self, state: FolderState, pending: Sequence[int]) -> tuple[AttemptNumbers, list[TaskGroup]]:
         """Make the folder this run's, and return the numbers of the attempts that it has seen, and what is to run."""
         # Markers go before anything else is written, so that none ever vouches for older inputs or an older run.
+        untold = self._untold(state, pending)
+        if untold:
+            note_ranks(self._folder, untold)
         if not self._config.skip_completed:
             self._folder.clear_ranks()
         self._folder.remove_completed(state.stale)
-        self._tell_stale(state)
+        self._tell_stale(untold)
         self._store_deal(state)
         self._write_executor(state, pending, new_generation() if pending else state.generation)
         earlier = self._history.read() if pending else EarlierAttempts()
         numbers = AttemptNumbers(self._count_earlier_attempts(earlier.numbers, pending))
         return numbers, order_groups(pending, self._config, earlier, self._deal)
 
-    def _tell_stale(self, state: FolderState) -> None:
-        """Call `Refresh.on_stale`, while the former inputs are known, for each rank that may have used others."""
+    def _untold(self, state: FolderState, pending: Sequence[int]) -> dict[int, Share]:
+        """Return the ranks of which `on_stale` is told, with the inputs that they had."""
+        if self._config.refresh.on_stale is None:
+            return {}
+        former = (state.former_deal or self._deal or Deal()).shares
+        again = {rank: former[rank] if rank < len(former) else () for rank in state.had_run.intersection(pending)}
+        return dict(sorted({**again, **state.former_shares}.items()))
+
+    def _tell_stale(self, untold: Mapping[int, Share]) -> None:
+        """Call `Refresh.on_stale`, while the former inputs are known."""
         on_stale = self._config.refresh.on_stale
-        if on_stale is None:
+        if on_stale is None or not untold:
             return
         load = self._spec.source.load if isinstance(self._spec.source, ReadableSource) else lambda item: item
-        for rank, share in state.former_shares.items():
+        for rank, share in untold.items():
             on_stale(rank, tuple(map(load, share)))
+        forget_ranks(self._folder)
 
     def _store_deal(self, state: FolderState) -> None:
         if state.deal is None:

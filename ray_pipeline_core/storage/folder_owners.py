@@ -14,7 +14,9 @@ from ray_pipeline_core.storage.run_folder import ATTEMPTS, PROGRESS_FILE, RESULT
 
 _RANK_FOLDERS = ("completions", "stats", "logs")
 _RUN_FILE = "executor.json"
-_RUN_FILES = frozenset({*_RANK_FOLDERS, ATTEMPTS, LEASES, LOCK_FILE, _RUN_FILE, PROGRESS_FILE, RESULT_FILE, STATS_FILE})
+_RUN_FILES = frozenset(
+    {*_RANK_FOLDERS, ATTEMPTS, LEASES, LOCK_FILE, _RUN_FILE, PROGRESS_FILE, RESULT_FILE, STATS_FILE, "stale.json"}
+)
 
 _Location = tuple[object, tuple[str, ...]]  # the storage, and the parts of the path: the same however it is spelled
 

@@ -312,6 +312,46 @@ def test_on_stale_that_fails_is_called_again(night: Night) -> None:
     assert "f1" in calls[0][1]
 
 
+def test_on_stale_that_failed_is_told_of_ranks_that_a_later_parent_made_stale(night: Night) -> None:
+    """Their markers are gone, so nothing else would tell."""
+    night.run()
+    night.write("f1", 11)
+    told: list[int] = []
+
+    def fail(rank: int, inputs_before: tuple[object, ...]) -> None:
+        raise OSError("can't remove")
+
+    with pytest.raises(OSError, match="can't remove"):
+        run_in_process(night.child(refresh=Refresh(on_stale=fail)))
+    night.run(night.child(refresh=Refresh(on_stale=lambda rank, before: told.append(rank))))
+    assert told == [0]
+    night.run(night.child(refresh=Refresh(on_stale=lambda rank, before: told.append(rank))))
+    assert told == [0], "once is enough"
+
+
+def test_noted_ranks_run_again_though_their_inputs_are_as_they_were(night: Night) -> None:
+    """The driver has died after it had noted them: what they have written may be gone."""
+    refresh = Refresh(on_stale=on_stale)
+    night.run(night.parent(refresh=refresh))
+    calls.clear()
+    (night.root / "run/add/stale.json").write_text('{"ranks": [1, 2]}')
+    assert night.run(night.parent(refresh=refresh)).reasons == {"missing": 2}
+    assert [rank for rank, _ in calls[:2]] == [1, 2]
+
+
+def test_on_stale_hears_of_every_completed_rank_that_runs_again(night: Night) -> None:
+    refresh = Refresh(on_stale=on_stale)
+    night.run(night.parent(tasks=6, refresh=refresh))
+    calls.clear()
+    night.run(night.parent(refresh=refresh, skip_completed=False))
+    assert [rank for rank, inputs in calls if isinstance(inputs, list)] == list(range(6))
+    calls.clear()
+    (night.root / "run/add/stats/00001.json").write_text("{")
+    (night.root / "run/add/stats.cache.json").unlink(missing_ok=True)
+    night.run(night.parent(refresh=refresh))
+    assert [rank for rank, inputs in calls if isinstance(inputs, list)] == [1]
+
+
 def test_all_ranks_run_again_on_the_deal_that_is_there(night: Night) -> None:
     night.run(night.parent())
     before = (night.root / "run/add/inputs.jsonl").read_text()
