@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from ray_pipeline_core.scheduling.batching import updated_average_s
 from ray_pipeline_core.scheduling.outcomes import STORE_TIMEOUT, AttemptFailure, RankOutcome
@@ -64,7 +65,13 @@ class SlotState:
             self.average_group_s = updated_average_s(self.average_group_s, now_s - self.submitted_s, started)
         self.batch = ()
 
-    def outcomes_when_lost(self, completed: set[int], failure: AttemptFailure, now_s: float) -> tuple[RankOutcome, ...]:
+    def outcomes_when_lost(
+        self,
+        completed: set[int],
+        failure: AttemptFailure,
+        now_s: float,
+        reasons: Mapping[int, AttemptFailure] = MappingProxyType({}),
+    ) -> tuple[RankOutcome, ...]:
         """Return the outcomes of those ranks that may have been started.
 
         A batch is run in order: of its groups only the first with a rank that has not completed can have been started.
@@ -74,6 +81,7 @@ class SlotState:
             completed: the ranks whose marker exists.
             failure: why the slot was lost.
             now_s: the time, in seconds.
+            reasons: why the attempts of single ranks were ended, where that is known.
         """
         current = next((group for group in self.batch if not completed.issuperset(group.ranks)), None)
         untouched = set(self.batch) - {current}
@@ -83,7 +91,7 @@ class SlotState:
             if rank in completed:
                 outcomes.append(RankOutcome(rank, now_s - self.submitted_s))
             elif group not in untouched:
-                outcomes.append(RankOutcome(rank, now_s - self.submitted_s, reason))
+                outcomes.append(RankOutcome(rank, now_s - self.submitted_s, reasons.get(rank, reason)))
         return tuple(outcomes)
 
 

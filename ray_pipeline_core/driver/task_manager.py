@@ -284,7 +284,6 @@ class RayTaskManager:
 
     def _on_lost(self, event: SlotLost) -> None:
         slot = self._slots[event.slot]
-        slot.kill_reason = slot.kill_reason or event.reason
         failure = slot.kill_reason or event.failure
         is_about_size = failure.rule.run_error is ResourcesUnavailableError and slot.memory_factor != 1
         if failure.fatal and not is_about_size:
@@ -299,7 +298,7 @@ class RayTaskManager:
         # The reason for a kill is about what the slot was asked for: its newest groups, or, without any, what it owes.
         loss = event.failure if slot.batch else failure
         completed = self._tracker.completed_among(slot.attempts(), event.may_run)
-        self._settle(slot, slot.outcomes_when_lost(completed, loss, self._clock()))
+        self._settle(slot, slot.outcomes_when_lost(completed, loss, self._clock(), event.reasons))
         self._unassign(slot, list(slot.assigned), event.may_run)
 
     def _raise_fatal(self, failure: AttemptFailure) -> NoReturn:

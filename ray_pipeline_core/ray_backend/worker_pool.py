@@ -315,8 +315,8 @@ class RayWorkerPool:
         del self._slots[slot.number]
         assert slot.lost is not None, f"slot {slot.number} is not lost"
         may_run = slot.has_had_work and not is_dead
-        reason = next(iter(find_stalls(self._setup.settings, slot.attempts).values()), None)
-        return SlotLost(slot.number, slot.lost, slot.outcomes_before_loss(), slot.not_begun, may_run, reason)
+        stalls = find_stalls(self._setup.settings, slot.attempts)
+        return SlotLost(slot.number, slot.lost, slot.outcomes_before_loss(), slot.not_begun, may_run, stalls)
 
     def _on_started(self, slot: Slot) -> Iterable[BackendEvent]:
         slot.enter("answered")

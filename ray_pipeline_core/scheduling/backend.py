@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from ray_pipeline_core.config import RunConfig
@@ -45,7 +45,7 @@ class SlotLost:
         outcomes: ranks of its groups whose outcome had arrived before.
         not_begun: ranks of its newest call, if it was gone before that.
         may_run: whether its processes may still run where they can't be reached, so that their attempts must be fenced.
-        reason: why the group that was at work ended it, where that is more than `failure` says; None if it is not.
+        reasons: why attempts of single ranks were ended, where that is more than `failure` says.
     """
 
     slot: int
@@ -53,7 +53,7 @@ class SlotLost:
     outcomes: tuple[RankOutcome, ...] = ()
     not_begun: tuple[int, ...] = ()
     may_run: bool = False
-    reason: AttemptFailure | None = None
+    reasons: Mapping[int, AttemptFailure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
