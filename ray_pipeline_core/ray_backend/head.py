@@ -76,7 +76,8 @@ class HeadWatch:
         self.silent_s = 0.0
         self._ask_head = ask
         self._identify = identify
-        self._cluster_id = ""
+        # At once: a head that is started anew before the first question would be taken for the one of the connection.
+        self._cluster_id = identify(address)
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="ray-pipeline-head-watch", daemon=True).start()
 

@@ -88,6 +88,7 @@ class RayWorkerPool:
         """Take an idle worker or gang, or request a new one from Ray."""
         if memory_factor != 1 and not self._needs_more_memory:
             self._needs_more_memory = True
+            self._share.is_reusable = False
             self._cluster.call(self._idle_workers.end_all)  # they may hold the memory that this slot needs
         idle = None if self._needs_more_memory else self._idle_workers.take(self._share)
         if idle is not None:

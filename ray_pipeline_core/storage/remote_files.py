@@ -192,7 +192,7 @@ class RemoteFiles:
         with ThreadPoolExecutor(_LISTING_THREADS) as threads:
             for sizes in threads.map(list_one, prefixes):
                 found.update(sizes)
-        bucket = directory.partition("/")[0]
+        bucket = self._fs.split_path(directory)[0] if listing.sizes else ""  # it may be an ARN, with a slash in it
         taken = ((f"{bucket}/{key}", size) for key, size in listing.sizes.items() if not key.endswith("/"))
         return found | _below(directory, taken)
 

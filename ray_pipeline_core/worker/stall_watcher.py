@@ -162,7 +162,10 @@ class StallWatcher:
         if (now.number, now.is_running) != (pulse.number, True):
             _sentence(self._page, 0)
             return
-        where = innermost_line(self._stacks(silent_s), pulse.thread)
+        stacks = ""
+        with contextlib.suppress(OSError):  # the disk of the output may be full, and the process must end all the same
+            stacks = self._stacks(silent_s)
+        where = innermost_line(stacks, pulse.thread)
         with contextlib.suppress(Exception):  # without a note, the process counts as lost
             self._notes.write(pulse.rank, pulse.attempt, pulse.node_index, silent_s, has_ended=True, where=where)
             self._is_noted = False  # this one stays

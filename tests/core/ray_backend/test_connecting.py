@@ -272,6 +272,16 @@ def test_head_watch_tells_a_head_that_came_back_from_one_that_was_started_anew(
         watch.close()
 
 
+def test_head_watch_knows_who_the_head_is_before_its_first_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "ASK_INTERVAL_S", 0.01)
+    ids, answered = iter(["a"]), iter([False])
+    watch = HeadWatch("10.0.0.1:6379", lambda address: next(answered, True), lambda address: next(ids, "b"))
+    try:
+        wait_for(lambda: watch.is_another, "the other head")
+    finally:
+        watch.close()
+
+
 def test_head_that_was_started_anew_ends_the_run(connected: Cluster) -> None:
     connected._watch.is_another = True
     assert not connected.is_connected
