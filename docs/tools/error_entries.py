@@ -823,6 +823,10 @@ _RUN: Mapping[str, Entry] = {
         "Read the logs that the message names, correct the cause, then start the run again with the same `logging_dir`.",
     ),
     **{f"executor {{name}} was not run, because {problem}": entry for problem, entry in _PARENTS.items()},
+    "run {name} was stopped before it started; start it again": Entry(
+        "A chain was stopped when one executor had ended and the next one had not begun. Its run folder is as it was.",
+        "Start the chain again: what has completed is skipped.",
+    ),
     "run {name} was stopped before it started; clear the task to run it": Entry(
         "Airflow killed the task before its run had started.",
         "Clear the task in Airflow to run it.",
