@@ -76,7 +76,7 @@ _CONFIG: Mapping[str, Entry] = {
     ),
     "inputs={source}: lists nothing any more, and the last run had inputs; unless that is meant, correct the source and run again": Entry(
         "All files are gone, or the disk that they are on is: ranks that had some run once with none.",
-        "If that is not meant, bring the files back, and run again: all are new then.",
+        "Restore the files if that is not meant, and run again: all are new then.",
     ),
     "inputs={source}: has no input, so there is nothing to run; correct the path and the pattern, or start the run when there are inputs": Entry(
         "The source lists nothing, and no earlier run of this folder had inputs.",
