@@ -125,7 +125,7 @@ class GraphRun:
         if self._stop.is_set() and self._over:  # between two runs: the folder of the next one must not change
             raise RunCancelledError(f"run {node.name!r} was stopped before it started; start it again")
         try:
-            warnings = check_parents(node, self._endings)
+            warnings = check_parents(node, self._endings, self._order)
         except RayPipelineError as error:
             return error
         try:

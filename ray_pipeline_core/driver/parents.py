@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,6 +11,7 @@ from ray_pipeline_core.errors import DependencyFailedError, RayPipelineError, Ru
 from ray_pipeline_core.rank_failures import format_ranks
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.storage.data_folder import DataFolder
+from ray_pipeline_core.storage.folder_owners import is_among
 from ray_pipeline_core.storage.lease import Lease
 from ray_pipeline_core.storage.lease_files import LeaseFiles
 from ray_pipeline_core.storage.run_folder import RESULT_FILE, RunFolder
@@ -39,12 +40,15 @@ class Problem:
     cause: RayPipelineError | None = None
 
 
-def check_parents(node: ExecutorNode, endings: Mapping[int, Ending]) -> tuple[str, ...]:
+def check_parents(
+    node: ExecutorNode, endings: Mapping[int, Ending], graph: Sequence[ExecutorNode] = ()
+) -> tuple[str, ...]:
     """Check that all parents of an executor are complete, or may have failed.
 
     Args:
         node: the executor.
         endings: how the executors of its graph that have run ended, by their ids.
+        graph: the executors of its graph, of which it may depend on the run folder.
 
     Returns:
         A warning for each parent that has failed, although the executor runs.
@@ -54,7 +58,7 @@ def check_parents(node: ExecutorNode, endings: Mapping[int, Ending]) -> tuple[st
         RunFolderAccessError: a run folder can't be read.
     """
     warnings = []
-    for problem in _problems(node, endings):
+    for problem in _problems(node, endings, graph):
         if not (node.config.run_on_dependency_fail and problem.has_ended):
             raise _error(node, problem)
         warnings.append(f"run_on_dependency_fail: executor {node.name!r} was run although {problem.description}")
@@ -78,12 +82,26 @@ def _error(node: ExecutorNode, problem: Problem) -> DependencyFailedError:
     return error
 
 
-def _problems(node: ExecutorNode, endings: Mapping[int, Ending]) -> Iterator[Problem]:
+def _problems(node: ExecutorNode, endings: Mapping[int, Ending], graph: Sequence[ExecutorNode]) -> Iterator[Problem]:
     for parent in node.dependencies:
         ending = endings.get(id(parent))
         if isinstance(ending, RayPipelineError):
             yield _problem_of_executor(parent.name, ending)
-    yield from filter(None, map(_problem_of_folder, node.parent_folders))
+    for folder in node.parent_folders:
+        problem = _problem_of_owner(folder, endings, graph) or _problem_of_folder(folder)
+        if problem is not None:
+            yield problem
+
+
+def _problem_of_owner(
+    folder: DataFolder, endings: Mapping[int, Ending], graph: Sequence[ExecutorNode]
+) -> Problem | None:
+    """Return why an executor of the graph has not run whose folder this is: what an earlier run left there is old."""
+    for owner in graph:
+        ending = endings.get(id(owner))
+        if isinstance(ending, RayPipelineError) and is_among(owner.logging_dir, [folder]):
+            return _problem_of_executor(owner.name, ending)
+    return None
 
 
 def _problem_of_executor(name: str, error: RayPipelineError) -> Problem:

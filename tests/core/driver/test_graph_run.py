@@ -447,3 +447,51 @@ def test_observer_of_several_executors_is_called_by_one_run_at_a_time(make: Make
     parents = [make(name, tasks=20, observers=[observer]) for name in "abc"]
     assert run_graph(make("last", *parents), gates, threading.Event()).ok
     assert (observer.calls, observer.most) == (60, 1)
+
+
+# --- run folders of the same graph ------------------------------------------------------------------------------------
+
+
+def test_folder_of_an_executor_that_was_not_run_does_not_count_for_what_an_earlier_run_left(tmp_path: Path) -> None:
+    fails, ran = [False], []
+
+    def first(data: object, rank: int, world_size: int) -> None:
+        if fails[0]:
+            raise ValueError("tonight it fails")
+
+    def last(data: object, rank: int, world_size: int) -> None:
+        ran.append(rank)
+
+    def chain() -> RayPipelineExecutor:
+        def link(name: str, step: Any, depends: Any = None, **parameters: Any) -> RayPipelineExecutor:
+            folder = tmp_path / name
+            return RayPipelineExecutor([step], logging_dir=folder, depends=depends, skip_completed=False, **parameters)
+
+        middle = link("middle", do_nothing, link("first", first))
+        by_folder = link("by_folder", last, [link("other", do_nothing), str(tmp_path / "middle")])
+        return link("all", do_nothing, [middle, by_folder], run_on_dependency_fail=True)
+
+    run_in_process(chain())
+    assert ran == [0]
+    fails[0] = True
+    result = run_in_process(chain())
+    assert ran == [0], "the folder of the middle one has the state of the run before"
+    assert len(result.warnings) == 2
+
+
+def test_stop_between_two_executors_leaves_the_folder_of_the_next_one_as_it_was(tmp_path: Path) -> None:
+    class Stop(RunObserver):
+        def on_run_finished(self, result: RunResult) -> None:
+            if stops[0]:
+                chain.stop()
+
+    def make() -> RayPipelineExecutor:
+        first = RayPipelineExecutor([do_nothing], logging_dir=tmp_path / "a", skip_completed=False, observers=[Stop()])
+        return RayPipelineExecutor([do_nothing], logging_dir=tmp_path / "b", skip_completed=False, depends=first)
+
+    stops, chain = [False], make()
+    run_in_process(chain)
+    stops[0], chain = True, make()
+    with pytest.raises(RunCancelledError, match="was stopped before it started"):
+        run_in_process(chain)
+    assert (tmp_path / "b" / "completions" / "00000").exists()
