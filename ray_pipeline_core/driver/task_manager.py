@@ -74,12 +74,10 @@ class RayTaskManager:
         self._config = config
         self._queue = GroupQueue(groups)
         self._tracker = tracker
-        self._stop = stop
         self._clock = clock
         self._jitter = jitter
         self._max_batch = max_batch
         self._check_lease = check_lease
-        self._started_s = started_s
         self._time_limits = SlotTimeLimits(config, clock)
         self._slots: dict[int, SlotState] = {}
         self._idle: set[int] = set()
@@ -90,6 +88,8 @@ class RayTaskManager:
         self._next_slot = 0
         self._running_ranks = 0
         self._without_worker_since_s: dict[tuple[float, bool], float] = {}
+        self._has_started = False
+        self._limits = RunLimits(stop, config.run_timeout, clock() if started_s is None else started_s, clock)
 
     def run(self) -> None:
         """Run until every rank has completed or failed.
@@ -102,10 +102,8 @@ class RayTaskManager:
             ClusterError: workers keep failing to start.
             PipelineLoadError: the workers can't read the pipeline.
         """
-        started_s = self._clock() if self._started_s is None else self._started_s
-        limits = RunLimits(self._stop, self._config.run_timeout, started_s, self._clock)
         while self._queue or self._running_ranks:
-            limits.check()
+            self._limits.check()
             self._queue.release(self._clock())
             self._feed_idle_slots()
             self._retire_surplus()
@@ -237,11 +235,17 @@ class RayTaskManager:
         elif isinstance(event, SlotDraining):
             self._on_draining(event.slot)
         elif isinstance(event, SlotDelayed):
-            self._without_worker_since_s.clear()
+            self._on_delayed()
         else:
             self._on_lost(event)
 
+    def _on_delayed(self) -> None:
+        self._without_worker_since_s.clear()
+        if not self._has_started:
+            self._limits.begin_now()
+
     def _on_started(self, slot_id: int) -> None:
+        self._has_started = True
         slot = self._slots[slot_id]
         slot.has_started = True
         self._starting.remove(slot_id, slot.memory_factor)

@@ -37,8 +37,13 @@ class RunLimits:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stop = stop
-        self._deadline_s = float("inf") if limit_s is None else started_s + limit_s
+        self._limit_s = float("inf") if limit_s is None else limit_s
+        self._deadline_s = started_s + self._limit_s
         self._clock = clock
+
+    def begin_now(self) -> None:
+        """Let the time begin now: until now the run had to wait for others."""
+        self._deadline_s = self._clock() + self._limit_s
 
     def check(self) -> None:
         """Return if the run may go on.

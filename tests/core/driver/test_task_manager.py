@@ -427,6 +427,14 @@ def test_run_ends_when_no_slot_starts_in_time() -> None:
     assert loop.tracker.settled == set()
 
 
+def test_time_limit_of_the_run_does_not_count_the_wait_for_other_runs() -> None:
+    delayed = Start(90, delayed_s=(20, 45, 70))
+    loop = make_loop(2, workers=1, start=lambda factor: delayed, run_timeout=60, work=lambda group: Work(10)).run()
+    assert sorted(loop.tracker.completed) == [0, 1]
+    with pytest.raises(RunTimedOut):
+        make_loop(2, workers=1, start=lambda factor: delayed, run_timeout=60, work=lambda group: Work(30)).run()
+
+
 def test_time_while_other_runs_hold_what_a_slot_needs_does_not_count() -> None:
     delayed = Start(NEVER, delayed_s=(20, 45, 70))
     loop = make_loop(3, workers=2, start=lambda factor: delayed, startup_timeout=30)
