@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from ray_pipeline_core.driver.signals import watched_signals
+from ray_pipeline_core.driver.signals import Signals, watched_signals
 from ray_pipeline_core.errors import RunCancelledError
 
 Result = TypeVar("Result")
@@ -66,9 +66,10 @@ class DriverThread(Generic[Result]):
             BaseException: what `work` raised, or what interrupted the caller's thread; after Ctrl-C it is
                 `RunCancelledError` if `work` has ended with that.
         """
-        with watched_signals() as signalled:
+        with watched_signals() as signals:
             self._thread.start()
-            self._wait(signalled)
+            self._wait(signals)
+            signals.are_answered = isinstance(self._error, RunCancelledError)
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]
@@ -81,10 +82,10 @@ class DriverThread(Generic[Result]):
         finally:
             self._done.set()
 
-    def _wait(self, signalled: Callable[[], bool]) -> None:
+    def _wait(self, signals: Signals) -> None:
         try:
             while not self._stop.is_set() and not self._done.wait(POLL_INTERVAL_S):
-                if signalled():
+                if signals.has_come():
                     self._stop.set()
             self._wait_for_end()
         except BaseException as interruption:

@@ -8,35 +8,57 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 
 
+@dataclass
+class Signals:
+    """The signals that have come.
+
+    Attributes:
+        received: their numbers.
+        are_answered: whether the run has ended because of them. If not, a SIGTERM that would have ended the process
+            without the run does so afterwards.
+    """
+
+    received: set[int] = field(default_factory=set)
+    are_answered: bool = False
+    look: Callable[[], object] = lambda: None
+
+    def has_come(self) -> bool:
+        """Return whether SIGTERM or SIGINT has come."""
+        self.look()
+        return bool(self.received & {signal.SIGTERM, signal.SIGINT})
+
+
 @contextlib.contextmanager
-def watched_signals() -> Iterator[Callable[[], bool]]:
-    """On the main thread, yield a function that returns whether SIGTERM or SIGINT has come.
+def watched_signals() -> Iterator[Signals]:
+    """On the main thread, watch for SIGTERM and SIGINT; on others, nothing ever comes.
 
     A handler that the caller installed stays: orchestrators check that theirs is still there. Python's wakeup
     descriptor reports its signals. Only the default action, which would end the process at once, and Ray's handler,
     which would exit in the middle of the run, are replaced, and restored at the end.
     """
+    signals = Signals()
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield signals
         return
-    received: set[int] = set()
     ours, wakeup = socket.socketpair()
     ours.setblocking(False)
     wakeup.setblocking(False)
-    with ours, wakeup, _replaced_sigterm(received), _wakeup_descriptor(wakeup.fileno()) as pass_on:
-        yield lambda: bool(_drain(ours, received, pass_on) & {signal.SIGTERM, signal.SIGINT})
+    with ours, wakeup, _replaced_sigterm(signals), _wakeup_descriptor(wakeup.fileno()) as pass_on:
+        signals.look = partial(_drain, ours, signals.received, pass_on)
+        yield signals
 
 
-def _drain(ours: socket.socket, received: set[int], pass_on: Callable[[bytes], None]) -> set[int]:
+def _drain(ours: socket.socket, received: set[int], pass_on: Callable[[bytes], None]) -> None:
     with contextlib.suppress(BlockingIOError):
         numbers = ours.recv(4096)
         received.update(numbers)
         pass_on(numbers)
-    return received
 
 
 @contextlib.contextmanager
@@ -55,14 +77,14 @@ def _wakeup_descriptor(descriptor: int) -> Iterator[Callable[[bytes], None]]:
 
 
 @contextlib.contextmanager
-def _replaced_sigterm(received: set[int]) -> Iterator[None]:
+def _replaced_sigterm(signals: Signals) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     if before is not signal.SIG_DFL and not _is_rays(before):
         yield
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        received.add(number)
+        signals.received.add(number)
 
     signal.signal(signal.SIGTERM, note)
     try:
@@ -70,6 +92,8 @@ def _replaced_sigterm(received: set[int]) -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGTERM) is note:  # else somebody has replaced it meanwhile
             signal.signal(signal.SIGTERM, before)
+            if signal.SIGTERM in signals.received and not signals.are_answered:
+                signal.raise_signal(signal.SIGTERM)
 
 
 def _is_rays(handler: Any) -> bool:

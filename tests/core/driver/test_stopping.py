@@ -132,3 +132,19 @@ def test_second_run_of_an_executor_leaves_the_stop_of_the_first(
     first.join(60)
 
     assert "1/3 ranks completed" in str(caught[0])
+
+
+@pytest.mark.parametrize("how", ["ends at once", "goes on for a while"])
+def test_sigterm_that_comes_too_late_to_stop_a_run_ends_the_process_after_it(how: str) -> None:
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "from ray_pipeline_core.driver.driver_thread import DriverThread\n"
+        "def work():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(0.05 if sys.argv[1] == 'ends at once' else 1)\n"
+        "    print('stored', flush=True)\n"
+        "DriverThread(work, threading.Event()).run()\n"
+        "print('goes on', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "stored\n"), done.stderr
