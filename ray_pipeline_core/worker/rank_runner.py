@@ -159,26 +159,13 @@ def _run_steps(
     steps: list[Step],
     inputs: RankInputs,
 ) -> PipelineStats:
-    activity = StepActivity()
-    with watched_for_stalls(settings, attempt, log, activity):
-        return _run_watched_steps(packed_pipeline, settings, attempt, log, steps, inputs, activity)
-
-
-def _run_watched_steps(
-    packed_pipeline: bytes | memoryview,
-    settings: RankSettings,
-    attempt: RankAttempt,
-    log: RankLog,
-    steps: list[Step],
-    inputs: RankInputs,
-    activity: StepActivity,
-) -> PipelineStats:
     log.info(f"Launching pipeline for rank={attempt.rank} (attempt {attempt.attempt})")
     if settings.before_retry is not None and attempt.attempt > 1:
         pickle.loads(settings.before_retry)(attempt.rank, attempt.attempt)
     steps.extend(unpack_pipeline(packed_pipeline))
     log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
-    with inputs.given_to(steps, log) as data:
+    activity = StepActivity()
+    with inputs.given_to(steps, log) as data, watched_for_stalls(settings, attempt, log, activity):
         stats = run_pipeline(steps, attempt.rank, settings.world_size, data, activity)
     if attempt.node_index == 0:
         inputs.check_unchanged()

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_pipeline_core import PipelineStep
+from ray_pipeline_core import InputItem, PipelineStep
 
 PAUSE_S = 0.3
 GIL_HELD = ctypes.PyDLL(None)
@@ -169,3 +169,24 @@ class Member:
         elif way == "hang":
             time.sleep(600)
         sys.stdout.flush()
+
+
+class SlowSource:
+    """A source whose versions take long to look at again, as the content of large files does."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def list(self) -> list[InputItem]:
+        return []
+
+    def load(self, item: InputItem) -> InputItem:
+        return item
+
+    def current_versions(self, items: Sequence[InputItem]) -> dict[str, str | None]:
+        time.sleep(self.seconds)
+        return {item.key: item.version for item in items}
+
+
+def take_all(data: Iterable[object], rank: int, world_size: int) -> None:
+    print(list(data))

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ray_pipeline_core.inputs.items import InputItem
 from ray_pipeline_core.pipeline import pack_pipeline
 from ray_pipeline_core.scheduling.outcomes import RankOutcome
 from ray_pipeline_core.storage.data_folder import DataFolder
@@ -25,6 +26,7 @@ from ray_pipeline_core.storage.data_folder_spec import get_data_folder
 from ray_pipeline_core.storage.run_folder import RunFolder
 from ray_pipeline_core.worker.child_pool import ChildPool
 from ray_pipeline_core.worker.rank_attempt import RankAttempt, RankSettings
+from ray_pipeline_core.worker.setup import pack_source
 from ray_pipeline_core.worker.stall_notes import StallNotes
 from ray_pipeline_core.worker.stall_watcher import innermost_line
 from tests.core.worker import stalling_steps as steps
@@ -188,6 +190,13 @@ def test_time_for_storing_does_not_count(
     release.join()
     assert outcome.failure is None
     assert outcome.seconds > LIMIT_S
+
+
+def test_time_for_looking_at_inputs_again_does_not_count(make_pool: Callable[..., ChildPool]) -> None:
+    pool = make_pool([steps.take_all], inputs=pack_source(steps.SlowSource(LONGER_S)))
+    [outcome] = pool.run([RankAttempt(0, 1, share=(InputItem("a", 1, "1"),))])
+    assert outcome.failure is None
+    assert outcome.seconds > LONGER_S
 
 
 def test_nothing_is_watched_without_a_limit(make_pool: Callable[..., ChildPool]) -> None:
