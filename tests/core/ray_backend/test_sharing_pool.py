@@ -135,6 +135,17 @@ def start(scene: Scene, run: SharingPool, pool: FakePool, *slots: int) -> None:
     assert [event for event in run.poll(0) if isinstance(event, SlotStarted)] == [SlotStarted(slot) for slot in slots]
 
 
+def given_way(scene: Scene) -> tuple[tuple[SharingPool, FakePool], tuple[SharingPool, FakePool]]:
+    """Two runs, the later of which has given up its only worker for the earlier one."""
+    first, second = scene.run(0), scene.run(1)
+    start(scene, *second, 0)
+    first[0].start(0, 1)
+    scene.let_wait(ONE_CPU, 1)
+    scene.look(first[0], second[0])
+    scene.look(first[0], second[0])
+    return first, second
+
+
 def test_later_run_drains_when_an_earlier_one_waits_for_what_it_holds(scene: Scene) -> None:
     first, _ = scene.run(0)
     second, held = scene.run(1)
@@ -150,13 +161,7 @@ def test_later_run_drains_when_an_earlier_one_waits_for_what_it_holds(scene: Sce
 
 
 def test_requests_are_made_again_when_the_earlier_run_has_started(scene: Scene) -> None:
-    first, granted = scene.run(0)
-    second, held = scene.run(1)
-    start(scene, second, held, 0)
-    first.start(0, 1)
-    scene.let_wait(ONE_CPU, 1)
-    scene.look(first, second)
-    scene.look(first, second)
+    (first, granted), (second, held) = given_way(scene)
     second.retire(0)
     second.start(1, 1)
     second.start(2, 1)
@@ -224,13 +229,7 @@ def test_larger_slot_is_claimed_when_several_later_slots_make_room_for_it(scene:
 
 
 def test_what_ends_frees_those_who_gave_way(scene: Scene) -> None:
-    first, _ = scene.run(0)
-    second, held = scene.run(1)
-    start(scene, second, held, 0)
-    first.start(0, 1)
-    scene.let_wait(ONE_CPU, 1)
-    scene.look(first, second)
-    scene.look(first, second)
+    (first, _), (second, held) = given_way(scene)
     second.start(1, 1)
     assert held.requests == []
     first.close()
@@ -239,13 +238,7 @@ def test_what_ends_frees_those_who_gave_way(scene: Scene) -> None:
 
 
 def test_claim_of_a_run_whose_thread_is_held_up_is_over_after_a_while(scene: Scene) -> None:
-    first, _ = scene.run(0)
-    second, held = scene.run(1)
-    start(scene, second, held, 0)
-    first.start(0, 1)
-    scene.let_wait(ONE_CPU, 1)
-    scene.look(first, second)
-    scene.look(first, second)
+    _, (second, held) = given_way(scene)
     second.start(1, 1)
     scene.clock.now_s += CLAIM_S
     second.poll(0)
