@@ -105,7 +105,9 @@ def test_worker_that_dies_on_a_draining_node_costs_no_retry(
     with BackgroundRun(executor) as run:
         wait_for(lambda: reports_of(reports, 0), "the start of rank 0")
         drain(doomed, deadline_s=600)
+        (held,) = reports_of(reports, 0)
         ray_cluster.remove_node(doomed, allow_graceful=False)
+        wait_for(lambda: not steps.is_running(held["pid"]), "the end of the worker, which else might finish the rank")
         add_node(resources={"spot": 1})
         gate.touch()
         result = run.result()
