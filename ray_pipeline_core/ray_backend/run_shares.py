@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from ray_pipeline_core.config import RankResources
+from ray_pipeline_core.ray_backend.resource_state import shape_of
 
 CLAIM_S = 5.0
 """How long a claim holds, in seconds, unless its run repeats it: a run whose thread is held up blocks no other."""
@@ -61,6 +62,7 @@ class RunShare:
         is_reusable: whether its workers may be those of other runs.
 
     Attributes:
+        shape: the shape of its requests for single workers.
         requested: how many of its requests for single workers Ray has not answered.
         waits: whether some of its requests wait for resources.
         wake: makes its `poll` return.
@@ -76,6 +78,7 @@ class RunShare:
     ) -> None:
         self.position = position
         self.resources = resources
+        self.shape = shape_of(resources.reserved())
         self.to_come = to_come
         self.is_reusable = is_reusable
         self.requested = 0

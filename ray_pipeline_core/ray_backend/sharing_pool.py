@@ -11,7 +11,7 @@ from ray_pipeline_core.ray_backend.capacity import Node, count_fitting
 from ray_pipeline_core.ray_backend.cluster import Cluster
 from ray_pipeline_core.ray_backend.idle_workers import IdleWorkers
 from ray_pipeline_core.ray_backend.placement import is_pending
-from ray_pipeline_core.ray_backend.resource_state import LOOK_INTERVAL_S, ResourceState, shape_of
+from ray_pipeline_core.ray_backend.resource_state import LOOK_INTERVAL_S, ResourceState
 from ray_pipeline_core.ray_backend.run_shares import RunShare
 from ray_pipeline_core.ray_backend.worker_pool import RayWorkerPool
 from ray_pipeline_core.scheduling.backend import BackendEvent, SlotDelayed, SlotDraining, SlotLost, SlotStarted
@@ -182,14 +182,23 @@ class SharingPool:
 
     def _is_delayed(self, state: ResourceState) -> bool:
         """Return whether other runs of the graph are the reason that no slot has started."""
-        others_hold = any(other.held() for other in self._share.others())
-        return self._share.must_give_way() or (others_hold and self._is_large_enough(state))
+        if self._share.must_give_way():
+            return True
+        others = self._share.others()
+        if not state.nodes:  # a Ray Client server tells the state to nobody, and the head may be silent
+            is_large_enough = self._cluster.head_address is not None or self.fits(1)
+            return is_large_enough and any(other.held() for other in others)
+        if not (self._share.waits or self._is_behind(state)):  # it is being started
+            return False
+        # What others are only starting has its resources, on nodes that are not known yet.
+        are_starting = any(other.requested and _are_starting(self._share, other, state) for other in others)
+        without_others = state.nodes if are_starting else _with_given_back(state.free, others)
+        return count_fitting(without_others, self._share.resources) > 0
 
-    def _is_large_enough(self, state: ResourceState) -> bool:
-        """Return whether a slot would fit if nothing else ran on the cluster; True while its head is silent."""
-        if self._cluster.head_address is None:  # a Ray Client server tells the state to nobody
-            return self.fits(1)
-        return not state.nodes or count_fitting(state.nodes, self._share.resources) > 0
+    def _is_behind(self, state: ResourceState) -> bool:
+        """Return whether more requests of this shape wait than later runs have made."""
+        shape = self._share.shape
+        return state.waiting[shape] > sum(other.requested for other in self._share.later() if other.shape == shape)
 
     def _is_waiting(self, state: ResourceState) -> bool:
         """Return whether a request of this run waits for resources; one that is being started does not."""
@@ -198,9 +207,8 @@ class SharingPool:
             head = self._cluster.head_address
             groups = (self._pool.placement_group(self._numbers[slot]) for slot in requested)
             return any(self._cluster.call(partial(is_pending, group, head)) for group in groups if group)
-        shape = shape_of(self._share.resources.reserved())
-        same = (other for other in self._share.others() if shape_of(other.resources.reserved()) == shape)
-        return bool(requested) and state.waiting[shape] > sum(other.requested for other in same)
+        same = (other for other in self._share.others() if other.shape == self._share.shape)
+        return bool(requested) and state.waiting[self._share.shape] > sum(other.requested for other in same)
 
     def _would_help(self, state: ResourceState) -> bool:
         """Return whether there is room once later runs have given way, and none before, or this run asked them to."""
@@ -208,6 +216,12 @@ class SharingPool:
         if count_fitting(state.free, resources):
             return self._share.has_claimed  # until Ray has used it, since what gave way would take it back
         return count_fitting(_with_given_back(state.free, self._share.later()), resources) > 0
+
+
+def _are_starting(share: RunShare, other: RunShare, state: ResourceState) -> bool:
+    """Return whether Ray has given resources to some requests of the shape of another run's, which don't wait."""
+    same = [each for each in (share, *share.others()) if each.shape == other.shape]
+    return sum(each.requested for each in same) > state.waiting[other.shape]
 
 
 def _with_given_back(free: Iterable[Node], shares: Iterable[RunShare]) -> list[Node]:

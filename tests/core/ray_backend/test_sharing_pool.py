@@ -250,6 +250,7 @@ def test_run_is_delayed_as_long_as_others_hold_something(scene: Scene) -> None:
     second, granted = scene.run(1)
     start(scene, first, held, 0)
     second.start(7, 1)
+    scene.let_wait(ONE_CPU, 1)
     assert scene.look(second) == [[SlotDelayed(7)]]
     held.lose()
     first.poll(0)
@@ -267,7 +268,47 @@ def test_run_is_not_delayed_by_others_where_the_cluster_is_too_small_for_it(scen
     scene.resources = {"CPU": 1.0}
     start(scene, first, held, 0)
     second.start(0, 1)
+    scene.let_wait(TWO_CPUS, 1)
     assert scene.look(second) == [[]]
+
+
+def test_run_is_not_delayed_by_others_where_strangers_hold_what_it_waits_for(scene: Scene) -> None:
+    first, held = scene.run(0)
+    second, _ = scene.run(1, ONE_GPU)
+    scene.resources, scene.free = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}
+    start(scene, first, held, 0)
+    second.start(0, 1)
+    scene.let_wait(ONE_GPU, 1)
+    assert scene.look(second) == [[]]
+
+
+def test_run_is_not_delayed_by_others_while_its_own_worker_is_being_started(scene: Scene) -> None:
+    first, held = scene.run(0)
+    second, _ = scene.run(1)
+    scene.free = {"CPU": 2.0}
+    start(scene, first, held, 0)
+    second.start(0, 1)
+    assert scene.look(second) == [[]]
+
+
+def test_run_is_delayed_by_what_others_are_only_starting(scene: Scene) -> None:
+    scene.resources = {"CPU": 1.0}
+    first, _ = scene.run(0)
+    second, _ = scene.run(1)
+    first.start(0, 1)
+    second.start(3, 1)
+    scene.let_wait(ONE_CPU, 1)
+    assert scene.look(first, second) == [[], [SlotDelayed(3)]]
+
+
+def test_runs_that_all_wait_for_strangers_don_t_excuse_each_other(scene: Scene) -> None:
+    first, _ = scene.run(0)
+    second, _ = scene.run(1)
+    first.start(0, 1)
+    second.start(3, 1)
+    scene.let_wait(ONE_CPU, 2)
+    for _ in range(3):
+        assert scene.look(first, second) == [[], []]
 
 
 def test_run_that_is_alone_does_not_look_at_the_cluster(scene: Scene) -> None:
