@@ -12,6 +12,9 @@ from typing import Generic, TypeVar
 
 from ray_pipeline_core.driver.signals import Signals, watched_signals
 from ray_pipeline_core.errors import RunCancelledError
+from ray_pipeline_core.redaction import get_logger
+
+logger = get_logger(__name__)
 
 Result = TypeVar("Result")
 
@@ -50,6 +53,7 @@ class DriverThread(Generic[Result]):
         self._stop = stop
         self._done = threading.Event()
         self._deadline_s: float | None = None
+        self._is_interrupted = False
         self._result: Result | None = None
         self._error: BaseException | None = None
         context = contextvars.copy_context()
@@ -67,9 +71,10 @@ class DriverThread(Generic[Result]):
                 `RunCancelledError` if `work` has ended with that.
         """
         with watched_signals() as signals:
-            self._thread.start()
-            self._wait(signals)
-            signals.are_answered = isinstance(self._error, RunCancelledError)
+            try:
+                self._wait(signals)
+            finally:
+                self._answer(signals)
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]
@@ -82,15 +87,26 @@ class DriverThread(Generic[Result]):
         finally:
             self._done.set()
 
+    def _answer(self, signals: Signals) -> None:
+        """Say whether the run was stopped by what has interrupted it; else log an error that nobody will catch."""
+        is_stopped = isinstance(self._error, RunCancelledError)
+        signals.are_answered = is_stopped and self._is_interrupted
+        if self._error is not None and not is_stopped and signals.ends_process():
+            logger.error("the run failed, and SIGTERM ends its process: %s", self._error, exc_info=self._error)
+
     def _wait(self, signals: Signals) -> None:
         try:
+            self._thread.start()
             while not self._stop.is_set() and not self._done.wait(POLL_INTERVAL_S):
                 if signals.has_come():
+                    self._is_interrupted = True
                     self._stop.set()
             self._wait_for_end()
         except BaseException as interruption:
+            self._is_interrupted = True
             self._stop.set()
-            self._wait_for_end()
+            if self._thread in threading.enumerate():  # has one while it starts, too
+                self._wait_for_end()
             if isinstance(interruption, KeyboardInterrupt) and isinstance(self._error, RunCancelledError):
                 raise self._error from interruption
             raise

@@ -46,6 +46,7 @@ class FolderState:
         listings: the files that steps list by themselves, as they were in the first run of the folder.
         inputs_digest: what tells whether the source lists the same as now; None if changes of inputs don't count.
         had_run: the ranks that had been completed, whether or not they run again.
+        noted: those of them of which an earlier run was going to tell `on_stale`.
     """
 
     world_size: int
@@ -62,6 +63,7 @@ class FolderState:
     listings: tuple[Mapping[str, Any], ...] = ()
     inputs_digest: str | None = None
     had_run: frozenset[int] = frozenset()
+    noted: frozenset[int] = frozenset()
 
 
 def inspect_folder(spec: RunSpec, parents_to_run: Collection[str] = ()) -> FolderState:
@@ -160,6 +162,7 @@ class _Inspection:
             generation_in(self._executor),
             listings,
             had_run=noted | self._had_run(spec, marked, markers),
+            noted=noted,
         )
 
     def _needs_markers(self) -> bool:

@@ -132,10 +132,9 @@ class PipelineRun:
 
     def _load_completed(self, state: FolderState) -> set[int]:
         """Return the ranks that need not run; a rank with damaged stats or a late marker runs again."""
-        completed = state.completed - self._remove_late_markers(state.completed)
-        damaged = self._stats.load(completed)
-        self._folder.remove_markers(damaged)
-        return set(completed).difference(damaged)
+        late = self._late_markers(state.completed)
+        self._unsound = late.union(self._stats.load(state.completed - late))
+        return set(state.completed - self._unsound)
 
     def _reasons(self, state: FolderState, pending: Sequence[int]) -> dict[int, str]:
         reasons = {rank: state.reasons.get(rank, MISSING) for rank in pending}
@@ -150,11 +149,9 @@ class PipelineRun:
         is_needed = bool(pending) and self._spec.source is not None
         return stored_deal(self._spec) if is_needed and self._state.deal is None else self._state.deal
 
-    def _remove_late_markers(self, completed: Collection[int]) -> set[int]:
-        """Remove markers that attempts have set which a killed run had given up, and return their ranks."""
-        late = self._folder.late_markers(completed) if completed and self._lock.took_over_stale_lease else set()
-        self._folder.remove_markers(late)
-        return late
+    def _late_markers(self, completed: Collection[int]) -> set[int]:
+        """Return the ranks whose markers were set by attempts which a killed run had given up."""
+        return self._folder.late_markers(completed) if completed and self._lock.took_over_stale_lease else set()
 
     def _claim_folder(self, state: FolderState, pending: Sequence[int]) -> tuple[AttemptNumbers, list[TaskGroup]]:
         """Make the folder this run's, and return the numbers of the attempts that it has seen, and what is to run."""
@@ -164,8 +161,11 @@ class PipelineRun:
             note_ranks(self._folder, untold)
         if not self._config.skip_completed:
             self._folder.clear_ranks()
+        self._folder.remove_markers(self._unsound)
         self._folder.remove_completed(state.stale)
         self._tell_stale(untold)
+        if untold or state.noted:
+            forget_ranks(self._folder)
         self._store_deal(state)
         self._write_executor(state, pending, new_generation() if pending else state.generation)
         earlier = self._history.read() if pending else EarlierAttempts()
@@ -183,12 +183,11 @@ class PipelineRun:
     def _tell_stale(self, untold: Mapping[int, Share]) -> None:
         """Call `Refresh.on_stale`, while the former inputs are known."""
         on_stale = self._config.refresh.on_stale
-        if on_stale is None or not untold:
+        if on_stale is None:
             return
         load = self._spec.source.load if isinstance(self._spec.source, ReadableSource) else lambda item: item
         for rank, share in untold.items():
             on_stale(rank, tuple(map(load, share)))
-        forget_ranks(self._folder)
 
     def _store_deal(self, state: FolderState) -> None:
         if state.deal is None:

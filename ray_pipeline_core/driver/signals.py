@@ -22,16 +22,24 @@ class Signals:
         received: their numbers.
         are_answered: whether the run has ended because of them. If not, a SIGTERM that would have ended the process
             without the run does so afterwards.
+        is_fatal: whether SIGTERM would have ended the process, or Ray's handler would.
+        look: takes over what has come since the last time.
     """
 
     received: set[int] = field(default_factory=set)
     are_answered: bool = False
+    is_fatal: bool = False
     look: Callable[[], object] = lambda: None
 
     def has_come(self) -> bool:
         """Return whether SIGTERM or SIGINT has come."""
         self.look()
         return bool(self.received & {signal.SIGTERM, signal.SIGINT})
+
+    def ends_process(self) -> bool:
+        """Return whether a SIGTERM ends the process after the run, as it would have done without it."""
+        self.look()
+        return self.is_fatal and signal.SIGTERM in self.received and not self.are_answered
 
 
 @contextlib.contextmanager
@@ -51,7 +59,10 @@ def watched_signals() -> Iterator[Signals]:
     wakeup.setblocking(False)
     with ours, wakeup, _replaced_sigterm(signals), _wakeup_descriptor(wakeup.fileno()) as pass_on:
         signals.look = partial(_drain, ours, signals.received, pass_on)
-        yield signals
+        try:
+            yield signals
+        finally:
+            signals.look()
 
 
 def _drain(ours: socket.socket, received: set[int], pass_on: Callable[[bytes], None]) -> None:
@@ -87,12 +98,13 @@ def _replaced_sigterm(signals: Signals) -> Iterator[None]:
         signals.received.add(number)
 
     signal.signal(signal.SIGTERM, note)
+    signals.is_fatal = True
     try:
         yield
     finally:
         if signal.getsignal(signal.SIGTERM) is note:  # else somebody has replaced it meanwhile
             signal.signal(signal.SIGTERM, before)
-            if signal.SIGTERM in signals.received and not signals.are_answered:
+            if signal.SIGTERM in signals.received and not signals.are_answered:  # the sockets are closed by now
                 signal.raise_signal(signal.SIGTERM)
 
 

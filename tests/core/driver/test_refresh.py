@@ -329,6 +329,32 @@ def test_on_stale_that_failed_is_told_of_ranks_that_a_later_parent_made_stale(ni
     assert told == [0], "once is enough"
 
 
+def test_noted_ranks_run_again_once_where_on_stale_was_taken_out(night: Night) -> None:
+    night.run(night.parent())
+    (night.root / "run/add/stale.json").write_text('{"ranks": [1, 7]}')
+    calls.clear()
+    night.run(night.parent())
+    assert calls == [(1, 2)]
+    night.run(night.parent())
+    assert calls == [(1, 2)]
+
+
+def test_run_that_is_refused_removes_no_marker(night: Night) -> None:
+    """A rank with damaged stats is to run again, but not as long as nobody knows what it has read."""
+    folder, told = night.root / "run/add", list[int]()
+    refresh = Refresh(on_stale=lambda rank, before: told.append(rank))
+    night.run(night.parent(refresh=refresh))
+    deal = (folder / "inputs.jsonl").read_bytes()
+    (folder / "inputs.jsonl").write_text("nonsense\n")
+    (folder / "stats/00001.json").write_text("[")
+    with pytest.raises(RunFolderMismatchError, match=r"Nothing was deleted"):
+        run_in_process(night.parent(refresh=refresh))
+    assert len(list((folder / "completions").iterdir())) == 3
+    (folder / "inputs.jsonl").write_bytes(deal)
+    night.run(night.parent(refresh=refresh))
+    assert told == [1]
+
+
 def test_noted_ranks_run_again_though_their_inputs_are_as_they_were(night: Night) -> None:
     """The driver has died after it had noted them: what they have written may be gone."""
     refresh = Refresh(on_stale=on_stale)

@@ -148,3 +148,56 @@ def test_sigterm_that_comes_too_late_to_stop_a_run_ends_the_process_after_it(how
     )
     done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "stored\n"), done.stderr
+
+
+def run_code(work: str, handling: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a call as the driver's thread does in a process that is sent signals."""
+    code = (
+        "import asyncio, os, signal, threading, time\n"
+        "from ray_pipeline_core.driver.driver_thread import DriverThread\n"
+        "from ray_pipeline_core.errors import RunCancelledError\n"
+        "stop = threading.Event()\n"
+        "def send(number):\n"
+        "    os.kill(os.getpid(), number)\n"
+        f"def work():\n    {work}\n"
+        "def run():\n"
+        "    try:\n        DriverThread(work, stop).run()\n"
+        "    except RunCancelledError as error:\n        print(error, flush=True)\n"
+        f"{handling or 'run()'}\n"
+        "print('goes on', flush=True)\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_sigterm_beside_ctrl_c_stops_the_run_once() -> None:
+    done = run_code("send(signal.SIGTERM); send(signal.SIGINT); stop.wait(30); raise RunCancelledError('in order')")
+    assert (done.returncode, done.stdout) == (0, "in order\ngoes on\n"), done.stderr
+
+
+def test_sigterm_that_comes_while_a_run_is_being_stopped_by_its_caller_ends_the_process_after_it() -> None:
+    done = run_code("stop.set(); time.sleep(0.3); send(signal.SIGTERM); raise RunCancelledError('by its caller')")
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, ""), done.stderr
+
+
+def test_error_of_a_run_is_told_although_sigterm_ends_the_process() -> None:
+    done = run_code("send(signal.SIGTERM); raise ValueError('a bad row')")
+    assert done.returncode == -signal.SIGTERM
+    assert "SIGTERM ends its process: a bad row" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "work",
+    ["send(signal.SIGTERM)", "stop.set(); time.sleep(0.3); send(signal.SIGTERM); raise RunCancelledError('stopped')"],
+    ids=["late", "stopped"],
+)
+def test_handler_of_an_event_loop_hears_of_every_signal(work: str) -> None:
+    handling = (
+        "async def main():\n"
+        "    heard = asyncio.Event()\n"
+        "    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, heard.set)\n"
+        "    run()\n"
+        "    await asyncio.wait_for(heard.wait(), 30)\n"
+        "asyncio.run(main())\n"
+    )
+    done = run_code(work, handling)
+    assert done.stdout.endswith("goes on\n"), done.stderr
