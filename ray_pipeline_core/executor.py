@@ -92,7 +92,8 @@ class RayPipelineExecutor:
         placement_strategy: Ray's strategy for the nodes of a gang.
         max_ranks_per_worker: the worker process is replaced after that many ranks; None = never.
         run_timeout: wall-clock limit of the whole run in seconds: from its start until its ranks have ended, with the
-            connection to the cluster, without parents.
+            connection to the cluster, without parents, and without the time in which its first worker waits for what
+            other executors of the chain hold.
         stall_timeout: a rank that has logged, counted and passed on nothing for so many seconds counts as over its
             time; None = never.
         runtime_env: Ray's runtime environment of the workers. Local folders in it are uploaded to the cluster.

@@ -12,7 +12,7 @@ import sysconfig
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -98,6 +98,8 @@ class _Unpickler(pickle.Unpickler):
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
         """Return how to rebuild what neither pickle nor cloudpickle can take apart."""
+        if isinstance(value, CodeType):
+            return _code, (self.dispatch_table[CodeType](value)[1], value.co_filename)
         if type(value) is functools.cached_property:
             return _cached_property, (value.func, value.attrname)
         if isinstance(value, functools._lru_cache_wrapper) and has_no_name(value):
@@ -121,6 +123,11 @@ def has_no_name(value: object) -> bool:
 
 def _is_loguru_logger(value: object) -> bool:
     return type(value).__name__ == "Logger" and type(value).__module__ == "loguru._logger"
+
+
+def _code(arguments: tuple[Any, ...], file_name: str) -> CodeType:
+    """Rebuild code with the name of its file, which tracebacks show; cloudpickle leaves it out from 3.1.3 on."""
+    return CodeType(*arguments).replace(co_filename=file_name)
 
 
 def _cached_property(function: Callable[..., Any], name: str | None) -> functools.cached_property[Any]:

@@ -102,6 +102,10 @@ _CONFIG: Mapping[str, Entry] = {
         "A reader of datatrove's would read the files of two lists.",
         "Remove `paths_file` from the reader, or `inputs` from the executor.",
     ),
+    "pipeline[0]={reader}: has glob_pattern={glob_pattern}, but InputFiles has glob={glob}; give the pattern to InputFiles alone": Entry(
+        "A reader of datatrove's would leave out files that are dealt to its ranks.",
+        "Give the pattern to `InputFiles`, and remove `glob_pattern` from the reader.",
+    ),
     "pipeline[0]={reader}: reads below {root}, but inputs are in {folder}; give both the same folder": Entry(
         "A reader of datatrove's reads from another folder than `InputFiles` lists.",
         "Give both the same folder.",
@@ -1211,9 +1215,17 @@ _LOGS: Mapping[str, Entry] = {
         "The head's machine, its process `gcs_server` or the network is down or overloaded.",
         "Do nothing if it is restarted; after 15 s without an answer the run ends with `ClusterUnreachableError`.",
     ),
-    "this process starts a local Ray cluster for the second time, and would for each further run, which takes some seconds; add `import ray; ray.init()` before the first run, so that all runs use one cluster": Entry(
+    "the run failed, and SIGTERM ends its process: {error}": Entry(
+        "SIGTERM came when the run could not be stopped in order any more: it was just failing, and its error is the rest of the message.",
+        "Correct what the error names, then start the run again; ranks that are completed are not run again.",
+    ),
+    "{name}: an earlier run in {url} had more ranks than this one, which has {tasks}; what ranks {beyond} have written is not replaced: remove it, or write to another place": Entry(
+        "`skip_completed=False` runs all ranks again, with fewer of them than before. The outputs of the others stay.",
+        "Remove these outputs, or let the steps write to another folder.",
+    ),
+    "this process starts a local Ray cluster for the second time, and would for each further run, which takes some seconds; add `import ray; ray.init('local')` before the first run, so that all runs use one cluster": Entry(
         "A loop or a script runs several executors one after another, and each starts and ends a cluster of its own.",
-        "Add `ray.init()` before the first run; all runs of the process then use that cluster.",
+        "Add `ray.init('local')` before the first run; all runs of the process then use that cluster.",
     ),
     "{self} could not send its message about {title}: {reason}": Entry(
         "A `WebhookNotifier` or `MailNotifier` got no answer, or one that refuses; the run is not affected.",

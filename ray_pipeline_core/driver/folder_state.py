@@ -25,6 +25,8 @@ MISSING, NEW_INPUT, STEPS_CHANGED, NOT_SKIPPED = "missing", "new input", "steps 
 """Reasons why a rank runs; others are `input changed: PATH`, `input gone: PATH` and `parent NAME ran`."""
 
 _MAX_NAMED_RANGES = 20
+_TO_COME = "to come"
+"""Stands for the generation that a parent will have whose ranks would run before."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def inspect_folder(spec: RunSpec, parents_to_run: Collection[str] = ()) -> Folde
         ConfigError: the source of the inputs lists none, and never has; or it lists files of the run folder.
     """
     executor, is_damaged = _read_executor(spec.folder)
-    parents = generations_of(spec.parents) | {url: "" for url in parents_to_run}
+    parents = generations_of(spec.parents) | dict.fromkeys(parents_to_run, _TO_COME)
     items = None if spec.source is None else list(spec.source.list())
     digest = None if items is None or "inputs" not in spec.rerun_on else digest_of(items)
     inspect = partial(_Inspection, spec, executor, is_damaged, parents)
@@ -134,6 +136,8 @@ class _Inspection:
         self._items = items
         self._warnings: list[str] = []
         self._reasons: dict[int, str] = {}
+        self._with_other_parameters: list[OlderRanks] = []
+        self._with_later_parent: list[tuple[str, OlderRanks]] = []
 
     def state(self) -> FolderState:
         markers = self._spec.folder.marker_names() if self._needs_markers() else None
@@ -146,6 +150,7 @@ class _Inspection:
         if refreshed is not None:
             self._compare_inputs(refreshed, marked)
         stale = marked & self._reasons.keys()
+        self._warn_of_older(spec, stale)
         self._explain_others(world_size, marked, refreshed)
         listings = tuple(self._compare_listings(does_resume=bool(marked - stale)))
         return FolderState(
@@ -268,9 +273,18 @@ class _Inspection:
         parameters = spec.fingerprint.changed_parameters({"steps": each.steps}, sorted(each.ranks))
         if parameters and "steps" in spec.rerun_on:
             self._reasons.update(dict.fromkeys(each.ranks, STEPS_CHANGED))
-        else:
-            self._warnings.extend(parameters)
+        elif parameters:
+            self._with_other_parameters.append(each)
         return self._has_later_parent(spec, each) or bool(parameters)
+
+    def _warn_of_older(self, spec: RunSpec, stale: frozenset[int]) -> None:
+        """Warn of the ranks that ran with other parameters or earlier parents, but for those that run again."""
+        for each in self._with_other_parameters:
+            if kept := sorted(each.ranks - stale):
+                self._warnings.extend(spec.fingerprint.changed_parameters({"steps": each.steps}, kept))
+        for parent, each in self._with_later_parent:
+            if each.ranks - stale:
+                self._warnings.append(_older_than_parent(parent, each.ranks - stale))
 
     def _has_later_parent(self, spec: RunSpec, each: OlderRanks) -> bool:
         does_rerun = "parents" in spec.rerun_on
@@ -278,7 +292,7 @@ class _Inspection:
         later = [
             parent.name
             for parent in spec.parents
-            if self._parents.get(parent.folder.url) != each.parents.get(parent.folder.url)
+            if self._parents.get(parent.folder.url, "") != each.parents.get(parent.folder.url, "")
             and (does_rerun or parent.folder.url in each.parents)
         ]
         if not later:
@@ -286,7 +300,7 @@ class _Inspection:
         if does_rerun:
             self._reasons.update((rank, f"parent {later[0]} ran") for rank in each.ranks if rank not in self._reasons)
         else:
-            self._warnings.append(_older_than_parent(later[0], each.ranks))
+            self._with_later_parent.append((later[0], each))
         return True
 
     # --- the rest ---

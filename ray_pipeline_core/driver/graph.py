@@ -15,7 +15,7 @@ from ray_pipeline_core.driver.graph_run import MAX_RUNS_AT_ONCE, GraphRun
 from ray_pipeline_core.driver.parents import warn_of_parent_folders
 from ray_pipeline_core.driver.pipeline_run import BackendSource
 from ray_pipeline_core.driver.planning import ExecutorNode, RunOptions, RunSpec, prepare_run
-from ray_pipeline_core.driver.run_plans import folders_to_run, plan_run
+from ray_pipeline_core.driver.run_plans import plan_parents, plan_run
 from ray_pipeline_core.driver.shared_observers import with_shared_observers
 from ray_pipeline_core.errors import ConfigError, RayPipelineError
 from ray_pipeline_core.result import RunPlan, RunResult
@@ -100,8 +100,10 @@ def plan_graph(last: ExecutorNode, count_slots: Callable[[], int | None]) -> Run
     """
     order = execution_order(last)
     *earlier, spec = _prepare_runs(order, lambda node: RunOptions())
-    plan = plan_run(spec, count_slots, folders_to_run(earlier) if "parents" in spec.rerun_on else ())
-    return replace(plan, warnings=(*plan.warnings, *chain.from_iterable(map(warn_of_parent_folders, order))))
+    to_run, of_parents = plan_parents(earlier) if "parents" in spec.rerun_on else (set(), [])
+    plan = plan_run(spec, count_slots, to_run)
+    of_folders = (warn_of_parent_folders(node, order) for node in order)
+    return replace(plan, warnings=(*plan.warnings, *of_parents, *chain.from_iterable(of_folders)))
 
 
 def run_graph(

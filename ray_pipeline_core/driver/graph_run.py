@@ -122,7 +122,7 @@ class GraphRun:
     def _ending_of(self, position: int) -> Ending:
         """Run one executor, and return its result, or why it failed or was not run."""
         node, spec = self._order[position], self._specs[position]
-        if self._stop.is_set() and self._over:  # between two runs: the folder of the next one must not change
+        if self._stop.is_set():  # the folder must not change
             raise RunCancelledError(f"run {node.name!r} was stopped before it started; start it again")
         try:
             warnings = check_parents(node, self._endings, self._order)

@@ -43,13 +43,15 @@ def parents_in(executor: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def generations_of(parents: Iterable[ParentRun]) -> dict[str, str]:
-    """Return the generations that parents have now, by their folders; those without one are left out.
+    """Return the generations that parents have now, by their folders.
+
+    It is "" where no rank was ever completed; a folder that no run has described is left out.
 
     Raises:
         RunFolderAccessError: a folder can't be read.
     """
-    found = {parent.folder.url: generation_in(_read(parent.folder)) for parent in parents}
-    return {url: generation for url, generation in found.items() if generation is not None}
+    found = {parent.folder.url: _read(parent.folder) for parent in parents}
+    return {url: generation_in(executor) or "" for url, executor in found.items() if executor is not None}
 
 
 def _read(folder: RunFolder) -> dict[str, Any] | None:

@@ -40,15 +40,13 @@ class Problem:
     cause: RayPipelineError | None = None
 
 
-def check_parents(
-    node: ExecutorNode, endings: Mapping[int, Ending], graph: Sequence[ExecutorNode] = ()
-) -> tuple[str, ...]:
+def check_parents(node: ExecutorNode, endings: Mapping[int, Ending], graph: Sequence[ExecutorNode]) -> tuple[str, ...]:
     """Check that all parents of an executor are complete, or may have failed.
 
     Args:
         node: the executor.
         endings: how the executors of its graph that have run ended, by their ids.
-        graph: the executors of its graph, of which it may depend on the run folder.
+        graph: the executors of its graph; the folders among its parents may be theirs.
 
     Returns:
         A warning for each parent that has failed, although the executor runs.
@@ -62,16 +60,21 @@ def check_parents(
         if not (node.config.run_on_dependency_fail and problem.has_ended):
             raise _error(node, problem)
         warnings.append(f"run_on_dependency_fail: executor {node.name!r} was run although {problem.description}")
-    return tuple(warnings)
+    return tuple(dict.fromkeys(warnings))
 
 
-def warn_of_parent_folders(node: ExecutorNode) -> list[str]:
+def warn_of_parent_folders(node: ExecutorNode, graph: Sequence[ExecutorNode]) -> list[str]:
     """Return what is wrong with the run folders that an executor depends on, for a plan.
+
+    Args:
+        node: the executor.
+        graph: the executors of its graph, whose own folders are complete when its turn comes.
 
     Raises:
         RunFolderAccessError: a run folder can't be read.
     """
-    problems = filter(None, map(_problem_of_folder, node.parent_folders))
+    own = [owner.logging_dir for owner in graph]
+    problems = filter(None, (_problem_of_folder(each) for each in node.parent_folders if not is_among(each, own)))
     return [f"executor {node.name!r}: {problem.description}" for problem in problems]
 
 
@@ -87,7 +90,10 @@ def _problems(node: ExecutorNode, endings: Mapping[int, Ending], graph: Sequence
         ending = endings.get(id(parent))
         if isinstance(ending, RayPipelineError):
             yield _problem_of_executor(parent.name, ending)
+    parents = [parent.logging_dir for parent in node.dependencies]
     for folder in node.parent_folders:
+        if is_among(folder, parents):
+            continue
         problem = _problem_of_owner(folder, endings, graph) or _problem_of_folder(folder)
         if problem is not None:
             yield problem

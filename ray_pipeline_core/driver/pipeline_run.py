@@ -24,6 +24,7 @@ from ray_pipeline_core.events import ObserverGroup
 from ray_pipeline_core.inputs.deal import Deal, Share
 from ray_pipeline_core.inputs.items import ReadableSource
 from ray_pipeline_core.observers import with_default_observers
+from ray_pipeline_core.rank_failures import format_ranks
 from ray_pipeline_core.redaction import get_logger, redact
 from ray_pipeline_core.result import RunResult, count_reasons
 from ray_pipeline_core.scheduling.backend import RunPlace, WorkerBackend
@@ -38,6 +39,8 @@ from ray_pipeline_core.worker.rank_attempt import RankSettings
 from ray_pipeline_core.worker.setup import WorkerSetup
 
 logger = get_logger(__name__)
+
+_MAX_NAMED_RANGES = 20
 
 STORE_CALL_TIMEOUT_S = 30.0
 """How long a worker waits for an answer of remote storage before it calls again, in seconds, unless the user has set a
@@ -160,7 +163,7 @@ class PipelineRun:
         if untold:
             note_ranks(self._folder, untold)
         if not self._config.skip_completed:
-            self._folder.clear_ranks()
+            self._warn_of_former_ranks(self._folder.clear_ranks())
         self._folder.remove_markers(self._unsound)
         self._folder.remove_completed(state.stale)
         self._tell_stale(untold)
@@ -171,6 +174,18 @@ class PipelineRun:
         earlier = self._history.read() if pending else EarlierAttempts()
         numbers = AttemptNumbers(self._count_earlier_attempts(earlier.numbers, pending))
         return numbers, order_groups(pending, self._config, earlier, self._deal)
+
+    def _warn_of_former_ranks(self, ranks: Sequence[int]) -> None:
+        """Warn of the outputs of ranks that there are no more: nothing replaces them."""
+        beyond = [rank for rank in ranks if rank >= self._config.tasks]
+        if beyond:
+            warning = (
+                f"an earlier run in {self._folder.url} had more ranks than this one, which has {self._config.tasks}; "
+                f"what ranks {format_ranks(beyond, _MAX_NAMED_RANGES)} have written is not replaced: remove it, or "
+                "write to another place"
+            )
+            self._warnings = (*self._warnings, warning)
+            logger.warning("%s: %s", self._spec.name, warning)
 
     def _untold(self, state: FolderState, pending: Sequence[int]) -> dict[int, Share]:
         """Return the ranks of which `on_stale` is told, with the inputs that they had."""

@@ -11,14 +11,16 @@ from ray_pipeline_core.result import RunPlan
 from ray_pipeline_core.storage.attempt_history import AttemptHistory, EarlierAttempts
 
 
-def folders_to_run(specs: Sequence[RunSpec]) -> set[str]:
-    """Return the folders of those runs, parents first, in which ranks would run."""
+def plan_parents(specs: Sequence[RunSpec]) -> tuple[set[str], list[str]]:
+    """Return the folders of those runs, parents first, in which ranks would run, and their warnings."""
     found: set[str] = set()
+    warnings = []
     for spec in specs:
         state = _state(spec, found)
+        warnings += [f"executor {spec.name!r}: {warning}" for warning in state.warnings]
         if len(state.completed) < state.world_size:
             found.add(spec.folder.url)
-    return found
+    return found, warnings
 
 
 def plan_run(spec: RunSpec, count_slots: Callable[[], int | None], parents_to_run: Collection[str] = ()) -> RunPlan:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from ray_pipeline_core.storage.run_folder import RunFolder
-
-STALE_FILE = "stale.json"
+from ray_pipeline_core.storage.run_folder import STALE_FILE, RunFolder
 
 
 def noted_ranks(folder: RunFolder) -> frozenset[int]:

@@ -54,7 +54,7 @@ class RayTaskManager:
         max_batch: the most groups that a slot gets with one call, if they are short.
         check_lease: raises when the run folder belongs to another run by now. The loop calls it whenever it may have
             been suspended meanwhile, before it acts on events.
-        started_s: when the run started, by `clock`; None = when `run` is called.
+        started_s: when the run started, by `clock`; None = now.
     """
 
     def __init__(

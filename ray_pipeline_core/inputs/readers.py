@@ -41,6 +41,11 @@ def _check_reader(reader: Any, source: InputSource) -> None:
         raise ConfigError(f"{name}: reads files, so inputs must be InputFiles(...), not {shown(source)}")
     if reader.paths_file:
         raise ConfigError(f"{name}: has a paths_file, and inputs is given too; remove one of them")
+    if reader.glob_pattern not in (None, source.glob):
+        raise ConfigError(
+            f"{name}: has glob_pattern={reader.glob_pattern!r}, but InputFiles has glob={source.glob!r}; give the "
+            "pattern to InputFiles alone"
+        )
     root, folder = _root_of(reader), source.folder.resolve_paths("").rstrip("/")
     if not f"{folder}/".startswith(f"{root}/"):
         raise ConfigError(

@@ -154,7 +154,7 @@ def _count_embedded_start() -> None:
     if _embedded_starts == 2:
         logger.warning(
             "this process starts a local Ray cluster for the second time, and would for each further run, which takes "
-            "some seconds; add `import ray; ray.init()` before the first run, so that all runs use one cluster"
+            "some seconds; add `import ray; ray.init('local')` before the first run, so that all runs use one cluster"
         )
 
 

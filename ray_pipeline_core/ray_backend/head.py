@@ -61,9 +61,11 @@ class HeadWatch:
     Args:
         address: host and port of the head's control service.
         ask: returns whether the head answers.
+        identify: returns the id of the cluster; "" if nobody tells it.
 
     Attributes:
         address: host and port.
+        is_another: whether the head of another cluster answers there now.
         silent_s: how long the head has not answered, in seconds. Only the time of questions without an answer counts,
             so that a process that was suspended does not take its own silence for the head's.
     """
@@ -77,7 +79,8 @@ class HeadWatch:
         self._ask_head = ask
         self._identify = identify
         # At once: a head that is started anew before the first question would be taken for the one of the connection.
-        self._cluster_id = identify(address)
+        self._cluster_id = ""
+        self._cluster_id = self._identity()
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="ray-pipeline-head-watch", daemon=True).start()
 
@@ -103,7 +106,15 @@ class HeadWatch:
         """Compare the cluster's id with that of before, after a silence; return False if it is not told yet."""
         if self._cluster_id and not self.silent_s:
             return True
-        found = self._identify(self.address)
+        found = self._identity()
         self.is_another = self.is_another or bool(self._cluster_id and found and found != self._cluster_id)
         self._cluster_id = self._cluster_id or found
         return found != "" or self._cluster_id == ""
+
+    def _identity(self) -> str:
+        """Return the id of the cluster; where it can't be asked, as while TLS files are replaced, that of before."""
+        try:
+            return self._identify(self.address)
+        except Exception:
+            logger.debug("can't ask which cluster is at %s", self.address, exc_info=True)
+            return self._cluster_id

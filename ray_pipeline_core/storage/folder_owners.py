@@ -10,12 +10,23 @@ from ray_pipeline_core.redaction import shown
 from ray_pipeline_core.storage.data_folder import DataFolder
 from ray_pipeline_core.storage.lease_files import LEASES, LOCK_FILE
 from ray_pipeline_core.storage.remote_files import protocols
-from ray_pipeline_core.storage.run_folder import ATTEMPTS, PROGRESS_FILE, RESULT_FILE, STATS_FILE
+from ray_pipeline_core.storage.run_folder import (
+    ATTEMPTS,
+    EXECUTOR_FILE,
+    INPUTS_FILE,
+    PROGRESS_FILE,
+    RESULT_FILE,
+    STALE_FILE,
+    STATS_CACHE_FILE,
+    STATS_FILE,
+)
 
 _RANK_FOLDERS = ("completions", "stats", "logs")
-_RUN_FILE = "executor.json"
 _RUN_FILES = frozenset(
-    {*_RANK_FOLDERS, ATTEMPTS, LEASES, LOCK_FILE, _RUN_FILE, PROGRESS_FILE, RESULT_FILE, STATS_FILE, "stale.json"}
+    (
+        *(*_RANK_FOLDERS, ATTEMPTS, LEASES, LOCK_FILE, EXECUTOR_FILE, INPUTS_FILE, STALE_FILE, PROGRESS_FILE),
+        *(RESULT_FILE, STATS_FILE, STATS_CACHE_FILE, ".partial"),
+    )
 )
 
 _Location = tuple[object, tuple[str, ...]]  # the storage, and the parts of the path: the same however it is spelled
@@ -98,7 +109,7 @@ def _check_surroundings(location: _Location, folder: DataFolder, run_folders: se
         outer = parts[:end]
         if part not in _RANK_FOLDERS:
             continue
-        if (storage, outer) in run_folders or (folder.is_local() and os.path.exists("/".join((*outer, _RUN_FILE)))):
+        if (storage, outer) in run_folders or (folder.is_local() and os.path.exists("/".join((*outer, EXECUTOR_FILE)))):
             raise ConfigError(
                 f"logging_dir={folder.url!r}: is in {part}/ of the run folder {'/'.join(outer)!r}, where every file "
                 "counts as that of a rank; choose a folder outside of it"

@@ -29,6 +29,7 @@ STATS_CACHE_FILE = "stats.cache.json"
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.json"
 INPUTS_FILE = "inputs.jsonl"
+STALE_FILE = "stale.json"
 
 _MOVED_LOG = re.compile(rf"{ATTEMPTS}/([0-9]+)/([1-9][0-9]{{0,5}})\.log")
 _FENCE = re.compile(rf"{ATTEMPTS}/([0-9]+)/fence\.json")
@@ -228,11 +229,17 @@ class RunFolder:
         """Remove markers; missing ones are ignored."""
         self.folder.remove_many([self.marker_path(rank) for rank in ranks])
 
-    def clear_ranks(self) -> None:
-        """Remove the result, all markers and all ranks' stats, also those of ranks beyond the current world size."""
+    def clear_ranks(self) -> list[int]:
+        """Remove the result, all markers and all ranks' stats, also those of ranks beyond the current world size.
+
+        Returns:
+            The ranks that had a marker.
+        """
         self.folder.remove_many([RESULT_FILE])  # first: it would vouch for ranks whose markers are gone
-        for directory in (COMPLETIONS, STATS):
-            self.folder.remove_many([f"{directory}/{name}" for name in self.folder.list_names(directory)])
+        markers = self.folder.list_names(COMPLETIONS)
+        self.folder.remove_many([f"{COMPLETIONS}/{name}" for name in markers])
+        self.folder.remove_many([f"{STATS}/{name}" for name in self.folder.list_names(STATS)])
+        return sorted(rank for rank in map(parse_rank, markers) if rank is not None)
 
     def write_rank_stats(self, rank: int, stats_json: str) -> None:
         """Write a rank's stats, a JSON string."""

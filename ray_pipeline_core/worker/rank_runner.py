@@ -160,13 +160,16 @@ def _run_steps(
     inputs: RankInputs,
 ) -> PipelineStats:
     log.info(f"Launching pipeline for rank={attempt.rank} (attempt {attempt.attempt})")
-    if settings.before_retry is not None and attempt.attempt > 1:
-        pickle.loads(settings.before_retry)(attempt.rank, attempt.attempt)
-    steps.extend(unpack_pipeline(packed_pipeline))
-    log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
     activity = StepActivity()
-    with inputs.given_to(steps, log) as data, watched_for_stalls(settings, attempt, log, activity):
-        stats = run_pipeline(steps, attempt.rank, settings.world_size, data, activity)
+    with contextlib.ExitStack() as watch:
+        watch.enter_context(watched_for_stalls(settings, attempt, log, activity))
+        if settings.before_retry is not None and attempt.attempt > 1:
+            pickle.loads(settings.before_retry)(attempt.rank, attempt.attempt)
+        steps.extend(unpack_pipeline(packed_pipeline))
+        log.info("Steps:\n" + "\n".join(f"  {step_name(step)}" for step in steps))
+        with inputs.given_to(steps, log) as data:
+            stats = run_pipeline(steps, attempt.rank, settings.world_size, data, activity)
+            watch.close()  # what is not the steps' own, such as a store that is slow, counts for `time` alone
     if attempt.node_index == 0:
         inputs.check_unchanged()
     log.info(f"Processing done for rank={attempt.rank}\n{stats.summary()}")

@@ -10,8 +10,10 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from ray_pipeline_core.errors import PipelineLoadError
@@ -161,3 +163,18 @@ def test_subclass_of_cached_property_keeps_its_class() -> None:
     except TypeError:  # before Python 3.12 it has a lock, and nobody knows how to rebuild a subclass
         return
     assert type(pickle.loads(packed)) is Noted
+
+
+def test_code_that_is_sent_by_value_keeps_the_name_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(data: object, rank: int, world_size: int) -> None:
+        raise ValueError("a bad row")
+
+    step.__module__ = "__main__"
+    reduce_code = cloudpickle.Pickler.dispatch_table[CodeType]
+
+    def without_file(code: CodeType) -> Any:
+        return reduce_code(code.replace(co_filename="<dynamic-code>"))  # as cloudpickle does from 3.1.3 on
+
+    monkeypatch.setitem(cloudpickle.Pickler.dispatch_table.maps[0], CodeType, without_file)
+    [read] = pickle.loads(pack_pipeline([step]))
+    assert read.__code__.co_filename == __file__

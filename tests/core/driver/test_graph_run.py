@@ -474,7 +474,8 @@ def test_folder_of_an_executor_that_was_not_run_does_not_count_for_what_an_earli
     (tmp_path / "fails").touch()
     result = run_in_process(chain())
     assert (tmp_path / "ran").read_text() == "once ", "the folder of the middle one has the state of the run before"
-    assert len(result.warnings) == 2
+    [warning] = result.warnings  # both of its parents were not run for the same reason
+    assert "executor 'all' was run although 'first', which it depends on, failed" in warning
 
 
 def test_stop_between_two_executors_leaves_the_folder_of_the_next_one_as_it_was(tmp_path: Path) -> None:
@@ -493,3 +494,32 @@ def test_stop_between_two_executors_leaves_the_folder_of_the_next_one_as_it_was(
     with pytest.raises(RunCancelledError, match="was stopped before it started"):
         run_in_process(chain)
     assert (tmp_path / "b" / "completions" / "00000").exists()
+
+
+def test_stop_before_the_first_executor_leaves_its_folder_as_it_was(tmp_path: Path) -> None:
+    executor = RayPipelineExecutor([do_nothing], logging_dir=tmp_path / "a", skip_completed=False)
+    run_in_process(executor)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(RunCancelledError, match="was stopped before it started"):
+        run_graph(executor, Gates(), stop)
+    assert (tmp_path / "a" / "completions" / "00000").exists()
+
+
+def test_folder_of_the_own_graph_is_no_reason_for_a_warning_of_a_plan(tmp_path: Path) -> None:
+    middle = RayPipelineExecutor([do_nothing], logging_dir=tmp_path / "middle")
+    last = RayPipelineExecutor([do_nothing], logging_dir=tmp_path / "last", depends=[middle, str(tmp_path / "middle")])
+    assert last.plan().warnings == ()
+    assert run_in_process(last).ok
+
+
+def test_parent_given_as_executor_and_as_folder_is_told_once(tmp_path: Path) -> None:
+    def fail(data: object, rank: int, world_size: int) -> None:
+        raise ValueError("tonight it fails")
+
+    middle = RayPipelineExecutor([fail], logging_dir=tmp_path / "middle")
+    depends = [middle, str(tmp_path / "middle")]
+    last = RayPipelineExecutor(
+        [do_nothing], logging_dir=tmp_path / "last", depends=depends, run_on_dependency_fail=True
+    )
+    assert len(run_in_process(last).warnings) == 1

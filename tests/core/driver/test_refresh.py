@@ -23,6 +23,7 @@ from ray_pipeline_core import (
     RunIncompleteError,
     RunResult,
 )
+from ray_pipeline_core.rank_failures import format_ranks
 from ray_pipeline_core.testing import run_in_process
 
 calls: list[Any] = []
@@ -220,6 +221,21 @@ def total_of_ranks(data: None, rank: int, world_size: int) -> None:
     calls.append(rank)
 
 
+def test_child_that_ran_before_any_rank_of_its_parent_completed_is_older(night: Night) -> None:
+    def fail_without_flag(data: None, rank: int, world_size: int) -> None:
+        assert (night.root / "flag").exists()
+
+    def chain() -> RayPipelineExecutor:
+        first = RayPipelineExecutor([fail_without_flag], name="first", logging_dir=str(night.root / "first"))
+        folder = str(night.root / "second")
+        return RayPipelineExecutor([total_of_ranks], depends=first, logging_dir=folder, run_on_dependency_fail=True)
+
+    run_in_process(chain())
+    (night.root / "flag").touch()
+    [warning] = run_in_process(chain()).warnings
+    assert warning.startswith("ranks of 'first', which this run depends on, have run since ranks 0 were completed")
+
+
 def test_parent_whose_ranks_all_fail_again_leaves_the_child_alone(night: Night) -> None:
     night.write("f1", "corrupt")
 
@@ -376,6 +392,23 @@ def test_on_stale_hears_of_every_completed_rank_that_runs_again(night: Night) ->
     (night.root / "run/add/stats.cache.json").unlink(missing_ok=True)
     night.run(night.parent(refresh=refresh))
     assert [rank for rank, inputs in calls if isinstance(inputs, list)] == [1]
+
+
+def test_ranks_that_run_again_are_not_said_to_keep_their_outputs(night: Night) -> None:
+    night.run(night.parent())
+    night.write("f1", 11)
+    result = night.run(night.parent(factor=2))
+    [warning] = result.warnings
+    kept = sorted({0, 1, 2} - {night.rank_of("f1")})
+    assert result.reasons == {"input changed": 1}
+    assert f"factor (1 -> 2); ranks {format_ranks(kept)} keep their old outputs" in warning
+
+
+def test_plan_of_a_chain_says_what_is_wrong_with_a_parent(night: Night) -> None:
+    night.run()
+    for file in night.source.iterdir():
+        file.unlink()
+    assert [warning for warning in night.child().plan().warnings if "lists nothing any more" in warning]
 
 
 def test_all_ranks_run_again_on_the_deal_that_is_there(night: Night) -> None:
@@ -623,3 +656,9 @@ def test_outputs_of_datatrove_of_files_that_are_gone_are_removed_if_asked_to(nig
     assert run() == ["a", "b"]
     (source / "a").unlink()
     assert run() == ["b"]
+    with pytest.raises(ConfigError, match=r"has glob_pattern='a', but InputFiles has glob='\*\*/\*'"):
+        RayPipelineExecutor(
+            [readers.JsonlReader(str(source), glob_pattern="a")],
+            inputs=InputFiles(source),
+            logging_dir=str(night.root / "run"),
+        ).plan()

@@ -26,6 +26,7 @@ from ray_pipeline_core import (
     RunFolderLockedError,
     RunIncompleteError,
     RunObserver,
+    RunPlan,
     RunResult,
 )
 from ray_pipeline_core.driver import pipeline_run
@@ -227,9 +228,14 @@ def test_result_of_a_run_that_ends_with_an_error_is_not_ok_however_many_ranks_ma
 def test_stop_is_not_hidden_by_an_end_that_cannot_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunFolder, "write_stats", refuse)
     stop = threading.Event()
-    stop.set()
+
+    class StopAtStart(RunObserver):
+        def on_run_started(self, plan: RunPlan) -> None:
+            stop.set()
+
+    executor = RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path), observers=[StopAtStart()])
     with pytest.raises(RunCancelledError) as caught:
-        run_graph(RayPipelineExecutor([Nothing()], logging_dir=str(tmp_path)), NoWorkers(ValueError()), stop)
+        run_graph(executor, NoWorkers(ValueError()), stop)
     assert isinstance(caught.value.__cause__, RunFolderAccessError)
 
 

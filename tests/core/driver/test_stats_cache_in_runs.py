@@ -308,5 +308,6 @@ def test_run_anew_removes_the_cache_before_anything_runs(run: Run, folder: Path,
 
 def test_run_anew_with_fewer_ranks_leaves_no_cache_of_more(run: Run, folder: Path, complete: RunResult) -> None:
     result = run(tasks=5, skip_completed=False)
+    assert f"what ranks 5-{RANKS - 1} have written is not replaced" in result.warnings[-1]
     assert not (folder / "stats.cache.json").exists()
     assert counted(result) == counted(run(tasks=5)) == all_of(5)

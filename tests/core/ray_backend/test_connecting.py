@@ -282,6 +282,22 @@ def test_head_watch_knows_who_the_head_is_before_its_first_question(monkeypatch:
         watch.close()
 
 
+def test_head_watch_goes_on_when_it_can_t_ask_who_the_head_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "ASK_INTERVAL_S", 0.01)
+    there = {"there": True}
+
+    def identify(address: str) -> str:
+        raise FileNotFoundError("its certificate is just being replaced")
+
+    watch = HeadWatch("10.0.0.1:6379", lambda address: there["there"], identify)
+    try:
+        for is_there in (False, True, False):
+            there["there"] = is_there
+            wait_for(lambda is_there=is_there: (watch.silent_s == 0) is is_there, "that the watch notices")  # type: ignore[misc]
+    finally:
+        watch.close()
+
+
 def test_head_that_was_started_anew_ends_the_run(connected: Cluster) -> None:
     connected._watch.is_another = True
     assert not connected.is_connected

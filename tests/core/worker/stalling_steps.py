@@ -26,6 +26,10 @@ def sleep(data: Any, rank: int, world_size: int) -> None:
     time.sleep(600)
 
 
+def hang_before_retry(rank: int, attempt: int) -> None:
+    time.sleep(600)
+
+
 def wait_for_lock(data: Any, rank: int, world_size: int) -> None:
     lock = threading.Lock()
     lock.acquire()

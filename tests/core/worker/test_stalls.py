@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import psutil
 import pytest
 
@@ -108,6 +109,12 @@ def test_rank_that_does_nothing_is_ended_and_says_where(
     log = assert_stalled(outcome, function)
     assert log.count("most recent call first") > 1, "the stacks of all threads"
     assert not folder.is_completed(3), "no signal has ended the step before its time"
+
+
+def test_what_runs_before_a_retry_is_watched_too(make_pool: Callable[..., ChildPool]) -> None:
+    pool = make_pool([steps.pause], before_retry=cloudpickle.dumps(steps.hang_before_retry))
+    [outcome] = pool.run([RankAttempt(3, 2)])
+    assert_stalled(outcome, "hang_before_retry")
 
 
 def test_process_that_was_ended_is_replaced_and_others_go_on(make_pool: Callable[..., ChildPool]) -> None:
