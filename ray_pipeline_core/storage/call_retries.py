@@ -48,13 +48,14 @@ def _log_retry(state: RetryCallState) -> None:
     _log.info("Storage call failed, trying again (attempt %d): %s", state.attempt_number + 1, error)
 
 
-def call_with_retries(call: Callable[[], T], bound: RetryLimits) -> T:
-    """Return the result of `call()`, retrying transient errors within `bound`; then raise the last error."""
+def call_with_retries(call: Callable[[], T], limits: RetryLimits) -> T:
+    """Return the result of `call()`, retrying transient errors within `limits`; then raise the last error."""
+    jitter = wait_random(0, limits.first_wait_s)
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
-        wait=wait_exponential(multiplier=bound.first_wait_s, max=bound.max_wait_s) + wait_random(0, bound.first_wait_s),
-        stop=stop_after_delay(bound.total_s),
-        sleep=bound.sleep,
+        wait=wait_exponential(multiplier=limits.first_wait_s, max=limits.max_wait_s) + jitter,
+        stop=stop_after_delay(limits.total_s),
+        sleep=limits.sleep,
         before_sleep=_log_retry,
         reraise=True,
     )
