@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from ray_pipeline_core.storage.run_folder import STALE_FILE, RunFolder
+from ray_pipeline_core.storage.folder_owners import STALE_FILE
+from ray_pipeline_core.storage.run_folder import RunFolder
 
 
 def noted_ranks(folder: RunFolder) -> frozenset[int]:

@@ -16,11 +16,11 @@ from ray_pipeline_core.storage.run_folder import (
     INPUTS_FILE,
     PROGRESS_FILE,
     RESULT_FILE,
-    STALE_FILE,
     STATS_CACHE_FILE,
     STATS_FILE,
 )
 
+STALE_FILE = "stale.json"
 _RANK_FOLDERS = ("completions", "stats", "logs")
 _RUN_FILES = frozenset(
     (

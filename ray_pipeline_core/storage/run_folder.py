@@ -29,7 +29,6 @@ STATS_CACHE_FILE = "stats.cache.json"
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.json"
 INPUTS_FILE = "inputs.jsonl"
-STALE_FILE = "stale.json"
 
 _MOVED_LOG = re.compile(rf"{ATTEMPTS}/([0-9]+)/([1-9][0-9]{{0,5}})\.log")
 _FENCE = re.compile(rf"{ATTEMPTS}/([0-9]+)/fence\.json")
@@ -230,11 +229,7 @@ class RunFolder:
         self.folder.remove_many([self.marker_path(rank) for rank in ranks])
 
     def clear_ranks(self) -> list[int]:
-        """Remove the result, all markers and all ranks' stats, also those of ranks beyond the current world size.
-
-        Returns:
-            The ranks that had a marker.
-        """
+        """Remove the result, and all ranks' markers and stats, and return the ranks that had a marker."""
         self.folder.remove_many([RESULT_FILE])  # first: it would vouch for ranks whose markers are gone
         markers = self.folder.list_names(COMPLETIONS)
         self.folder.remove_many([f"{COMPLETIONS}/{name}" for name in markers])
@@ -356,10 +351,9 @@ class RunFolder:
         return self.folder.list_sizes(directory, [name]).get(name, 0)
 
     def _read_object(self, path: str) -> dict[str, Any] | None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return parse_object(self.folder.read_bytes(path))
-        except FileNotFoundError:
-            return None
+        return None
 
     def _write_json(self, path: str, content: Mapping[str, Any]) -> None:
         content_json = json.dumps(json_value(content), indent=2, ensure_ascii=False) + "\n"
