@@ -129,7 +129,7 @@ def test_run_whose_connection_other_code_closes_ends_in_order(tmp_path: Path) ->
     assert "run.lock" not in lines[-4]
     assert lines[-3:-1] == ["connected False", "again True"]
     assert "starts a local Ray cluster for the second time" in lines[-1]
-    assert "add `import ray; ray.init()` before the first run" in lines[-1]
+    assert "add `import ray; ray.init('local')` before the first run" in lines[-1]
 
 
 def test_run_whose_cluster_loses_its_head_ends_in_order_and_the_process_goes_on(tmp_path: Path) -> None:
