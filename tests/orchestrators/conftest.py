@@ -177,7 +177,17 @@ class PrefectServer:
         """Run a deployment, and return the flow run when it has ended."""
         found = f"/deployments/name/{deployment}"
         wait_for(lambda: self.api.get(found).status_code == 200, f"deployment {deployment}", START_TIMEOUT_S)
-        made = self.api.post(f"/deployments/{self.api.get(found).json()['id']}/create_flow_run", json={})
+        path = f"/deployments/{self.api.get(found).json()['id']}/create_flow_run"
+        wanted = {"idempotency_key": os.urandom(8).hex()}
+        # Its database may be locked for a moment, which Prefect's own client waits out as well.
+        answers: list[httpx.Response] = []
+
+        def is_created() -> bool:
+            answers.append(self.api.post(path, json=wanted))
+            return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
+
+        wait_for(is_created, f"a flow run of {deployment}")
+        made = answers[-1]
         run = f"/flow_runs/{made.raise_for_status().json()['id']}"
         ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
         wait_for(lambda: self.api.get(run).json()["state_type"] in ended, f"the end of {run}", RUN_TIMEOUT_S)
