@@ -98,14 +98,14 @@ class DriverThread(Generic[Result]):
         try:
             self._thread.start()
             while not self._stop.is_set() and not self._done.wait(POLL_INTERVAL_S):
-                if signals.has_come():
+                if signals.has_come() and not self._stop.is_set():  # else the caller's own stop was first
                     self._is_interrupted = True
                     self._stop.set()
             self._wait_for_end()
         except BaseException as interruption:
             self._is_interrupted = True
             self._stop.set()
-            if self._thread in threading.enumerate():  # has one while it starts, too
+            if self._thread in threading.enumerate():  # which lists a thread that is only starting as well
                 self._wait_for_end()
             if isinstance(interruption, KeyboardInterrupt) and isinstance(self._error, RunCancelledError):
                 raise self._error from interruption
