@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 
-from airflow_provider.exceptions import as_airflow_error
 from airflow_provider.executor_arguments import (
     EXECUTOR_ARGUMENTS,
     TEMPLATE_FIELDS,
@@ -18,20 +17,9 @@ from airflow_provider.executor_arguments import (
     split_folder,
     with_trigger_rule,
 )
-from airflow_provider.run_reports import StopIfKilled, nothing_was_run
 from airflow_provider.unrendered import unrendered, unrendered_source, unrendered_steps, unwrap
-from airflow_provider.xcom import as_xcom
-from ray_pipeline_core import (
-    RayPipelineError,
-    RayPipelineExecutor,
-    Refresh,
-    RetryPolicy,
-    RunCancelledError,
-    RunIncompleteError,
-    RunObserver,
-    RunOptions,
-    RunResult,
-)
+from airflow_provider.worker_mode import WorkerMode
+from ray_pipeline_core import RayPipelineExecutor, Refresh, RetryPolicy, RunObserver
 
 __all__ = ["RayPipelineOperator"]
 
@@ -134,8 +122,7 @@ class RayPipelineOperator(BaseOperator):
         arguments["logging_dir"], self._storage = split_folder(arguments["logging_dir"])
         for key, value in arguments.items():
             setattr(self, key, value)
-        self._executor: RayPipelineExecutor | None = None
-        self.is_killed = False
+        self._mode = WorkerMode()
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
@@ -162,38 +149,18 @@ class RayPipelineOperator(BaseOperator):
             AirflowFailException: the arguments, the pipeline or the run folder are wrong, so a retry can't help.
             AirflowException: ranks, the cluster or the storage failed, or the run was stopped.
         """
-        try:
-            return as_xcom(self._run_executor(context))
-        except RayPipelineError as error:
-            if isinstance(error, RunIncompleteError) and error.result is not None:
-                self._push_result(context, error.result)
-            raise as_airflow_error(error) from error
+        return self._mode.execute(self, context)
 
     def on_kill(self) -> None:
         """Stop the run; `execute`, which Airflow does not interrupt, then raises."""
-        self.is_killed = True
-        if self._executor is not None:
-            self._executor.stop()
+        self._mode.on_kill()
 
-    def _run_executor(self, context: Context) -> RunResult:
+    def make_executor(self, context: Context) -> RayPipelineExecutor:
+        """Return the executor of a task instance, whose templates are rendered.
+
+        Raises:
+            ConfigError: an argument is wrong.
+        """
         arguments = {key: unwrap(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
         parents = [(self.render_template(path, context), fs) for path, fs in self.parent_folders]
-        self._executor = make_executor(arguments, self._storage, context["ti"], parents)  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        if self.is_killed:
-            raise RunCancelledError(
-                f"run {self._executor.name!r} was stopped before it started; clear the task to run it"
-            )
-        result = self._executor.run(options_of=lambda node: RunOptions((StopIfKilled(self),)))
-        if result.skipped == result.world_size:
-            self.log.warning(nothing_was_run(result, has_inputs=self._executor.inputs is not None))
-        return result
-
-    def _push_result(self, context: Context, result: RunResult) -> None:
-        if not self.do_xcom_push:
-            return
-        try:
-            context["ti"].xcom_push(key="return_value", value=as_xcom(result))  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        except Exception:
-            self.log.exception(
-                "could not push the result of the failed run to XCom; read result.json in %s", result.logging_dir
-            )
+        return make_executor(arguments, self._storage, context["ti"], parents)  # pyright: ignore[reportTypedDictNotRequiredAccess]

@@ -11,6 +11,7 @@ import pytest
 from airflow_provider.airflow_versions import AirflowException
 from airflow_provider.exceptions import as_airflow_error
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
+from airflow_provider.worker_mode import WorkerMode
 from ray_pipeline_core import RankFailure, RunIncompleteError, RunResult
 
 RANKS = 1200
@@ -61,12 +62,12 @@ def test_many_ranges_are_shortened() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_xcom_lists_a_hundred_failed_ranks_and_all_groups(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(self: RayPipelineOperator, context: Any) -> RunResult:
+    def run(self: WorkerMode, task: Any, context: Any) -> RunResult:
         if fails:
             raise RunIncompleteError("", RESULT)
         return RESULT
 
-    monkeypatch.setattr(RayPipelineOperator, "_run_executor", run)
+    monkeypatch.setattr(WorkerMode, "_run_executor", run)
     operator, ti = RayPipelineOperator(task_id="clean", pipeline=[print]), FakeTaskInstance()
     if fails:
         with pytest.raises(AirflowException):
