@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider.default_folder import TaskInstanceKey, default_folder, default_name
+from airflow_provider.folder_specs import folder_of_instance, split_folder
+from airflow_provider.unrendered import is_resolved_later
 from ray_pipeline_core import ConfigError, RayPipelineExecutor
 
 EXECUTOR_ARGUMENTS = tuple(name for name in inspect.signature(RayPipelineExecutor).parameters if name != "depends")
@@ -38,7 +39,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def make_executor(
-    arguments: Mapping[str, Any], storage: Any, ti: TaskInstanceKey, parent_folders: Sequence[tuple[Any, Any]] = ()
+    arguments: Mapping[str, Any],
+    storage: Any,
+    ti: TaskInstanceKey,
+    parent_folders: Sequence[tuple[Any, Any]] = (),
+    is_shared: bool = False,
 ) -> RayPipelineExecutor:
     """Make the executor of a task instance.
 
@@ -47,11 +52,14 @@ def make_executor(
         storage: the filesystem or storage options that `split_folder` returned.
         ti: the task instance, from which a missing run folder and name are derived.
         parent_folders: the run folders that it depends on, as `split_folder` returned them, with rendered templates.
+        is_shared: whether all instances of a mapped task were given the same run folder, of which each has a part.
 
     Raises:
         ConfigError: an argument is wrong.
     """
     folder, name = arguments["logging_dir"], arguments["name"]
+    if is_shared and isinstance(folder, str):
+        folder = folder_of_instance(folder, ti.map_index)
     if folder is None:
         folder = default_folder(ti)
     elif storage is not None:
@@ -88,7 +96,7 @@ def _is_template(value: Any) -> bool:
     """Return whether Airflow will replace `value` when the task runs: it is a template, or another task's XCom."""
     if isinstance(value, str):
         return any(mark in value for mark in ("{{", "{%", "{#"))
-    return hasattr(value, "resolve") and not isinstance(value, os.PathLike)
+    return is_resolved_later(value)
 
 
 def _with_integers(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,20 +115,3 @@ def _as_integer(name: str, value: Any) -> Any:
         return int(value)
     except ValueError:
         raise ConfigError(f"{name}={value!r}: must be an integer, or a template that becomes one") from None
-
-
-def split_folder(spec: Any) -> tuple[Any, Any]:
-    """Split a `logging_dir` into its path, which may hold templates, and its filesystem or storage options.
-
-    Storage options may hold secrets, and Airflow stores rendered template fields, so only the path is one.
-
-    Returns:
-        The path or URL, and the filesystem or storage options; None if there are none.
-    """
-    path: Any
-    path, storage = spec if isinstance(spec, tuple) and len(spec) == 2 else (spec, None)
-    if isinstance(path, os.PathLike):
-        return os.fspath(path), storage
-    if hasattr(path, "path") and hasattr(path, "fs"):  # a data folder of this package or of datatrove
-        return path.path, path.fs
-    return path, storage

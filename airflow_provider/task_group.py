@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk import TaskGroup
 
-from airflow_provider.executor_arguments import split_folder
+from airflow_provider.folder_specs import split_folder, with_map_index
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from ray_pipeline_core import ConfigError, RayPipelineExecutor, topological_order
 
@@ -44,7 +44,7 @@ def ray_pipeline_task_group(group_id: str, executor: RayPipelineExecutor, **oper
         parameters = _parameters(node, order)
         folders = parameters.pop("depends")
         task = RayPipelineOperator(task_id=task_id, task_group=group, **parameters, **operator_kwargs)
-        task.parent_folders = tuple(map(split_folder, folders))
+        task.parent_folders = tuple(_parent_folder(folder, node) for folder in folders)
         task.set_upstream([tasks[id(parent)] for parent in node.dependencies])
         tasks[id(node)] = task
     return group
@@ -58,6 +58,13 @@ def _parameters(executor: RayPipelineExecutor, graph: list[RayPipelineExecutor])
     if _lacks_stable_name(executor):
         parameters["name"] = None
     return parameters
+
+
+def _parent_folder(folder: Any, executor: RayPipelineExecutor) -> tuple[Any, Any]:
+    """Return the path and storage of a folder; in a mapped task group, that of a parent is the instance's own."""
+    path, storage = split_folder(folder)
+    is_in_group = any(folder is parent.logging_dir for parent in executor.dependencies)
+    return (with_map_index(path) if is_in_group else path), storage
 
 
 def _lacks_stable_name(executor: RayPipelineExecutor) -> bool:

@@ -14,16 +14,17 @@ from airflow_provider.executor_arguments import (
     check_arguments,
     check_unsupported,
     make_executor,
-    split_folder,
     with_trigger_rule,
 )
-from airflow_provider.unrendered import unrendered, unrendered_source, unrendered_steps, unwrap
+from airflow_provider.folder_specs import split_folder
+from airflow_provider.mapped_arguments import PartialPipeline, has_shared_folder
+from airflow_provider.unrendered import hidden, unwrap, unwrap_all
 from airflow_provider.worker_mode import WorkerMode
 from ray_pipeline_core import RayPipelineExecutor, Refresh, RetryPolicy, RunObserver
 
 __all__ = ["RayPipelineOperator"]
 
-_NEVER_RENDERED = ("ray_remote_kwargs", "runtime_env", "refresh", "observers")
+_HIDDEN = ("pipeline", "pipeline_kwargs", "inputs")
 
 
 class RayPipelineOperator(BaseOperator):
@@ -39,7 +40,9 @@ class RayPipelineOperator(BaseOperator):
         workers: rank groups that run at the same time; a template is converted to an integer.
         logging_dir: the run folder; its path or URL may be a template, storage options are never rendered. By default
             it is a folder below Airflow's `base_log_folder` that all tries of a task instance share, so that a retry
-            runs only the missing ranks. All nodes of the cluster must see the folder.
+            runs only the missing ranks. All nodes of the cluster must see the folder. Each instance of a mapped task
+            has a folder of its own, `map_index=N` below the given one, unless the folder itself is expanded or a
+            template in it names `map_index`.
         pipeline_kwargs: arguments of the pipeline's factory; templates in them are rendered.
         name: the run's name in messages; may be a template. The default is the task id.
         run_on_dependency_fail: run this task also if upstream tasks have failed, once all of them have ended: its
@@ -113,13 +116,14 @@ class RayPipelineOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         arguments = {key: unwrap(value) for key, value in locals().items() if key in EXECUTOR_ARGUMENTS}
+        is_shared = has_shared_folder(logging_dir, kwargs)
         check_unsupported(ray_conn_id, on_kill)
         check_arguments(arguments)
         super().__init__(**with_trigger_rule(kwargs, run_on_dependency_fail))
         self.parent_folders: tuple[tuple[Any, Any], ...] = ()
-        arguments["pipeline"] = unrendered_steps(arguments["pipeline"])
-        arguments["inputs"] = unrendered_source(arguments["inputs"])
+        arguments.update({key: hidden(key, arguments[key]) for key in _HIDDEN})
         arguments["logging_dir"], self._storage = split_folder(arguments["logging_dir"])
+        self._has_shared_folder = is_shared
         for key, value in arguments.items():
             setattr(self, key, value)
         self._mode = WorkerMode()
@@ -127,12 +131,8 @@ class RayPipelineOperator(BaseOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """Return the partial operator of a mapped task; Airflow stores its arguments, so some of them are wrapped."""
-        wrapped = {key: unrendered(kwargs[key]) for key in _NEVER_RENDERED if key in kwargs}
-        if "pipeline" in kwargs:
-            wrapped["pipeline"] = unrendered_steps(kwargs["pipeline"])
-        if split_folder(kwargs.get("logging_dir"))[1] is not None:
-            wrapped["logging_dir"] = unrendered(kwargs["logging_dir"])
-        return super().partial(**with_trigger_rule({**kwargs, **wrapped}, kwargs.get("run_on_dependency_fail", False)))
+        chosen = with_trigger_rule(kwargs, kwargs.get("run_on_dependency_fail", False))
+        return PartialPipeline(super().partial(**chosen))
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render the templates, those of `inputs` in a copy: the DAG's own object is for all runs."""
@@ -162,5 +162,7 @@ class RayPipelineOperator(BaseOperator):
             ConfigError: an argument is wrong.
         """
         arguments = {key: unwrap(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
+        arguments.update({key: unwrap_all(arguments[key]) for key in ("pipeline_kwargs", "inputs")})
         parents = [(self.render_template(path, context), fs) for path, fs in self.parent_folders]
-        return make_executor(arguments, self._storage, context["ti"], parents)  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        return make_executor(arguments, self._storage, ti, parents, self._has_shared_folder)
