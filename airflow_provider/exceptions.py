@@ -1,55 +1,64 @@
-"""Translates the core's errors into Airflow's exceptions."""
+"""The core's errors as Airflow takes them: as what they are, and as `AirflowFailException` too where no retry helps."""
 
 from __future__ import annotations
 
-from airflow_provider.airflow_versions import AirflowException, AirflowFailException
-from ray_pipeline_core import (
-    ClusterAuthError,
-    ConfigError,
-    RayPipelineError,
-    RunFolderMismatchError,
-    RunIncompleteError,
-    RunResult,
-)
+from functools import cache
+from typing import Any
 
-_NOT_RETRYABLE = (ClusterAuthError, ConfigError, RunFolderMismatchError)
-_MAX_LISTED_GROUPS = 20
-_MAX_RANGES_LENGTH = 200
+from airflow_provider.airflow_versions import AirflowFailException
+from airflow_provider.failure_texts import list_groups
+from ray_pipeline_core import RayPipelineError, RunIncompleteError
 
 
-def as_airflow_error(error: RayPipelineError) -> AirflowException:
-    """Return the exception that the Airflow task should raise for `error`.
+def as_airflow_error(error: RayPipelineError) -> RayPipelineError:
+    """Return the error that the Airflow task should raise for `error`.
 
     Returns:
-        An `AirflowFailException`, after which Airflow does not retry, if a retry can't help; an `AirflowException`
-        otherwise.
+        An error of the same type. If a retry can't help, it is an `AirflowFailException` as well, after which Airflow
+        does not retry.
     """
-    kind = AirflowFailException if isinstance(error, _NOT_RETRYABLE) else AirflowException
-    if isinstance(error, RunIncompleteError) and error.result is not None:
-        return kind(_list_groups(error.result))
-    return kind(str(error))
+    raised = _with_groups(error)
+    return _not_retried(raised) if error.needs_change or _wants_no_retry(error) else raised
 
 
-def _list_groups(result: RunResult) -> str:
-    groups = result.failure_groups
-    more = sum(len(group.ranks) for group in groups[_MAX_LISTED_GROUPS:])
-    lines = [
-        f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed, {result.completed} "
-        f"completed; the next try runs only the missing ranks. Run folder: {result.logging_dir}",
-        *(_describe(number, result) for number in range(min(len(groups), _MAX_LISTED_GROUPS))),
-        *([f"and {more} more; failure_groups in result.json has them all"] if more > 0 else []),
-    ]
-    return "\n".join(lines)
+def _with_groups(error: RayPipelineError) -> RayPipelineError:
+    """Return an error of failed ranks with a message for Airflow's log, and any other as it is."""
+    if not isinstance(error, RunIncompleteError) or error.result is None:
+        return error
+    listed = RunIncompleteError(list_groups(error.result), error.result)
+    listed.__cause__, listed.__suppress_context__ = error.__cause__, True
+    return listed.with_traceback(error.__traceback__)
 
 
-def _describe(number: int, result: RunResult) -> str:
-    """Return all that is known of the single rank of a group, or what its ranks share and the log of the first."""
-    group = result.failure_groups[number]
-    first = next(failure for failure in result.failed if failure.rank == group.ranks[0])
-    if len(group.ranks) == 1:
-        return str(first)
-    ranks: str = group.to_dict()["ranks"]
-    if len(ranks) > _MAX_RANGES_LENGTH:
-        ranks = f"{ranks[:_MAX_RANGES_LENGTH].rpartition(', ')[0]}, and more"
-    log = f"; log of rank {first.rank}: {first.log}" if first.log else ""
-    return f"{len(group.ranks)} ranks: {group.kind}: {group.error_type}: {group.message} (ranks {ranks}){log}"
+def _wants_no_retry(error: RayPipelineError) -> bool:
+    """Return whether every rank has failed with Airflow's own error for that, which a step has raised."""
+    if not isinstance(error, RunIncompleteError) or error.result is None:
+        return False
+    return all(_is_fail_exception(failure.error_type) for failure in error.result.failed)
+
+
+def _is_fail_exception(error_type: str) -> bool:
+    return error_type.startswith("airflow.") and error_type.endswith(f".{AirflowFailException.__name__}")
+
+
+def _not_retried(error: RayPipelineError) -> RayPipelineError:
+    return _copy(error, _not_retried_kind(type(error)), *error.args)  # type: ignore[arg-type]
+
+
+@cache
+def _not_retried_kind(kind: type[RayPipelineError]) -> type[RayPipelineError]:
+    """Return the class that is `kind` and `AirflowFailException`; errors of it are pickled as those of `kind`."""
+
+    def reduce(self: RayPipelineError) -> Any:
+        return _not_retried, (_copy(self, kind, *self.args),)
+
+    return type(kind.__name__, (kind, AirflowFailException), {"__module__": __name__, "__reduce__": reduce})
+
+
+def _copy(error: RayPipelineError, kind: type[RayPipelineError], *args: Any) -> RayPipelineError:
+    """Return an error of class `kind` with these arguments and all that another one has besides."""
+    copied = kind.__new__(kind, *args)
+    copied.args = args
+    copied.__dict__.update(error.__dict__)
+    copied.__cause__, copied.__suppress_context__ = error.__cause__, True
+    return copied.with_traceback(error.__traceback__)

@@ -8,13 +8,24 @@ from typing import Any
 
 from airflow_provider.default_folder import TaskInstanceKey, default_folder, default_name
 from airflow_provider.folder_specs import folder_of_instance, split_folder
+from airflow_provider.rerun import check_mode
 from airflow_provider.unrendered import is_resolved_later
 from ray_pipeline_core import ConfigError, RayPipelineExecutor
 
 EXECUTOR_ARGUMENTS = tuple(name for name in inspect.signature(RayPipelineExecutor).parameters if name != "depends")
 """The executor's parameters that the operator also has."""
 
-TEMPLATE_FIELDS = ("pipeline", "pipeline_kwargs", "logging_dir", "name", "tasks", "workers", "inputs", "address")
+TEMPLATE_FIELDS = (
+    "pipeline",
+    "pipeline_kwargs",
+    "logging_dir",
+    "name",
+    "tasks",
+    "workers",
+    "inputs",
+    "address",
+    "rerun",
+)
 """Parameters that may be templates, or XComs of other tasks."""
 
 _INTEGERS = ("tasks", "workers")
@@ -23,11 +34,12 @@ _INTEGERS = ("tasks", "workers")
 _PLACEHOLDERS: Mapping[str, Any] = {"pipeline": "module:factory", "logging_dir": ".", "tasks": 1, "workers": 1}
 
 
-def check_arguments(arguments: Mapping[str, Any]) -> None:
+def check_arguments(arguments: Mapping[str, Any], rerun: Any = "auto") -> None:
     """Check the arguments as far as possible before templates are rendered.
 
     Args:
         arguments: the executor's arguments by name; any of them may be a template.
+        rerun: what a run again does; may be a template.
 
     Raises:
         ConfigError: an argument is wrong, whatever the templates render to.
@@ -36,6 +48,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         name: _PLACEHOLDERS.get(name) if _needs_placeholder(name, value) else value for name, value in arguments.items()
     }
     RayPipelineExecutor(**_with_integers(checked))
+    if not _is_template(rerun):
+        check_mode(rerun)
 
 
 def make_executor(

@@ -31,5 +31,5 @@ def nothing_was_run(result: RunResult, has_inputs: bool) -> str:
         return f"Nothing was run: no input has changed since the last run of {result.logging_dir}"
     return (
         f"Nothing was run: every rank was completed by an earlier run of {result.logging_dir}; pass another "
-        "logging_dir, or skip_completed=False, to run them again"
+        "logging_dir, or rerun='all', to run them again"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Protocol
 
 from airflow.sdk import Context
@@ -13,6 +12,7 @@ from airflow_provider.xcom import as_xcom
 from ray_pipeline_core import (
     RayPipelineError,
     RayPipelineExecutor,
+    Rerun,
     RunCancelledError,
     RunIncompleteError,
     RunOptions,
@@ -26,7 +26,7 @@ class PipelineTask(Protocol):
     do_xcom_push: bool
 
     @property
-    def log(self) -> logging.Logger:
+    def log(self) -> Any:
         """The logger of the task."""
         ...
 
@@ -35,6 +35,14 @@ class PipelineTask(Protocol):
 
         Raises:
             ConfigError: an argument is wrong.
+        """
+        ...
+
+    def request(self, context: Context) -> Rerun:
+        """Return what this try of a task instance asks of its run folder.
+
+        Raises:
+            ConfigError: `rerun` is wrong.
         """
         ...
 
@@ -54,14 +62,16 @@ class WorkerMode:
         """Run the ranks that are not completed, and return the result for XCom.
 
         Raises:
-            AirflowException: the run did not succeed; its result is pushed before, if it has one.
+            RayPipelineError: the run did not succeed; its result is pushed before, if it has one. Where no retry helps,
+                this is an `AirflowFailException` as well.
         """
         try:
             return as_xcom(self._run_executor(task, context))
         except RayPipelineError as error:
             if isinstance(error, RunIncompleteError) and error.result is not None:
                 _push_result(task, context, error.result)
-            raise as_airflow_error(error) from error
+            raised = as_airflow_error(error)
+        raise raised
 
     def on_kill(self) -> None:
         """Stop the run; `execute`, which Airflow does not interrupt, then raises."""
@@ -73,7 +83,8 @@ class WorkerMode:
         self._executor = executor = task.make_executor(context)
         if self.is_killed:
             raise RunCancelledError(f"run {executor.name!r} was stopped before it started; clear the task to run it")
-        result = executor.run(options_of=lambda node: RunOptions((StopIfKilled(self),)))
+        options = RunOptions((StopIfKilled(self),), rerun=task.request(context))
+        result = executor.run(options_of=lambda node: options)
         if result.skipped == result.world_size:
             task.log.warning(nothing_was_run(result, has_inputs=executor.inputs is not None))
         return result

@@ -32,6 +32,7 @@ from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StepStats
 if TYPE_CHECKING:
     __version__: str
     from ray_pipeline_core.driver.planning import RunOptions
+    from ray_pipeline_core.driver.rerun import Rerun
     from ray_pipeline_core.driver.task_manager import RayTaskManager
     from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
     from ray_pipeline_core.inputs.files import InputFile, InputFiles
@@ -68,6 +69,7 @@ __all__ = [
     "RayPipelineExecutor",
     "RayTaskManager",
     "Refresh",
+    "Rerun",
     "ResourcesUnavailableError",
     "RetryPolicy",
     "RunCancelledError",
@@ -99,6 +101,7 @@ _LAZY = {
     "InputItem": "ray_pipeline_core.inputs.items",
     "MailNotifier": "ray_pipeline_core.observers.mail",
     "ProgressLog": "ray_pipeline_core.observers.progress_log",
+    "Rerun": "ray_pipeline_core.driver.rerun",
     "RunOptions": "ray_pipeline_core.driver.planning",
     "DataFolder": "ray_pipeline_core.storage.data_folder",
     "RankWorker": "ray_pipeline_core.ray_backend.rank_worker",

@@ -42,9 +42,11 @@ class RayPipelineError(Exception):
 
     Attributes:
         retryable: whether the same call may succeed later without any change.
+        needs_change: whether no further try can succeed before somebody changes something.
     """
 
     retryable: ClassVar[bool] = False
+    needs_change: ClassVar[bool] = False
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact(str(message), _MAX_MESSAGE_LENGTH))
@@ -52,6 +54,8 @@ class RayPipelineError(Exception):
 
 class ConfigError(RayPipelineError, ValueError):
     """An argument is wrong; the message names the parameter, its value and the allowed values."""
+
+    needs_change: ClassVar[bool] = True
 
 
 class PipelineLoadError(ConfigError):
@@ -64,6 +68,8 @@ class ClusterError(RayPipelineError):
 
 class ClusterAuthError(ClusterError):
     """The cluster does not accept the token, or asks for one."""
+
+    needs_change: ClassVar[bool] = True
 
 
 class ClusterUnreachableError(ClusterError):
@@ -87,7 +93,9 @@ class RunFolderLockedError(RunFolderError):
 
 
 class RunFolderMismatchError(RunFolderError):
-    """The run folder has markers of a run with another world size or other steps."""
+    """The run folder has markers of a run with another world size, or of other steps or parameters."""
+
+    needs_change: ClassVar[bool] = True
 
 
 class RunFolderAccessError(RunFolderError):

@@ -6,9 +6,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
 from ray_pipeline_core.driver.active_runs import active_run
-from ray_pipeline_core.driver.graph import run_graph
+from ray_pipeline_core.driver.graph import OptionsOf, run_graph
+from ray_pipeline_core.driver.planning import RunOptions
 from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
 from ray_pipeline_core.result import RunResult
 from ray_pipeline_core.scheduling.backend import BackendEvent, RunPlace, SlotStarted, WorkEnded, WorkerBackend
@@ -20,12 +22,18 @@ from ray_pipeline_core.worker.setup import WorkerSetup
 __all__ = ["run_in_process"]
 
 
-def run_in_process(executor: RayPipelineExecutor) -> RunResult:
+def run_in_process(
+    executor: RayPipelineExecutor, *, options_of: Callable[[RayPipelineExecutor], RunOptions] | None = None
+) -> RunResult:
     """Run an executor, and all it depends on, in this process: one rank at a time, with the whole run folder.
 
     For tests of steps and pipelines, which then need no cluster and can be debugged step by step. Gangs run as single
     nodes, and nothing can be killed, so time limits are not enforced. `executor.stop()`, from another thread or an
     observer, takes effect when the rank that runs has ended.
+
+    Args:
+        executor: the executor.
+        options_of: as for `RayPipelineExecutor.run`.
 
     Returns:
         The result of the executor.
@@ -34,7 +42,8 @@ def run_in_process(executor: RayPipelineExecutor) -> RunResult:
         RayPipelineError: as `RayPipelineExecutor.run` does.
     """
     with active_run(topological_order(executor)) as stop:
-        return run_graph(executor, _InProcessSource(stop), stop, runs_at_once=1)
+        chosen = (lambda node: RunOptions()) if options_of is None else cast("OptionsOf", options_of)
+        return run_graph(executor, _InProcessSource(stop), stop, chosen, runs_at_once=1)
 
 
 class _InProcessSource:

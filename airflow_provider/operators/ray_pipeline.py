@@ -18,9 +18,10 @@ from airflow_provider.executor_arguments import (
 )
 from airflow_provider.folder_specs import split_folder
 from airflow_provider.mapped_arguments import PartialPipeline, has_shared_folder
+from airflow_provider.rerun import request_of
 from airflow_provider.unrendered import hidden, unwrap, unwrap_all
 from airflow_provider.worker_mode import WorkerMode
-from ray_pipeline_core import RayPipelineExecutor, Refresh, RetryPolicy, RunObserver
+from ray_pipeline_core import RayPipelineExecutor, Refresh, Rerun, RetryPolicy, RunObserver
 
 __all__ = ["RayPipelineOperator"]
 
@@ -52,6 +53,9 @@ class RayPipelineOperator(BaseOperator):
             Give a `logging_dir` that is the same for all DAG runs: the default is a folder for each.
         ray_conn_id: must be None; Airflow connections are not supported yet.
         runtime_env: Ray's runtime environment of the workers; never rendered, because Airflow stores rendered values.
+        rerun: which ranks a try runs: "missing" those without a marker, "all" every rank. "auto" does the missing ones
+            in automatic retries and when a task that had failed is cleared, and every rank when one that had succeeded
+            is cleared or run again. It may be a template. `skip_completed=False` means every rank in any case.
         on_kill: what happens to the run when the Airflow task is killed; must be "stop", which ends it.
         **kwargs: arguments of Airflow's `BaseOperator`.
 
@@ -112,13 +116,14 @@ class RayPipelineOperator(BaseOperator):
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
         ray_conn_id: str | None = None,
+        rerun: str = "auto",
         on_kill: str = "stop",
         **kwargs: Any,
     ) -> None:
         arguments = {key: unwrap(value) for key, value in locals().items() if key in EXECUTOR_ARGUMENTS}
         is_shared = has_shared_folder(logging_dir, kwargs)
         check_unsupported(ray_conn_id, on_kill)
-        check_arguments(arguments)
+        check_arguments(arguments, rerun)
         super().__init__(**with_trigger_rule(kwargs, run_on_dependency_fail))
         self.parent_folders: tuple[tuple[Any, Any], ...] = ()
         arguments.update({key: hidden(key, arguments[key]) for key in _HIDDEN})
@@ -126,6 +131,7 @@ class RayPipelineOperator(BaseOperator):
         self._has_shared_folder = is_shared
         for key, value in arguments.items():
             setattr(self, key, value)
+        self.rerun = rerun
         self._mode = WorkerMode()
 
     @classmethod
@@ -146,8 +152,9 @@ class RayPipelineOperator(BaseOperator):
             `RunResult.to_dict()` with at most 100 failures. If ranks failed, it is pushed before the error is raised.
 
         Raises:
-            AirflowFailException: the arguments, the pipeline or the run folder are wrong, so a retry can't help.
-            AirflowException: ranks, the cluster or the storage failed, or the run was stopped.
+            RayPipelineError: the core's own error, as `RunIncompleteError` for failed ranks. It is an
+                `AirflowFailException` as well where no retry helps: arguments, pipeline, token or run folder are wrong,
+                or every failed rank has raised `AirflowFailException`.
         """
         return self._mode.execute(self, context)
 
@@ -166,3 +173,12 @@ class RayPipelineOperator(BaseOperator):
         parents = [(self.render_template(path, context), fs) for path, fs in self.parent_folders]
         ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
         return make_executor(arguments, self._storage, ti, parents, self._has_shared_folder)
+
+    def request(self, context: Context) -> Rerun:
+        """Return what this try of a task instance asks of its run folder.
+
+        Raises:
+            ConfigError: `rerun` is wrong.
+        """
+        ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        return request_of(ti, self.rerun, self.retries, context.get("logical_date"))

@@ -511,6 +511,18 @@ _CONFIG: Mapping[str, Entry] = {
         "`tasks` or `workers` of the operator is a string that is not an integer after rendering.",
         "Correct the value, or the value that the template renders to.",
     ),
+    "rerun={value}: must be 'auto', 'missing' or 'all'": Entry(
+        "`rerun` of the Airflow operator, or the mode of a `Rerun`, is something else.",
+        "Use one of the three; a template must become one of them.",
+    ),
+    "Rerun.attempt={value}: must be an integer": Entry(
+        "The number of the attempt is not an integer.",
+        "Pass the number of the try, from 1.",
+    ),
+    "Rerun.{name}={value}: must be a text": Entry(
+        "The epoch, task or token of a request is not a string.",
+        "Pass a string.",
+    ),
 }
 
 _PIPELINE: Mapping[str, Entry] = {
@@ -775,6 +787,11 @@ _RUN_FOLDER: Mapping[str, Entry] = {
         "`logging_dir` is a `memory://` URL, which workers in other processes can't read.",
         "Use a shared path or an object store; for tests, use `run_in_process`.",
     ),
+    "Run folder {url} has all of its ranks completed, so nothing would run, but with other parameters: {differences}. Run all ranks again with rerun='all' or skip_completed=False, use another logging_dir, or take the former parameters. Nothing was changed.": Entry(
+        "An orchestrator, such as Airflow, has started a run that would do nothing, although its steps have other parameters "
+        "than those of the run that has completed the ranks: its success would be that of other outputs.",
+        "Pass `rerun='all'` to replace the outputs, or use a `logging_dir` that differs wherever the parameters do.",
+    ),
 }
 
 _FAILED_PARENTS: Mapping[str, Entry] = {
@@ -842,6 +859,12 @@ _RUN: Mapping[str, Entry] = {
     "run {name} was stopped with {completed}/{world_size} ranks completed; start the run again in {logging_dir} to run the others": Entry(
         "Ctrl-C, SIGTERM or `executor.stop()` stopped the run.",
         "Start the run again with the same `logging_dir` to run the other ranks.",
+    ),
+    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ranks. Run folder: {logging_dir} {failure} and {more} more; failure_groups in result.json has them all": Entry(
+        "More ranks failed than `max_failed_ranks` allows; the message shows the twenty largest groups of ranks that "
+        "failed for the same reason, a line for each. Airflow retries the task if it has retries"
+        " left, unless every failed rank has raised `AirflowFailException`.",
+        "Read the logs that the message names, correct the cause, then clear the task.",
     ),
 }
 
@@ -940,11 +963,6 @@ _OTHER: Mapping[str, Entry] = {
     "the worker's process received SIGTERM": Entry(
         "Ray, or a machine that shuts down, ended the worker while it ran a rank. The message is only in the rank's log.",
         "Do nothing: the rank counts as lost and is tried again.",
-    ),
-    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ranks. Run folder: {logging_dir} {failure} and {more} more; failure_groups in result.json has them all": Entry(
-        "More ranks failed than `max_failed_ranks` allows; the message shows the twenty largest groups of ranks that "
-        "failed for the same reason, a line for each. It is an `AirflowException`, so Airflow retries the task if it has retries left.",
-        "Read the logs that the message names, correct the cause, then clear the task.",
     ),
     "The Ray pipeline was stopped": Entry(
         "The flow run was cancelled, and its ranks have ended.",
@@ -1166,7 +1184,7 @@ _LOGS: Mapping[str, Entry] = {
         "The storage did not accept a heartbeat in time; the next one follows 10 s later.",
         "Check the storage if it happens again.",
     ),
-    "Nothing was run: every rank was completed by an earlier run of {logging_dir}; pass another logging_dir, or skip_completed=False, to run them again": Entry(
+    "Nothing was run: every rank was completed by an earlier run of {logging_dir}; pass another logging_dir, or rerun='all', to run them again": Entry(
         "The Airflow task uses a run folder in which every rank has a marker.",
         "Pass another `logging_dir`, such as one with `{{ ds }}` in it, if the ranks should run again.",
     ),

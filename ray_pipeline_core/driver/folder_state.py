@@ -10,6 +10,7 @@ from typing import Any
 from ray_pipeline_core.driver.own_listings import changed_listing, own_listings, stored_listings
 from ray_pipeline_core.driver.parent_runs import generation_in, generations_of, parents_in
 from ray_pipeline_core.driver.planning import RunSpec, pending_ranks
+from ray_pipeline_core.driver.rerun import requests_in
 from ray_pipeline_core.driver.stale_ranks import noted_ranks
 from ray_pipeline_core.errors import ConfigError, RunFolderMismatchError
 from ray_pipeline_core.fingerprint import OlderRanks, stored_fingerprint, stored_older_ranks
@@ -49,6 +50,7 @@ class FolderState:
         inputs_digest: what tells whether the source lists the same as now; None if changes of inputs don't count.
         had_run: the ranks that had been completed, whether or not they run again.
         noted: those of them of which an earlier run was going to tell `on_stale`.
+        requests: the requests of an orchestrator that the folder remembers.
     """
 
     world_size: int
@@ -66,6 +68,7 @@ class FolderState:
     inputs_digest: str | None = None
     had_run: frozenset[int] = frozenset()
     noted: frozenset[int] = frozenset()
+    requests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def inspect_folder(spec: RunSpec, parents_to_run: Collection[str] = ()) -> FolderState:
@@ -168,6 +171,7 @@ class _Inspection:
             listings,
             had_run=noted | self._had_run(spec, marked, markers),
             noted=noted,
+            requests=requests_in(self._executor),
         )
 
     def _needs_markers(self) -> bool:

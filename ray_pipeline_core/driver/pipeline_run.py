@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from ray_pipeline_core.config import RunConfig
+from ray_pipeline_core.driver.answering import as_requested, check_answer, requests_to_store
 from ray_pipeline_core.driver.attempt_fences import AttemptFences
 from ray_pipeline_core.driver.attempt_recorder import AttemptRecorder
 from ray_pipeline_core.driver.folder_state import MISSING, FolderState, inspect_folder, stored_deal
@@ -108,6 +109,7 @@ class PipelineRun:
             self._state = state = self._inspect_folder()
             completed = self._load_completed(state)
             self._pending = pending = pending_ranks(self._config.tasks, completed)
+            check_answer(self._spec, state, pending)
             self._deal = self._deal_for(pending)
             numbers, groups = self._claim_folder(state, pending)
             self._recorder = AttemptRecorder(self._history, numbers)
@@ -125,8 +127,10 @@ class PipelineRun:
 
     def _inspect_folder(self) -> FolderState:
         """Look at the folder, and take over the number of ranks that the inputs make."""
+        self._spec = as_requested(self._spec)
         state = inspect_folder(self._spec)
         self._spec = self._spec.for_world_size(state.world_size)
+        self._requests = requests_to_store(self._spec, state)
         self._stats = RunStats(self._folder, state.world_size)
         self._warnings = (*self._spec.warnings, *state.warnings)
         for warning in self._warnings:
@@ -222,6 +226,7 @@ class PipelineRun:
                 "parents": dict(state.parents),
                 "inputs_digest": state.inputs_digest,
                 "listings": [dict(listing) for listing in state.listings],
+                "requests": [dict(request) for request in self._requests],
             }
         )
 
@@ -383,4 +388,5 @@ class PipelineRun:
             max_failed_ranks=self._config.allowed_failures,
             error=None if error is None else redact(f"{type(error).__name__}: {error}"),
             reasons=self._reason_counts,
+            request=None if self._spec.rerun is None else self._spec.rerun.to_dict(),
         )

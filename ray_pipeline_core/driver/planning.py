@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from ray_pipeline_core.config import RunConfig
 from ray_pipeline_core.description import describe_executor
 from ray_pipeline_core.driver.parent_runs import ParentRun
+from ray_pipeline_core.driver.rerun import Rerun
 from ray_pipeline_core.events import RunObserver
 from ray_pipeline_core.fingerprint import Fingerprint
 from ray_pipeline_core.inputs.deal import Deal
@@ -93,10 +94,12 @@ class RunOptions:
     Attributes:
         observers: observers for this run alone, besides the executor's own.
         skip_completed: overrides the executor's `skip_completed`; None leaves it.
+        rerun: what an orchestrator asks for; None if it is none that does the same run again.
     """
 
     observers: tuple[RunObserver, ...] = ()
     skip_completed: bool | None = None
+    rerun: Rerun | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class RunSpec:
         rerun_on: the changes that make completed ranks stale.
         parents: the runs that it depends on directly.
         warnings: what a person should know of its parents.
+        rerun: what an orchestrator asks for.
     """
 
     name: str
@@ -136,6 +140,7 @@ class RunSpec:
     rerun_on: frozenset[str] = frozenset()
     parents: tuple[ParentRun, ...] = ()
     warnings: tuple[str, ...] = ()
+    rerun: Rerun | None = None
 
     def for_world_size(self, world_size: int) -> RunSpec:
         """Return the same run with the number of ranks that its inputs make."""
@@ -147,6 +152,11 @@ class RunSpec:
             description={**self.description, "world_size": world_size},
             fingerprint=replace(self.fingerprint, world_size=world_size),
         )
+
+    def with_skip_completed(self, skip_completed: bool) -> RunSpec:
+        """Return the same run with another `skip_completed`."""
+        description = {**self.description, "skip_completed": skip_completed}
+        return replace(self, config=replace(self.config, skip_completed=skip_completed), description=description)
 
 
 def prepare_run(
@@ -185,6 +195,7 @@ def prepare_run(
         packed_source=pack_source(node.source),
         rerun_on=frozenset(default_rerun_on if rerun_on is None else rerun_on),
         parents=tuple(_parent_runs(node)),
+        rerun=options.rerun,
     )
 
 

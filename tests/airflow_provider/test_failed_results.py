@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
-from airflow_provider.airflow_versions import AirflowException
+from airflow_provider.airflow_versions import AirflowFailException
 from airflow_provider.exceptions import as_airflow_error
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from airflow_provider.worker_mode import WorkerMode
-from ray_pipeline_core import RankFailure, RunIncompleteError, RunResult
+from ray_pipeline_core import (
+    ClusterAuthError,
+    ClusterUnreachableError,
+    ConfigError,
+    PipelineLoadError,
+    RankFailure,
+    RayPipelineError,
+    RunCancelledError,
+    RunFolderMismatchError,
+    RunIncompleteError,
+    RunResult,
+)
 
 RANKS = 1200
 RESULT = RunResult(
@@ -70,7 +82,7 @@ def test_xcom_lists_a_hundred_failed_ranks_and_all_groups(fails: bool, monkeypat
     monkeypatch.setattr(WorkerMode, "_run_executor", run)
     operator, ti = RayPipelineOperator(task_id="clean", pipeline=[print]), FakeTaskInstance()
     if fails:
-        with pytest.raises(AirflowException):
+        with pytest.raises(RunIncompleteError):
             operator.execute({"ti": ti})  # type: ignore[typeddict-item]
         plain = ti.pushed["return_value"]
     else:
@@ -79,3 +91,28 @@ def test_xcom_lists_a_hundred_failed_ranks_and_all_groups(fails: bool, monkeypat
     assert plain["failed_count"] == RANKS
     assert [group["ranks"] for group in plain["failure_groups"]] == ["0-1199"]
     assert len(RunResult.from_dict(plain).failed) == RANKS
+
+
+@pytest.mark.parametrize("kind", [ConfigError, PipelineLoadError, ClusterAuthError, RunFolderMismatchError])
+def test_error_that_no_retry_helps_is_both_what_it_is_and_airflows(kind: type[RayPipelineError]) -> None:
+    error = as_airflow_error(kind("wrong"))
+    for each in (error, pickle.loads(pickle.dumps(error))):
+        assert isinstance(each, kind)
+        assert isinstance(each, AirflowFailException)
+        assert (str(each), type(each).__name__, each.retryable) == ("wrong", kind.__name__, False)
+
+
+@pytest.mark.parametrize("error", [ClusterUnreachableError("away"), RunCancelledError("stopped", RESULT)])
+def test_other_errors_stay_what_they_are(error: RayPipelineError) -> None:
+    assert as_airflow_error(error) is error
+
+
+@pytest.mark.parametrize("module", ["airflow.sdk.exceptions", "airflow.exceptions"])
+def test_retries_end_when_every_failed_rank_asks_for_it(module: str) -> None:
+    failed = tuple(replace(failure, error_type=f"{module}.AirflowFailException") for failure in RESULT.failed)
+    final = as_airflow_error(RunIncompleteError("", replace(RESULT, failed=failed)))
+    assert isinstance(final, RunIncompleteError)
+    assert isinstance(final, AirflowFailException)
+    assert pickle.loads(pickle.dumps(final)).result.failed == failed
+    mixed = as_airflow_error(RunIncompleteError("", replace(RESULT, failed=(*failed[1:], RESULT.failed[0]))))
+    assert type(mixed) is RunIncompleteError

@@ -122,7 +122,8 @@ def test_storage_of_a_shared_folder_is_kept(storage: Any) -> None:
     partial_arguments = {"task_id": "clean", "pipeline": FACTORY, "logging_dir": ("memory://runs", storage)}
     with DAG("mapped_storage", schedule=None) as dag:
         RayPipelineOperator.partial(**partial_arguments).expand(tasks=[1, 2])
-    operator = dag.get_task("clean").unmap({"tasks": 1})  # type: ignore[union-attr]
+    mapped: Any = dag.get_task("clean")
+    operator = mapped.unmap({"tasks": 1})
     executor = operator.make_executor({"ti": Instance()})
     assert executor.logging_dir.url == "memory:///runs/map_index=7"
     assert operator._storage is storage

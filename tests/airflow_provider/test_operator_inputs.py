@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,5 +150,7 @@ def test_task_of_a_group_knows_the_folders_of_its_parents_where_inputs_are_refre
     with DAG("folders", schedule=None) as dag:
         ray_pipeline_task_group("refresh", chain_in(tmp_path))
     total: Any = dag.get_task("refresh.total")
-    assert total.parent_folders == ((str(tmp_path / "parts"), total.parent_folders[0][1]),)
+    ((folder, _),) = total.parent_folders
+    paths = [total.render_template(folder, {"ti": SimpleNamespace(map_index=index)}) for index in (-1, 1)]
+    assert paths == [str(tmp_path / "parts"), str(tmp_path / "parts" / "map_index=1")]
     assert total.refresh == Refresh(rerun_on=["inputs", "parents"])

@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, task
 
-from airflow_provider.airflow_versions import AirflowException, AirflowFailException, conf
+from airflow_provider.airflow_versions import AirflowFailException, conf
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
-from ray_pipeline_core import PipelineLoadError, RunFolderMismatchError, RunIncompleteError, RunResult
+from ray_pipeline_core import (
+    ConfigError,
+    PipelineLoadError,
+    RunFolderAccessError,
+    RunFolderMismatchError,
+    RunIncompleteError,
+    RunResult,
+)
 from tests.airflow_provider.dag_runs import RunDag
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -101,12 +108,13 @@ def test_failed_ranks_are_in_the_exception(run_dag: RunDag, out: Path, failures:
         make(out, failures, pipeline=f"{STEPS}:fail_once", pipeline_kwargs=arguments, tasks=2)
     assert only_task(run_dag(dag)).state == "failed"
     (error,) = failures.errors
-    assert type(error) is AirflowException
+    assert type(error) is RunIncompleteError
     assert "1 of 2 ranks failed, 1 completed" in str(error)
     assert "rank 1: error after 1 attempt(s): ValueError: " in str(error)
     assert "shard 1 is broken" in str(error)
     assert "task_00001.log" in str(error)
-    assert isinstance(error.__cause__, RunIncompleteError)
+    assert error.result is not None
+    assert (error.result.completed, len(error.result.failed)) == (1, 1)
 
 
 def test_result_is_pushed_when_ranks_failed(run_dag: RunDag, out: Path) -> None:
@@ -144,11 +152,11 @@ def test_task_succeeds_when_no_more_ranks_fail_than_allowed(run_dag: RunDag, out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "cause", "message"),
+    ("arguments", "kind", "message"),
     [
-        ({"tasks": "{{ 'many' }}"}, None, "tasks='many': must be an integer"),
-        ({"workers": "{{ 0 }}"}, None, "workers=0: must be at least 1"),
-        ({"pipeline": "{{ 'a path' }}"}, None, "pipeline='a path': must have the form"),
+        ({"tasks": "{{ 'many' }}"}, ConfigError, "tasks='many': must be an integer"),
+        ({"workers": "{{ 0 }}"}, ConfigError, "workers=0: must be at least 1"),
+        ({"pipeline": "{{ 'a path' }}"}, ConfigError, "pipeline='a path': must have the form"),
         ({"pipeline": f"{STEPS}:no_such_factory"}, PipelineLoadError, "no_such_factory"),
         ({"pipeline": "no_such_module:factory"}, PipelineLoadError, "no_such_module"),
         ({"pipeline_kwargs": {"no_such": 1}}, PipelineLoadError, "calling the factory"),
@@ -159,7 +167,7 @@ def test_task_is_not_tried_again_when_no_retry_helps(
     out: Path,
     failures: Failures,
     arguments: dict[str, Any],
-    cause: type[Exception] | None,
+    kind: type[Exception],
     message: str,
 ) -> None:
     with DAG("hopeless", schedule=None) as dag:
@@ -169,7 +177,7 @@ def test_task_is_not_tried_again_when_no_retry_helps(
     (error,) = failures.errors
     assert isinstance(error, AirflowFailException)
     assert message in str(error)
-    assert isinstance(error.__cause__, cause or ValueError)
+    assert isinstance(error, kind)
     assert not out.exists()
 
 
@@ -182,7 +190,8 @@ def test_task_is_not_tried_again_when_run_folder_belongs_to_another_pipeline(
         first >> make(out, failures, task_id="other", logging_dir=folder, tasks=3, retries=3)
     states = {ti.task_id: (ti.state, ti.try_number) for ti in run_dag(dag).get_task_instances()}
     assert states == {"clean": ("success", 1), "other": ("failed", 1)}
-    assert isinstance(failures.errors[0].__cause__, RunFolderMismatchError)
+    assert isinstance(failures.errors[0], RunFolderMismatchError)
+    assert isinstance(failures.errors[0], AirflowFailException)
 
 
 def test_task_is_tried_again_when_run_folder_cannot_be_written(
@@ -193,7 +202,7 @@ def test_task_is_tried_again_when_run_folder_cannot_be_written(
         make(out, failures, logging_dir=str(tmp_path / "file" / "run"), retries=1)
     ti = only_task(run_dag(dag))
     assert (ti.state, ti.try_number) == ("failed", 2)
-    assert [type(error) for error in failures.errors] == [AirflowException, AirflowException]
+    assert [type(error) for error in failures.errors] == [RunFolderAccessError, RunFolderAccessError]
 
 
 def test_mapped_task_instances_have_run_folders_of_their_own(run_dag: RunDag, out: Path) -> None:

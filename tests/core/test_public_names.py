@@ -37,6 +37,7 @@ CORE = {
         "RayPipelineExecutor",
         "RayTaskManager",
         "Refresh",
+        "Rerun",
         "ResourcesUnavailableError",
         "RetryPolicy",
         "RunCancelledError",

@@ -1,0 +1,86 @@
+"""Which ranks run when a task runs again: retries, runs of the same date, deleted runs."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_provider.operators.ray_pipeline import RayPipelineOperator
+from airflow_provider.rerun import request_of
+from ray_pipeline_core import ConfigError
+from tests.airflow_provider.dag_runs import RunDag
+
+STEPS = "tests.airflow_provider.steps"
+DAY = datetime(2013, 1, 15, tzinfo=timezone.utc)
+
+
+def make_dag(folder: Path, failing: list[int], **arguments: Any) -> DAG:
+    with DAG(f"again_{folder.name}", schedule=None) as dag:  # one for each test: Airflow keeps their versions
+        RayPipelineOperator(
+            task_id="clean",
+            pipeline=f"{STEPS}:fail_once",
+            pipeline_kwargs={"folder": f"{folder}/out", "failing": failing},
+            logging_dir=f"{folder}/run",
+            tasks=2,
+            workers=1,
+            mem_per_cpu_gb=0.1,
+            retry_delay=0,
+            **arguments,
+        )
+    return dag
+
+
+def attempts(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("mode", "again"), [("auto", True), ("{{ 'auto' }}", True), ("missing", False), ("{{ 'all' }}", True)]
+)
+def test_run_of_the_same_date_after_a_success(
+    run_dag: RunDag, ray_cluster: object, tmp_path: Path, mode: str, again: bool
+) -> None:
+    for _ in range(2):
+        assert run_dag(make_dag(tmp_path, [], rerun=mode), logical_date=DAY).state == "success"
+    second = ["rank_0_1", "rank_1_1"] if again else []
+    assert attempts(tmp_path) == sorted(["rank_0_0", "rank_1_0", *second])
+
+
+def test_run_of_the_same_date_after_a_failure_and_retries_do_what_is_missing(
+    run_dag: RunDag, ray_cluster: object, tmp_path: Path
+) -> None:
+    assert run_dag(make_dag(tmp_path, [1]), logical_date=DAY).state == "failed"
+    assert run_dag(make_dag(tmp_path, [1], retries=2), logical_date=DAY).state == "success"
+    assert attempts(tmp_path) == ["rank_0_0", "rank_1_0", "rank_1_1"]
+
+
+def test_run_of_another_date_in_the_same_folder_does_what_is_missing(
+    run_dag: RunDag, ray_cluster: object, tmp_path: Path
+) -> None:
+    for day in (15, 16):
+        assert run_dag(make_dag(tmp_path, []), logical_date=DAY.replace(day=day)).state == "success"
+    assert attempts(tmp_path) == ["rank_0_0", "rank_1_0"]
+
+
+def test_epoch_is_that_of_all_automatic_retries_and_moves_with_a_clear() -> None:
+    def instance(try_number: int, max_tries: int) -> Any:
+        key = {"dag_id": "d", "run_id": "a/b", "task_id": "t", "map_index": -1}
+        return SimpleNamespace(**key, try_number=try_number, max_tries=max_tries, id=try_number)
+
+    retries = [request_of(instance(number, 2), "auto", 2) for number in (1, 2, 3)]
+    assert [(request.epoch, request.attempt) for request in retries] == [("1", 1), ("1", 2), ("1", 3)]
+    # Airflow sets `max_tries` to the number of tries so far and the retries.
+    assert request_of(instance(2, 3), "auto", 2).epoch == "2"
+    assert request_of(instance(2, 1), "auto", None).epoch == "2"
+    assert {request.task for request in retries} == {"d/a%2Fb/t/-1"}
+
+
+@pytest.mark.parametrize("arguments", [{"rerun": "some"}, {"rerun": None}, {"rerun": True}])
+def test_wrong_mode_is_found_while_the_dag_is_parsed(arguments: Any) -> None:
+    with pytest.raises(ConfigError, match=r"rerun=.*must be 'auto', 'missing' or 'all'"):
+        RayPipelineOperator(task_id="clean", pipeline=f"{STEPS}:write_ranks", **arguments)
