@@ -12,4 +12,9 @@ except ImportError:  # before Airflow 3.2
         AirflowFailException,
     )
 
-__all__ = ["AirflowException", "AirflowFailException", "conf"]
+try:
+    from airflow.sdk._shared.secrets_masker import redact
+except ImportError:  # Airflow 3.0
+    from airflow.sdk.execution_time.secrets_masker import redact  # type: ignore[no-redef]
+
+__all__ = ["AirflowException", "AirflowFailException", "conf", "redact"]

@@ -26,6 +26,7 @@ from ray_pipeline_core.errors import (
 )
 from ray_pipeline_core.events import Progress, RunObserver
 from ray_pipeline_core.pipeline import PipelineStep
+from ray_pipeline_core.redaction import hide_secrets
 from ray_pipeline_core.result import RankFailure, RunPlan, RunResult
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats, StepStats
 
@@ -91,6 +92,7 @@ __all__ = [
     "WebhookNotifier",
     "__version__",
     "get_data_folder",
+    "hide_secrets",
     "topological_order",
 ]
 

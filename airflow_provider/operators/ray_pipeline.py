@@ -18,10 +18,11 @@ from airflow_provider.executor_arguments import (
 )
 from airflow_provider.folder_specs import split_folder
 from airflow_provider.mapped_arguments import PartialPipeline, has_shared_folder
+from airflow_provider.masking import masked_values
 from airflow_provider.rerun import request_of
 from airflow_provider.unrendered import hidden, unwrap, unwrap_all
 from airflow_provider.worker_mode import WorkerMode
-from ray_pipeline_core import RayPipelineExecutor, Refresh, Rerun, RetryPolicy, RunObserver
+from ray_pipeline_core import RayPipelineExecutor, Refresh, Rerun, RetryPolicy, RunObserver, hide_secrets
 
 __all__ = ["RayPipelineOperator"]
 
@@ -170,6 +171,7 @@ class RayPipelineOperator(BaseOperator):
         """
         arguments = {key: unwrap(getattr(self, key)) for key in EXECUTOR_ARGUMENTS}
         arguments.update({key: unwrap_all(arguments[key]) for key in ("pipeline_kwargs", "inputs")})
+        hide_secrets(masked_values([arguments, self._storage]))
         parents = [(self.render_template(path, context), fs) for path, fs in self.parent_folders]
         ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
         return make_executor(arguments, self._storage, ti, parents, self._has_shared_folder)

@@ -26,7 +26,7 @@ from ray_pipeline_core.inputs.deal import Deal, Share
 from ray_pipeline_core.inputs.items import ReadableSource
 from ray_pipeline_core.observers import with_default_observers
 from ray_pipeline_core.rank_failures import format_ranks
-from ray_pipeline_core.redaction import get_logger, redact
+from ray_pipeline_core.redaction import get_logger, known_secrets, redact
 from ray_pipeline_core.result import RunResult, count_reasons
 from ray_pipeline_core.scheduling.backend import RunPlace, WorkerBackend
 from ray_pipeline_core.scheduling.batching import MAX_BATCH
@@ -318,6 +318,7 @@ class PipelineRun:
             lease_id=self._lock.lease_id,
             before_retry=self._spec.packed_before_retry,
             inputs=self._spec.packed_source,
+            secrets=known_secrets.values,
         )
         spec = self._spec
         return WorkerSetup(config, spec.steps, spec.packed_pipeline, settings, numbers, spec.source, self._deal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray_pipeline_core.redaction.known import hide_secrets, known_secrets
 from ray_pipeline_core.redaction.log_records import cause_to_show, get_logger, trace_of
 from ray_pipeline_core.redaction.names import is_secret, is_secret_name
 from ray_pipeline_core.redaction.texts import HIDDEN, redact, redact_url
@@ -12,9 +13,11 @@ __all__ = [
     "MAX_DESCRIBED_LENGTH",
     "cause_to_show",
     "get_logger",
+    "hide_secrets",
     "is_large",
     "is_secret",
     "is_secret_name",
+    "known_secrets",
     "redact",
     "redact_url",
     "shown",

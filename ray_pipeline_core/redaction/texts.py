@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
+from ray_pipeline_core.redaction.known import HIDDEN, known_secrets
 from ray_pipeline_core.redaction.names import is_secret, is_secret_name
 
-HIDDEN = "***"
-"""What replaces a secret."""
 _MAX_CACHED_LENGTH = 200
 _SEARCHED_BEYOND_LIMIT = 4_000  # longer than any secret that a cut could break in two, so that half of it were left
 
@@ -109,8 +108,9 @@ _NO_SECRETS = frozenset(["none", "null", "true", "false", "nil", "undefined", ".
 def redact(text: str, limit: int | None = None) -> str:
     """Return a text in which `***` replaces its secrets; the same text again if it has none.
 
-    Secrets are known by their name (`password=…`), by their place (a URL, a header, an option of a command) or by their
-    form (a PEM block, a token with a known prefix). The time is linear in the length of the text.
+    Secrets are known by their name (`password=…`), by their place (a URL, a header, an option of a command), by their
+    form (a PEM block, a token with a known prefix), or because somebody has named them (`hide_secrets`). The time is
+    linear in the length of the text.
 
     Args:
         text: the text.
@@ -118,6 +118,7 @@ def redact(text: str, limit: int | None = None) -> str:
     """
     if limit is not None:
         return _redact_start(text, limit)
+    text = known_secrets.hide(text)
     return _redact_short(text) if len(text) <= _MAX_CACHED_LENGTH else _redact(text)
 
 

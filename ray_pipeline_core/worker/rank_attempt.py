@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_pipeline_core.inputs.deal import Share
 from ray_pipeline_core.storage.run_folder import RunFolder
@@ -28,6 +28,7 @@ class RankSettings:
         lease_id: the id of the run's lease on its folder; empty if there is no lease to check.
         before_retry: the pickled `RetryPolicy.before_retry`, if there is one.
         inputs: the pickled source of the inputs, if it has something to do in a worker.
+        secrets: texts to hide, besides those that are known by their names and forms.
     """
 
     folder: RunFolder
@@ -44,6 +45,7 @@ class RankSettings:
     lease_id: str = ""
     before_retry: bytes | None = None
     inputs: bytes | None = None
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 @dataclass(frozen=True)

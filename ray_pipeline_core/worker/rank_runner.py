@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ray_pipeline_core.errors import RunFolderAccessError, qualified_name
 from ray_pipeline_core.pipeline import Step, step_name, unpack_pipeline
 from ray_pipeline_core.processes import forks_ended
-from ray_pipeline_core.redaction import redact
+from ray_pipeline_core.redaction import hide_secrets, redact
 from ray_pipeline_core.scheduling.outcomes import STORE_TIMEOUT, AttemptFailure, RankOutcome, time_limit_failure
 from ray_pipeline_core.stats.pipeline_stats import PipelineStats
 from ray_pipeline_core.step_runner import StepActivity, find_raising_step, run_pipeline
@@ -99,6 +99,7 @@ def run_rank_steps(
     Raises:
         WorkerTerminated: this process received SIGTERM in the middle of the rank; the log is stored.
     """
+    hide_secrets(settings.secrets)
     started_s, guard = time.perf_counter(), AttemptGuard(settings, attempt)
     steps: list[Step] = []
     inputs = RankInputs(settings.inputs, attempt.share)

@@ -59,6 +59,7 @@ CORE = {
         "WebhookNotifier",
         "__version__",
         "get_data_folder",
+        "hide_secrets",
         "topological_order",
     },
     "ray_pipeline_core.testing": {"run_in_process"},
