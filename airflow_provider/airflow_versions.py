@@ -17,4 +17,12 @@ try:
 except ImportError:  # Airflow 3.0
     from airflow.sdk.execution_time.secrets_masker import redact  # type: ignore[no-redef]
 
-__all__ = ["AirflowException", "AirflowFailException", "conf", "redact"]
+try:
+    from airflow.sdk import RetryPolicy as AirflowRetryPolicy
+except ImportError:  # before Airflow 3.3
+
+    class AirflowRetryPolicy:  # type: ignore[no-redef]
+        """Stands for a class that this release does not have."""
+
+
+__all__ = ["AirflowException", "AirflowFailException", "AirflowRetryPolicy", "conf", "redact"]

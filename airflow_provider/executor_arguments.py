@@ -6,48 +6,49 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow_provider.airflow_versions import AirflowRetryPolicy
 from airflow_provider.default_folder import TaskInstanceKey, default_folder, default_name
 from airflow_provider.folder_specs import folder_of_instance, split_folder
 from airflow_provider.rerun import check_mode
+from airflow_provider.scalars import SCALARS, converted, with_texts
 from airflow_provider.unrendered import is_resolved_later
-from ray_pipeline_core import ConfigError, RayPipelineExecutor
+from ray_pipeline_core import ConfigError, RayPipelineExecutor, RunConfig
 
 EXECUTOR_ARGUMENTS = tuple(name for name in inspect.signature(RayPipelineExecutor).parameters if name != "depends")
 """The executor's parameters that the operator also has."""
 
-TEMPLATE_FIELDS = (
-    "pipeline",
-    "pipeline_kwargs",
-    "logging_dir",
-    "name",
-    "tasks",
-    "workers",
-    "inputs",
-    "address",
-    "rerun",
-)
+TEMPLATE_FIELDS = ("pipeline_kwargs", "inputs", *SCALARS)
 """Parameters that may be templates, or XComs of other tasks."""
 
-_INTEGERS = ("tasks", "workers")
-
 # Used instead of templates, and of storage that must not be touched while the DAG is parsed, to check the rest.
-_PLACEHOLDERS: Mapping[str, Any] = {"pipeline": "module:factory", "logging_dir": ".", "tasks": 1, "workers": 1}
+_PLACEHOLDERS: Mapping[str, Any] = {
+    name: parameter.default for name, parameter in inspect.signature(RayPipelineExecutor).parameters.items()
+} | {"pipeline": "module:factory", "logging_dir": "."}
 
 
 def check_arguments(arguments: Mapping[str, Any], rerun: Any = "auto") -> None:
     """Check the arguments as far as possible before templates are rendered.
 
     Args:
-        arguments: the executor's arguments by name; any of them may be a template.
+        arguments: arguments by name, of which those of the executor are checked; any of them may be a template, and
+            `pipeline` missing.
         rerun: what a run again does; may be a template.
 
     Raises:
         ConfigError: an argument is wrong, whatever the templates render to.
     """
+    policy = arguments.get("retry")
+    if isinstance(policy, AirflowRetryPolicy):
+        raise ConfigError(
+            f"retry={type(policy).__name__}(...): must be ray_pipeline_core.RetryPolicy, for the ranks of a run; pass "
+            "Airflow's own, for the tries of the task, as retry_policy"
+        )
     checked = {
-        name: _PLACEHOLDERS.get(name) if _needs_placeholder(name, value) else value for name, value in arguments.items()
+        name: _PLACEHOLDERS.get(name) if _needs_placeholder(name, value) else value
+        for name, value in arguments.items()
+        if name in EXECUTOR_ARGUMENTS
     }
-    RayPipelineExecutor(**_with_integers(checked))
+    RayPipelineExecutor(**converted({"pipeline": _PLACEHOLDERS["pipeline"]} | checked))
     if not _is_template(rerun):
         check_mode(rerun)
 
@@ -71,6 +72,7 @@ def make_executor(
     Raises:
         ConfigError: an argument is wrong.
     """
+    arguments = converted(with_texts(arguments))
     folder, name = arguments["logging_dir"], arguments["name"]
     if is_shared and isinstance(folder, str):
         folder = folder_of_instance(folder, ti.map_index)
@@ -80,7 +82,12 @@ def make_executor(
         folder = (folder, storage)
     parents = [path if fs is None else (path, fs) for path, fs in parent_folders]
     chosen = {"logging_dir": folder, "name": default_name(ti) if name is None else name, "depends": parents}
-    return RayPipelineExecutor(**_with_integers(arguments) | chosen)
+    return RayPipelineExecutor(**arguments | chosen)
+
+
+def seconds_of(time: Any) -> Any:
+    """Return a time limit of the DAG's author, as in Slurm's "1:30:00", in seconds; a template as it is."""
+    return time if _is_template(time) else RunConfig(time=time).time
 
 
 def with_trigger_rule(arguments: Mapping[str, Any], run_on_dependency_fail: bool) -> dict[str, Any]:
@@ -111,21 +118,3 @@ def _is_template(value: Any) -> bool:
     if isinstance(value, str):
         return any(mark in value for mark in ("{{", "{%", "{#"))
     return is_resolved_later(value)
-
-
-def _with_integers(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with integers in place of the strings that templates render to.
-
-    Raises:
-        ConfigError: a string is not an integer.
-    """
-    return {name: _as_integer(name, value) if name in _INTEGERS else value for name, value in arguments.items()}
-
-
-def _as_integer(name: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        raise ConfigError(f"{name}={value!r}: must be an integer, or a template that becomes one") from None

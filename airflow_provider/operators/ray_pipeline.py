@@ -14,6 +14,7 @@ from airflow_provider.executor_arguments import (
     check_arguments,
     check_unsupported,
     make_executor,
+    seconds_of,
     with_trigger_rule,
 )
 from airflow_provider.folder_specs import split_folder
@@ -34,22 +35,22 @@ class RayPipelineOperator(BaseOperator):
 
     The driver runs in the Airflow worker. It connects to the cluster at `address` or `RAY_ADDRESS`, or starts an
     embedded one. The operator has all parameters of `RayPipelineExecutor` except `depends`, with the same defaults;
-    the following ones differ from the executor's or are the operator's own.
+    the following ones differ from the executor's or are the operator's own. Every parameter with a single value may be
+    a template, but for `run_on_dependency_fail`; what it becomes is converted to the parameter's type.
 
     Args:
         pipeline: the steps, or "package.module:factory", which may be a template. Steps are never rendered.
-        tasks: number of ranks; a template is converted to an integer.
-        workers: rank groups that run at the same time; a template is converted to an integer.
         logging_dir: the run folder; its path or URL may be a template, storage options are never rendered. By default
             it is a folder below Airflow's `base_log_folder` that all tries of a task instance share, so that a retry
             runs only the missing ranks. All nodes of the cluster must see the folder. Each instance of a mapped task
             has a folder of its own, `map_index=N` below the given one, unless the folder itself is expanded or a
             template in it names `map_index`.
         pipeline_kwargs: arguments of the pipeline's factory; templates in them are rendered.
-        name: the run's name in messages; may be a template. The default is the task id.
+        name: the run's name in messages. The default is the task id.
+        time: as the executor's; where a template becomes a plain number, seconds.
+        retry: the core's `RetryPolicy`, for the ranks of a run; Airflow's own is `retry_policy`.
         run_on_dependency_fail: run this task also if upstream tasks have failed, once all of them have ended: its
             `trigger_rule` is "all_done", unless it is given. A mapped task needs it in `partial()` itself.
-        address: a Ray address; may be a template.
         inputs: what is dealt to the ranks; `path` and `glob` of `InputFiles`, and values of a list, may be templates.
             Give a `logging_dir` that is the same for all DAG runs: the default is a folder for each.
         ray_conn_id: must be None; Airflow connections are not supported yet.
@@ -90,26 +91,26 @@ class RayPipelineOperator(BaseOperator):
         pipeline: Any,
         tasks: int | str = 1,
         workers: int | str = -1,
-        skip_completed: bool = True,
+        skip_completed: bool | str = True,
         logging_dir: Any = None,
-        randomize_start_duration: float = 0,
-        cpus_per_task: int = 1,
-        mem_per_cpu_gb: float = 2,
-        gpus_per_task: int = 0,
-        nodes_per_task: int = 1,
+        randomize_start_duration: float | str = 0,
+        cpus_per_task: float | str = 1,
+        mem_per_cpu_gb: float | str = 2,
+        gpus_per_task: float | str = 0,
+        nodes_per_task: float | str = 1,
         ray_remote_kwargs: Mapping[str, Any] | None = None,
-        log_first: bool = False,
-        tasks_per_job: int = 1,
+        log_first: bool | str = False,
+        tasks_per_job: float | str = 1,
         time: float | str | None = None,
         pipeline_kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable, and the executor's default
-        max_failed_ranks: float = 0,
-        startup_timeout: float = 900,
+        max_failed_ranks: float | str = 0,
+        startup_timeout: float | str = 900,
         placement_strategy: str = "SPREAD",
-        max_ranks_per_worker: int | None = None,
-        run_timeout: float | None = None,
-        stall_timeout: float | None = None,
+        max_ranks_per_worker: int | str | None = None,
+        run_timeout: float | str | None = None,
+        stall_timeout: float | str | None = None,
         runtime_env: Mapping[str, Any] | None = None,
         run_on_dependency_fail: bool = False,
         inputs: Any = None,
@@ -127,7 +128,7 @@ class RayPipelineOperator(BaseOperator):
         check_arguments(arguments, rerun)
         super().__init__(**with_trigger_rule(kwargs, run_on_dependency_fail))
         self.parent_folders: tuple[tuple[Any, Any], ...] = ()
-        arguments.update({key: hidden(key, arguments[key]) for key in _HIDDEN})
+        arguments.update({key: hidden(key, arguments[key]) for key in _HIDDEN}, time=seconds_of(arguments["time"]))
         arguments["logging_dir"], self._storage = split_folder(arguments["logging_dir"])
         self._has_shared_folder = is_shared
         for key, value in arguments.items():
@@ -138,6 +139,7 @@ class RayPipelineOperator(BaseOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """Return the partial operator of a mapped task; Airflow stores its arguments, so some of them are wrapped."""
+        check_arguments(kwargs, kwargs.get("rerun", "auto"))
         chosen = with_trigger_rule(kwargs, kwargs.get("run_on_dependency_fail", False))
         return PartialPipeline(super().partial(**chosen))
 

@@ -507,9 +507,13 @@ _CONFIG: Mapping[str, Entry] = {
         "`workers` is 0, below -1 or not an integer.",
         "Pass how many rank groups may run at the same time, or -1.",
     ),
-    "{name}={value}: must be an integer, or a template that becomes one": Entry(
-        "`tasks` or `workers` of the operator is a string that is not an integer after rendering.",
-        "Correct the value, or the value that the template renders to.",
+    "{name}={value}: must be {allowed}, or a template that becomes one": Entry(
+        "An argument of the Airflow operator is a string that is no number, or neither True nor False, as the parameter asks.",
+        "Pass a value of the right type, or a template that renders to one.",
+    ),
+    "retry={type}(...): must be ray_pipeline_core.RetryPolicy, for the ranks of a run; pass Airflow's own, for the tries of the task, as retry_policy": Entry(
+        "Airflow has a class of the same name, which says when a task is tried again.",
+        "Import `RetryPolicy` from `ray_pipeline_core` for `retry`, or pass Airflow's as `retry_policy`.",
     ),
     "rerun={value}: must be 'auto', 'missing' or 'all'": Entry(
         "`rerun` of the Airflow operator, or the mode of a `Rerun`, is something else.",

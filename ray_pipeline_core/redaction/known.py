@@ -54,7 +54,7 @@ known_secrets = KnownSecrets()
 
 
 def hide_secrets(values: Iterable[str]) -> None:
-    """Hide texts in all that this process, and the workers of the runs that it starts, write, log and raise from now on.
+    """Hide texts in all that this process, and the workers of its runs, write, log and raise from now on.
 
     Other secrets are known by their names and forms; these are hidden wherever they stand. What a rank prints itself
     stays as it is.

@@ -8,8 +8,9 @@ from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any
 
+from ray_pipeline_core.redaction.known import HIDDEN
 from ray_pipeline_core.redaction.names import is_secret, is_secret_name
-from ray_pipeline_core.redaction.texts import HIDDEN, redact
+from ray_pipeline_core.redaction.texts import redact
 
 MAX_DESCRIBED_LENGTH = 10_000
 """The length from which on a value counts as data instead of a parameter, and is not searched."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,12 @@ def test_parameters_do_not_collide_with_those_of_airflow() -> None:
         ({"workers": 0}, "workers=0: must be at least 1, or -1"),
         ({"workers": "few"}, "workers='few': must be an integer"),
         ({"cpus_per_task": -1}, "cpus_per_task=-1: must be a number"),
-        ({"cpus_per_task": TEMPLATE}, "cpus_per_task='{{ params.anything }}': must be a number"),
+        ({"cpus_per_task": "two"}, "cpus_per_task='two': must be a number, or a template that becomes one"),
+        ({"skip_completed": "maybe"}, "skip_completed='maybe': must be True or False, or a template"),
+        ({"run_timeout": "soon"}, "run_timeout='soon': must be a number"),
+        ({"time": "soon"}, "time='soon': must be a number above 0"),
+        ({"run_on_dependency_fail": TEMPLATE}, "run_on_dependency_fail=.*: must be True or False"),
+        ({"placement_strategy": "ROUND"}, "placement_strategy='ROUND': must be one of"),
         ({"pipeline": "no import path"}, "pipeline='no import path': must have the form 'package.module:factory'"),
         ({"pipeline": []}, "pipeline=.*: must have at least one step"),
         ({"pipeline": [3]}, r"pipeline\[0\]=3: must be callable"),
@@ -149,3 +155,27 @@ def test_mapping_accepts_executor_parameters() -> None:
 def test_mapping_refuses_unknown_parameter() -> None:
     with pytest.raises(TypeError, match="rank_count"):
         RayPipelineOperator.partial(task_id="clean", pipeline=FACTORY, rank_count=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tasks": 0}, "tasks=0: must be an integer of at least 1"),
+        ({"time": "soon"}, "time='soon'"),
+        ({"rerun": "some"}, "rerun='some'"),
+        ({"mem_per_cpu_gb": "much"}, "mem_per_cpu_gb='much'"),
+    ],
+)
+def test_wrong_values_in_partial_are_found_while_the_dag_is_parsed(arguments: Any, message: str) -> None:
+    with DAG("wrong", schedule=None), pytest.raises(ConfigError, match=message):
+        RayPipelineOperator.partial(task_id="clean", **arguments)
+
+
+def test_retry_policy_of_airflow_is_told_from_that_of_the_ranks() -> None:
+    sdk: Any = import_module("airflow.sdk")
+    if not hasattr(sdk, "ExceptionRetryPolicy"):
+        pytest.skip("this release of Airflow has no retry policies")
+    policy = sdk.ExceptionRetryPolicy(rules=[])
+    with pytest.raises(ConfigError, match=r"retry=ExceptionRetryPolicy\(...\): must be ray_pipeline_core.RetryPolicy"):
+        make(retry=policy)
+    assert make(retry_policy=policy).retry_policy is policy

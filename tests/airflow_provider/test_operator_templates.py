@@ -141,3 +141,44 @@ def test_serialised_dag_keeps_templates_of_a_path() -> None:
     text = serialize(dag)
     assert '"/runs/{{ ds }}"' in text
     assert '{"folder": "{{ ds }}"}' in text
+
+
+RENDERED: dict[str, Any] = {
+    **{"tasks": 7, "workers": 2, "nodes_per_task": 1, "tasks_per_job": 2, "max_ranks_per_worker": 4},
+    **{"randomize_start_duration": 1, "cpus_per_task": 2, "mem_per_cpu_gb": 0.5, "gpus_per_task": 0},
+    **{"max_failed_ranks": 0.25, "startup_timeout": 60, "run_timeout": 90.5, "stall_timeout": 30, "time": 600},
+    **{"skip_completed": False, "log_first": True, "placement_strategy": "PACK"},
+}
+
+
+class Instance:
+    """A task instance."""
+
+    dag_id = run_id = task_id = "x"
+    map_index = -1
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_every_scalar_may_be_a_template(native: bool) -> None:
+    templates = {name: f"{{{{ params.{name} }}}}" for name in RENDERED}
+    with DAG("scalars", schedule=None, render_template_as_native_obj=native) as dag:
+        make(name="{{ day }}", logging_dir="memory://runs/{{ day }}", **templates)
+    operator: Any = dag.get_task("clean")
+    operator.render_template_fields({"params": RENDERED, "day": "20130115"})
+    executor = operator.make_executor({"ti": Instance()})
+    assert {name: getattr(executor, name) for name in RENDERED} == RENDERED
+    assert (executor.name, executor.logging_dir.url) == ("20130115", "memory:///runs/20130115")
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("1:30:00", 5400), ("{{ '1:30:00' }}", 5400), ("{{ 90 }}", 90), ("90", 5400)]
+)
+def test_plain_number_of_a_template_is_in_seconds(given: str, seconds: float) -> None:
+    operator = render(make(time=given, logging_dir="memory://runs"))
+    assert operator.make_executor({"ti": Instance()}).time == seconds  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize("name", ["run_timeout", "stall_timeout", "max_ranks_per_worker", "time"])
+def test_template_may_become_none(name: str) -> None:
+    operator = render(make(logging_dir="memory://runs", **{name: "{{ None }}"}))
+    assert getattr(operator.make_executor({"ti": Instance()}), name) is None  # type: ignore[typeddict-item]
