@@ -27,7 +27,7 @@ def _with_groups(error: RayPipelineError) -> RayPipelineError:
         return error
     listed = RunIncompleteError(list_groups(error.result), error.result)
     listed.__cause__, listed.__suppress_context__ = error.__cause__, True
-    return listed.with_traceback(error.__traceback__)
+    return listed  # without the driver's frames: they say nothing of why ranks have failed
 
 
 def _wants_no_retry(error: RayPipelineError) -> bool:

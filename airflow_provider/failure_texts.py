@@ -10,15 +10,21 @@ _MAX_RANGES_LENGTH = 200
 
 def list_groups(result: RunResult) -> str:
     """Return a sentence on the run, and a line for each of the largest groups of failed ranks."""
+    summary = (
+        f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed, {result.completed} "
+        f"completed; the next try runs only the missing ranks. Run folder: {result.logging_dir}"
+    )
+    return "\n".join([summary, *group_lines(result)])
+
+
+def group_lines(result: RunResult) -> list[str]:
+    """Return a line for each of the largest groups of failed ranks, and one for the others."""
     groups = result.failure_groups
     more = sum(len(group.ranks) for group in groups[_MAX_LISTED_GROUPS:])
-    lines = [
-        f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed, {result.completed} "
-        f"completed; the next try runs only the missing ranks. Run folder: {result.logging_dir}",
+    return [
         *(_describe(number, result) for number in range(min(len(groups), _MAX_LISTED_GROUPS))),
         *([f"and {more} more; failure_groups in result.json has them all"] if more > 0 else []),
     ]
-    return "\n".join(lines)
 
 
 def _describe(number: int, result: RunResult) -> str:

@@ -8,6 +8,7 @@ from airflow.sdk import Context
 
 from airflow_provider.exceptions import as_airflow_error
 from airflow_provider.run_reports import StopIfKilled, nothing_was_run
+from airflow_provider.task_log import TaskLog, output_of_workers
 from airflow_provider.xcom import as_xcom
 from ray_pipeline_core import (
     RayPipelineError,
@@ -83,8 +84,9 @@ class WorkerMode:
         self._executor = executor = task.make_executor(context)
         if self.is_killed:
             raise RunCancelledError(f"run {executor.name!r} was stopped before it started; clear the task to run it")
-        options = RunOptions((StopIfKilled(self),), rerun=task.request(context))
-        result = executor.run(options_of=lambda node: options)
+        options = RunOptions((StopIfKilled(self),), rerun=task.request(context), display=TaskLog())
+        with output_of_workers(executor.log_first):
+            result = executor.run(options_of=lambda node: options)
         if result.skipped == result.world_size:
             task.log.warning(nothing_was_run(result, has_inputs=executor.inputs is not None))
         return result

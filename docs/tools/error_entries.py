@@ -513,7 +513,7 @@ _CONFIG: Mapping[str, Entry] = {
     ),
     "retry={type}(...): must be ray_pipeline_core.RetryPolicy, for the ranks of a run; pass Airflow's own, for the tries of the task, as retry_policy": Entry(
         "Airflow has a class of the same name, which says when a task is tried again.",
-        "Import `RetryPolicy` from `ray_pipeline_core` for `retry`, or pass Airflow's as `retry_policy`.",
+        "Pass `RetryPolicy` of `ray_pipeline_core` as `retry`, and that of Airflow as `retry_policy`.",
     ),
     "rerun={value}: must be 'auto', 'missing' or 'all'": Entry(
         "`rerun` of the Airflow operator, or the mode of a `Rerun`, is something else.",

@@ -79,7 +79,7 @@ class PipelineRun:
         self._lock = RunLock(spec.folder.folder)
         self._folder = RunFolder(GuardedFolder(spec.folder.folder, self._lock.check))
         self._history = AttemptHistory(self._folder.folder)
-        observers = with_default_observers(spec.observers, self._folder, self._lock.check)
+        observers = with_default_observers(spec.observers, self._folder, self._lock.check, spec.display)
         self._observers = ObserverGroup(observers)
         self._unsettled: Exception | None = None
 

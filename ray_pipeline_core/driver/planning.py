@@ -95,11 +95,13 @@ class RunOptions:
         observers: observers for this run alone, besides the executor's own.
         skip_completed: overrides the executor's `skip_completed`; None leaves it.
         rerun: what an orchestrator asks for; None if it is none that does the same run again.
+        display: shows the progress instead of a bar or lines in the log.
     """
 
     observers: tuple[RunObserver, ...] = ()
     skip_completed: bool | None = None
     rerun: Rerun | None = None
+    display: RunObserver | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class RunSpec:
         parents: the runs that it depends on directly.
         warnings: what a person should know of its parents.
         rerun: what an orchestrator asks for.
+        display: shows the progress; None = a bar or lines in the log.
     """
 
     name: str
@@ -141,6 +144,7 @@ class RunSpec:
     parents: tuple[ParentRun, ...] = ()
     warnings: tuple[str, ...] = ()
     rerun: Rerun | None = None
+    display: RunObserver | None = None
 
     def for_world_size(self, world_size: int) -> RunSpec:
         """Return the same run with the number of ranks that its inputs make."""
@@ -196,6 +200,7 @@ def prepare_run(
         rerun_on=frozenset(default_rerun_on if rerun_on is None else rerun_on),
         parents=tuple(_parent_runs(node)),
         rerun=options.rerun,
+        display=options.display,
     )
 
 

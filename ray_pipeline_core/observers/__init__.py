@@ -12,7 +12,10 @@ from ray_pipeline_core.storage.run_folder import RunFolder
 
 
 def with_default_observers(
-    observers: Iterable[RunObserver], folder: RunFolder, check_lease: Callable[[], None]
+    observers: Iterable[RunObserver],
+    folder: RunFolder,
+    check_lease: Callable[[], None],
+    display: RunObserver | None = None,
 ) -> list[RunObserver]:
     """Return the observers of a run: a progress bar on a terminal, log lines elsewhere, and the progress file.
 
@@ -20,8 +23,9 @@ def with_default_observers(
         observers: the user's own, which hear of an event before the progress file does.
         folder: the run folder.
         check_lease: raises an error if another run has taken over the folder.
+        display: shows the progress instead of the bar or the log lines.
     """
-    return [_progress_display(), *observers, ProgressFile(folder, check_lease)]
+    return [display or _progress_display(), *observers, ProgressFile(folder, check_lease)]
 
 
 def _progress_display() -> RunObserver:

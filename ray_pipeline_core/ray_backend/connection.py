@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -20,6 +21,9 @@ logger = get_logger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
 """The longest wait for Ray to disconnect, in seconds; without an answering head it may take for ever."""
+
+LOG_TO_DRIVER_VARIABLE = "RAY_PIPELINE_LOG_TO_DRIVER"
+"""The environment variable that, as "0", keeps out of this process's output what workers print and how Ray starts."""
 
 Check: TypeAlias = Callable[[], object]
 
@@ -66,6 +70,8 @@ class SharedConnection:
 
     def _hold(self) -> None:
         options: dict[str, Any] = {"include_dashboard": False} if self.is_embedded else {}
+        if os.environ.get(LOG_TO_DRIVER_VARIABLE) == "0" and not self._where.startswith("ray://"):
+            options |= {"log_to_driver": False, "logging_level": logging.WARNING}
         _leave_out_colours_nobody_sees()
         try:
             with sigterm_handler_kept():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -12,7 +13,9 @@ import pytest
 from airflow_provider.airflow_versions import AirflowFailException
 from airflow_provider.exceptions import as_airflow_error
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
+from airflow_provider.task_log import TaskLog
 from airflow_provider.worker_mode import WorkerMode
+from airflow_provider.xcom import as_xcom
 from ray_pipeline_core import (
     ClusterAuthError,
     ClusterUnreachableError,
@@ -116,3 +119,29 @@ def test_retries_end_when_every_failed_rank_asks_for_it(module: str) -> None:
     assert pickle.loads(pickle.dumps(final)).result.failed == failed
     mixed = as_airflow_error(RunIncompleteError("", replace(RESULT, failed=(*failed[1:], RESULT.failed[0]))))
     assert type(mixed) is RunIncompleteError
+
+
+def test_xcom_is_small_however_many_ranks_fail_with_whatever_messages() -> None:
+    failed = tuple(
+        RankFailure(rank, "error", 1, f"Error{rank % 7}", f"{chr(97 + rank % 26) * (rank % 26 + 1)} {'long ' * 1000}")
+        for rank in range(0, 20_000, 2)
+    )
+    stats = [{"name": f"step {number}", "stats": {"total": {"total": number}}} for number in range(5_000)]
+    warnings = ("warning " * 1_000,) * 1_000
+    result = replace(RESULT, world_size=20_000, failed=failed, stats=stats, warnings=warnings, error="e" * 10_000)
+    plain = as_xcom(result)
+    assert len(json.dumps(plain)) < 200_000
+    assert sum(group["count"] for group in plain["failure_groups"]) == plain["failed_count"] == len(failed)
+    assert RunResult.from_dict(plain).world_size == 20_000
+
+
+def test_allowed_failures_are_logged_in_groups_when_the_run_succeeds(caplog: pytest.LogCaptureFixture) -> None:
+    log = TaskLog()
+    with caplog.at_level("INFO"):
+        for failure in RESULT.failed:
+            log.on_rank_failed(failure, will_retry=False)
+        log.on_run_finished(replace(RESULT, max_failed_ranks=RANKS))
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 3
+    assert lines[0].startswith("run: rank 0: error after 1 attempt(s): ValueError: bad")
+    assert lines[2] == "clean: 1200 ranks: error: ValueError: bad (ranks 0-1199); log of rank 0: /run/0.log"

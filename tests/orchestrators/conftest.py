@@ -91,6 +91,12 @@ class DagRun:
         """Mark a task that is running as failed, upon which Airflow kills it."""
         self.api.patch(f"{self.path}/taskInstances/{task_id}", json={"new_state": "failed"}).raise_for_status()
 
+    def clear(self, task_id: str) -> None:
+        """Clear a task that has ended, so that it runs again."""
+        dag, _, run_id = self.path.rpartition("/dagRuns/")
+        wanted = {"dry_run": False, "dag_run_id": run_id, "task_ids": [task_id], "only_failed": False}
+        self.api.post(f"{dag}/clearTaskInstances", json=wanted).raise_for_status()
+
     def task_log(self, task_id: str) -> str:
         """Return the log of the newest try of a task."""
         task = f"{self.path}/taskInstances/{task_id}"

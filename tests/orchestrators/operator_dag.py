@@ -49,8 +49,12 @@ with DAG("operator", schedule=None):
     failed = run("failed", "fail_once", failing=[1], tasks=2)
     report(complete.output, failed.output, FOLDER)
     run("resumed", "fail_once", failing=[1, 3], tasks=4, retries=1)
+    run("again", "fail_once", failing=[], tasks=2)
     run("no_factory", "no_such_factory", retries=3)
     run("no_number", "write_ranks", tasks="{{ 'many' }}", retries=3)
     RayPipelineOperator.partial(task_id="mapped", pipeline="operator_steps:write_ranks", tasks=2, **SHARED).expand(
         pipeline_kwargs=[{"folder": f"{FOLDER}/{name}"} for name in ("first", "second")]
     )
+    RayPipelineOperator.partial(
+        task_id="mapped_given", pipeline="operator_steps:write_ranks", logging_dir=f"{FOLDER}/runs/given", **SHARED
+    ).expand(pipeline_kwargs=[{"folder": f"{FOLDER}/{name}"} for name in ("third", "fourth", "fifth")])

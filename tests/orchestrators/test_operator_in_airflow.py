@@ -94,6 +94,27 @@ def test_mapped_task_instances_have_run_folders_of_their_own(operator_run: Opera
     assert sorted(folder.name for folder in task_folder.iterdir()) == ["map_index=0", "map_index=1"]
 
 
+def test_mapped_task_instances_share_no_run_folder_that_is_given(operator_run: OperatorRun) -> None:
+    states = [operator_run.dag_run.wait_for_task("mapped_given", index)[0] for index in range(3)]
+    assert states == ["success"] * 3
+    assert [operator_run.names(name) for name in ("third", "fourth", "fifth")] == [["0_of_1"]] * 3
+    assert sorted(folder.name for folder in (operator_run.folder / "runs" / "given").iterdir()) == [
+        f"map_index={index}" for index in range(3)
+    ]
+
+
+def test_task_that_had_succeeded_runs_every_rank_when_it_is_cleared(operator_run: OperatorRun) -> None:
+    assert operator_run.dag_run.wait_for_task("again") == ("success", 1)
+    for number in (2, 3):
+        operator_run.dag_run.clear("again")
+        wait_for(
+            lambda number=number: operator_run.dag_run.wait_for_task("again") == ("success", number),  # type: ignore[misc]
+            f"the success of try {number}",
+            timeout_s=120,
+        )
+    assert operator_run.names("again") == [f"rank_{rank}_{run}" for rank in range(2) for run in range(3)]
+
+
 def test_task_that_runs_out_of_time_stops_its_run(operator_run: OperatorRun) -> None:
     assert operator_run.dag_run.wait_for_task("late")[0] == "failed"
     operator_run.assert_stopped("late")
