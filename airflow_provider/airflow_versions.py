@@ -20,9 +20,7 @@ except ImportError:  # Airflow 3.0
 try:
     from airflow.sdk import RetryPolicy as AirflowRetryPolicy
 except ImportError:  # before Airflow 3.3
-
-    class AirflowRetryPolicy:  # type: ignore[no-redef]
-        """Stands for a class that this release does not have."""
+    AirflowRetryPolicy = ()  # type: ignore[assignment,misc]
 
 
 __all__ = ["AirflowException", "AirflowFailException", "AirflowRetryPolicy", "conf", "redact"]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from airflow_provider.airflow_versions import redact
+from airflow_provider.airflow_versions import redact  # pyright: ignore
 from airflow_provider.unrendered import unwrap
 
 _MASK = "***"

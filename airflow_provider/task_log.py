@@ -33,7 +33,7 @@ class TaskLog(ProgressLog):
         """Log the result, and the groups of failed ranks if no error will tell of them."""
         super().on_run_finished(result)
         for line in group_lines(result) if result.ok else ():
-            self._logger.warning("%s: %s", result.name, line)
+            self._logger.info("%s: %s", result.name, line)
 
 
 @contextlib.contextmanager

@@ -864,7 +864,7 @@ _RUN: Mapping[str, Entry] = {
         "Ctrl-C, SIGTERM or `executor.stop()` stopped the run.",
         "Start the run again with the same `logging_dir` to run the other ranks.",
     ),
-    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ranks. Run folder: {logging_dir} {failure} and {more} more; failure_groups in result.json has them all": Entry(
+    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ranks. Run folder: {logging_dir} {value}": Entry(
         "More ranks failed than `max_failed_ranks` allows; the message shows the twenty largest groups of ranks that "
         "failed for the same reason, a line for each. Airflow retries the task if it has retries"
         " left, unless every failed rank has raised `AirflowFailException`.",
