@@ -12,6 +12,9 @@ from ray_pipeline_core.errors import (
     ClusterUnreachableError,
     ConfigError,
     DependencyFailedError,
+    JobError,
+    JobExistsError,
+    JobLostError,
     PipelineLoadError,
     RayPipelineError,
     ResourcesUnavailableError,
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     from ray_pipeline_core.executor import RayPipelineExecutor, topological_order
     from ray_pipeline_core.inputs.files import InputFile, InputFiles
     from ray_pipeline_core.inputs.items import InputItem
+    from ray_pipeline_core.jobs.connection import ClusterConnection
+    from ray_pipeline_core.jobs.job import RayPipelineJob
+    from ray_pipeline_core.jobs.values import ClusterInfo, JobInfo, JobLog, JobStatus
     from ray_pipeline_core.observers.mail import MailNotifier
     from ray_pipeline_core.observers.progress_log import ProgressLog
     from ray_pipeline_core.observers.webhook import WebhookNotifier
@@ -49,7 +55,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClusterAuthError",
+    "ClusterConnection",
     "ClusterError",
+    "ClusterInfo",
     "ClusterUnreachableError",
     "ConfigError",
     "DataFolder",
@@ -57,6 +65,12 @@ __all__ = [
     "InputFile",
     "InputFiles",
     "InputItem",
+    "JobError",
+    "JobExistsError",
+    "JobInfo",
+    "JobLog",
+    "JobLostError",
+    "JobStatus",
     "MailNotifier",
     "PipelineLoadError",
     "PipelineStats",
@@ -68,6 +82,7 @@ __all__ = [
     "RankWorker",
     "RayPipelineError",
     "RayPipelineExecutor",
+    "RayPipelineJob",
     "RayTaskManager",
     "Refresh",
     "Rerun",
@@ -98,6 +113,12 @@ __all__ = [
 
 # Loaded at first use, as is the version: fsspec takes most of the import time, and RankWorker needs Ray.
 _LAZY = {
+    "ClusterConnection": "ray_pipeline_core.jobs.connection",
+    "ClusterInfo": "ray_pipeline_core.jobs.values",
+    "JobInfo": "ray_pipeline_core.jobs.values",
+    "JobLog": "ray_pipeline_core.jobs.values",
+    "JobStatus": "ray_pipeline_core.jobs.values",
+    "RayPipelineJob": "ray_pipeline_core.jobs.job",
     "InputFile": "ray_pipeline_core.inputs.files",
     "InputFiles": "ray_pipeline_core.inputs.files",
     "InputItem": "ray_pipeline_core.inputs.items",

@@ -6,8 +6,12 @@ All of them derive from `RayPipelineError`::
     ├─ ConfigError (also a ValueError)
     │  └─ PipelineLoadError
     ├─ ClusterError
+    │  ├─ ClusterAuthError
     │  ├─ ClusterUnreachableError *
-    │  └─ ResourcesUnavailableError
+    │  ├─ ResourcesUnavailableError
+    │  └─ JobError
+    │     ├─ JobExistsError
+    │     └─ JobLostError *
     ├─ RunFolderError
     │  ├─ RunFolderLockedError *
     │  ├─ RunFolderMismatchError
@@ -19,7 +23,7 @@ All of them derive from `RayPipelineError`::
     └─ StatsMergeError
 
 The cause of an error marked ``*`` may be temporary: its `.retryable` is True. All errors can be pickled, since they
-keep their message in `args` and everything else in their `__dict__`.
+keep their message in `args` and everything else in their `__dict__`. Where no retry helps, `.needs_change` is True.
 """
 
 from __future__ import annotations
@@ -42,11 +46,11 @@ class RayPipelineError(Exception):
 
     Attributes:
         retryable: whether the same call may succeed later without any change.
-        needs_change: whether no further try can succeed before somebody changes something.
+        needs_change: whether no retry helps until somebody has changed something; where it is False, one may.
     """
 
     retryable: ClassVar[bool] = False
-    needs_change: ClassVar[bool] = False
+    needs_change: bool = False
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact(str(message), _MAX_MESSAGE_LENGTH))
@@ -55,7 +59,7 @@ class RayPipelineError(Exception):
 class ConfigError(RayPipelineError, ValueError):
     """An argument is wrong; the message names the parameter, its value and the allowed values."""
 
-    needs_change: ClassVar[bool] = True
+    needs_change: bool = True
 
 
 class PipelineLoadError(ConfigError):
@@ -69,7 +73,7 @@ class ClusterError(RayPipelineError):
 class ClusterAuthError(ClusterError):
     """The cluster does not accept the token, or asks for one."""
 
-    needs_change: ClassVar[bool] = True
+    needs_change: bool = True
 
 
 class ClusterUnreachableError(ClusterError):
@@ -80,6 +84,22 @@ class ClusterUnreachableError(ClusterError):
 
 class ResourcesUnavailableError(ClusterError):
     """No worker could start within `startup_timeout`; the message names the requested and the existing resources."""
+
+
+class JobError(ClusterError):
+    """A job can't be submitted, ended or asked for its result, or has ended without having run anything."""
+
+
+class JobExistsError(JobError):
+    """The submission id is taken, by a job that has ended or by one that runs something else."""
+
+    needs_change: bool = True
+
+
+class JobLostError(JobError):
+    """The cluster does not know the job, or the job has ended without telling how."""
+
+    retryable: ClassVar[bool] = True
 
 
 class RunFolderError(RayPipelineError):
@@ -95,7 +115,7 @@ class RunFolderLockedError(RunFolderError):
 class RunFolderMismatchError(RunFolderError):
     """The run folder has markers of a run with another world size, or of other steps or parameters."""
 
-    needs_change: ClassVar[bool] = True
+    needs_change: bool = True
 
 
 class RunFolderAccessError(RunFolderError):

@@ -54,9 +54,24 @@ class Progress:
         ended = self.completed - self.skipped + self.failed
         return self.elapsed_s / ended * self.remaining if ended else None
 
+    def __str__(self) -> str:
+        """Return a line such as `412/500 ranks, 3 running, 2 failed, about 6 min left`."""
+        parts = [f"{self.completed}/{self.world_size} ranks", f"{self.running} running"]
+        again = self.retries + self.preemptions
+        parts += [f"{count} {what}" for count, what in ((again, "run again"), (self.failed, "failed")) if count]
+        if self.eta_s is not None and self.remaining:
+            parts.append(f"about {_duration(self.eta_s)} left")
+        return ", ".join(parts)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the progress as plain JSON."""
         return asdict(self) | {"remaining": self.remaining, "eta_s": self.eta_s}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class RunObserver:

@@ -36,6 +36,14 @@ def dumps(value: object, by_value: Collection[str] = ()) -> bytes:
         return buffer.getvalue()
 
 
+def dumps_with_code(value: object, by_value: Collection[str] = ()) -> tuple[bytes, bool]:
+    """Return a pickled value as `dumps` does, and whether Python's code is in it, which only its own version reads."""
+    with _registered(by_value), io.BytesIO() as buffer:
+        pickler = _Pickler(buffer)
+        pickler.dump(value)
+        return buffer.getvalue(), pickler.has_code
+
+
 def is_sent_by_value(module: str) -> bool:
     """Return whether a module can be sent to a worker that lacks it: it is the user's own, and imported here."""
     source = _source_of(sys.modules.get(module))
@@ -96,9 +104,12 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    has_code = False
+
     def reducer_override(self, value: Any) -> Any:
         """Return how to rebuild what neither pickle nor cloudpickle can take apart."""
         if isinstance(value, CodeType):
+            self.has_code = True
             return _code, (self.dispatch_table[CodeType](value)[1], value.co_filename)
         if type(value) is functools.cached_property:
             return _cached_property, (value.func, value.attrname)

@@ -44,6 +44,7 @@ class RunResult:
             failed ranks have raised is in `failed`.
         reasons: why ranks were to be run, as numbers of ranks: by "missing", "new input", "input changed",
             "input gone", "parent ran", "steps changed" and "skip_completed=False".
+        job: the submission id of the job on a cluster that has run it; None if there was none.
         request: the request of an orchestrator that it belongs to, as `Rerun.to_dict` returns it; None if to none.
     """
 
@@ -63,6 +64,7 @@ class RunResult:
     max_failed_ranks: int = 0
     error: str | None = None
     reasons: Mapping[str, int] = field(default_factory=dict)
+    job: str | None = None
     request: Mapping[str, Any] | None = None
 
     @property

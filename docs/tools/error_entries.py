@@ -316,10 +316,6 @@ _CONFIG: Mapping[str, Entry] = {
         "`observers` is a single object or a string.",
         "Put the observers into a list, even if there is only one.",
     ),
-    "on_kill={on_kill}: must be 'stop', because the run ends with its Airflow task": Entry(
-        "The operator's `on_kill` has another value.",
-        "Leave `on_kill` out, or pass `'stop'`.",
-    ),
     "pipeline={value}: must be a list of steps or an import path 'package.module:factory'": Entry(
         "`pipeline` is a single step, a generator or something else that is not a sequence.",
         "Put the steps into a list, or name a function that returns one.",
@@ -393,10 +389,6 @@ _CONFIG: Mapping[str, Entry] = {
     "randomize_start_duration={value}: must be a number of at least 0, in seconds": Entry(
         "`randomize_start_duration` is negative, infinite or not a number.",
         "Pass the longest pause before a rank starts, in seconds.",
-    ),
-    "ray_conn_id={ray_conn_id}: must be None, because Airflow connections are not supported yet; to use a running cluster, pass address or set RAY_ADDRESS": Entry(
-        "The operator received the id of an Airflow connection, which it does not support yet.",
-        "Pass `address`, or set `RAY_ADDRESS` where the Airflow worker runs.",
     ),
     "ray_remote_kwargs with {ray_options}: Ray refuses these actor options; correct or remove the one that it names: {error}": Entry(
         "`ray_remote_kwargs` has an option that Ray does not know for actors, or a value that it refuses.",
@@ -526,6 +518,236 @@ _CONFIG: Mapping[str, Entry] = {
     "Rerun.{name}={value}: must be a text": Entry(
         "The epoch, task or token of a request is not a string.",
         "Pass a string.",
+    ),
+}
+
+_AIRFLOW: Mapping[str, Entry] = {
+    "deferrable={value}: must be True or False": Entry(
+        "The operator's `deferrable` is neither, or a template that becomes neither.",
+        "Pass True, False, or nothing for what Airflow is configured to do.",
+    ),
+    "max_driver_restarts={value}: must be an integer of at least 0": Entry(
+        "`max_driver_restarts` of the operator is negative or no integer.",
+        "Pass how often a lost driver is started again within a try.",
+    ),
+    "on_kill={value}: must be 'stop' or 'leave'": Entry(
+        "The operator's `on_kill` has another value.",
+        "Pass 'stop' to end the job with its task, or 'leave' to let it run.",
+    ),
+    "poll_interval={value}: must be a number of seconds above 0": Entry(
+        "`poll_interval` of the operator is 0, negative or no number.",
+        "Pass the seconds between two looks at the job.",
+    ),
+    "Ray has 1000 jobs of this task instance already; delete old jobs in the cluster, or use another task": Entry(
+        "A task instance has been run again so often that all of its numbers are used.",
+        "Remove old jobs from the cluster, with `ray job delete`.",
+    ),
+    "The task of {task_id} was killed; clear it to run it again": Entry(
+        "Airflow or a person has ended the task while it waited for its job.",
+        "Clear the task to run what is missing.",
+    ),
+    "@task.ray_pipeline: {function} is a generator or a coroutine function; it must be a plain function that returns the list of steps": Entry(
+        "The decorated function has `yield` or `async` in it.",
+        "Return the list of steps from a plain function.",
+    ),
+    "@task.ray_pipeline: {function} returned {type}; it must return a list of steps, or a string 'package.module:factory'": Entry(
+        "The decorated function has returned something else, often nothing because a `return` is missing.",
+        "Return a list of steps, or the import path of a function that returns them.",
+    ),
+    "Airflow has no such connection; add it with the connection type ray, or correct ray_conn_id": Entry(
+        "`ray_conn_id` names a connection that Airflow's database, environment and secrets backends don't have.",
+        "Add the connection as docs/airflow.md describes, or correct the id.",
+    ),
+    "connection {ray_conn_id}: {error}": Entry(
+        "A field of the Airflow connection is wrong; the rest of the message is one of the others here.",
+        "Correct the field that is named, and use the button *Test* or run the task again.",
+    ),
+    "headers in extra must have a string for each header": Entry(
+        "A header of the Airflow connection has a number, a list or an object as its value.",
+        'Write each value as a string, such as `{"headers": {"X-Scope": "data"}}`.',
+    ),
+    "host has port {in_host}, and the field port {port}; leave one of them empty": Entry(
+        "The Airflow connection names two ports.",
+        "Remove the port from the host, or empty the field port.",
+    ),
+    "host is empty; give the URL of Ray's dashboard, such as https://ray.example:8265": Entry(
+        "The Airflow connection has no host.",
+        "Give the URL that a browser opens Ray's dashboard with.",
+    ),
+    "verify in extra must be true, false, or the path of a CA bundle": Entry(
+        "`verify` of the Airflow connection is a number, a list or an object.",
+        "Write `true`, or the path of the certificates of your own authority.",
+    ),
+    "{field} must be a JSON object": Entry(
+        "`extra` of the Airflow connection, or `headers` in it, is no JSON object.",
+        'Write it in braces, such as `{"verify": "/etc/ssl/own-ca.pem"}`.',
+    ),
+}
+
+_JOBS: Mapping[str, Entry] = {
+    "{shown_url} does not accept the token ({status}: {text}); give the cluster's token with the connection, and what a proxy before it asks for with its headers": Entry(
+        "The token is missing or wrong, or a proxy before the dashboard asks for something else.",
+        "Pass the cluster's token as `token`, and what the proxy wants as `headers`.",
+    ),
+    "the certificate of {shown_url} is not trusted: {text}; pass verify='/path/to/ca.pem' with the certificate of the authority that has signed it, or verify=False to trust anything": Entry(
+        "The certificate of the dashboard is signed by nobody that this machine trusts, or is for another host.",
+        "Pass `verify` the path of the authority's certificate, and the host's name as the certificate has it.",
+    ),
+    "the log of the job can't be read from {shown_url} ({status}: {text}); see the logs of the cluster's head": Entry(
+        "Nothing lets a web socket through to the dashboard, and it could not answer with the whole log.",
+        "Read the log in Ray's dashboard, or on the head in `/tmp/ray/session_latest/logs`.",
+    ),
+    "{shown_url} redirects to {location}, which is not followed, since the token would go there as well; pass that URL if it is the dashboard's, or give what the login asks for with the headers": Entry(
+        "The dashboard has moved, or there is a page before it to log in.",
+        "Pass the new URL, or what the login asks for as `headers`.",
+    ),
+    "no Ray dashboard answers at {shown_url}: {type}: {text}; check the URL, that the head of the cluster is running, and that this machine can reach it": Entry(
+        "Nobody listens there, the name is unknown, or nothing was answered in time.",
+        "Check the URL, the head of the cluster and the network; then call again.",
+    ),
+    "the Ray dashboard at {shown_url} is not available ({status}: {text}); check that the head of the cluster is running": Entry(
+        "A proxy answers, but the dashboard behind it does not.",
+        "Wait for the head of the cluster to be up again.",
+    ),
+    "the log from {shown} broke off ({why}); call logs() again": Entry(
+        "The connection over which the log came is gone.",
+        "Read on with `logs()`, from the offset of before.",
+    ),
+    "{shown_url} is not the dashboard of a Ray cluster: it answers with status {status} and {text}; pass the URL of the dashboard, whose port is 8265 unless it was started with another": Entry(
+        "Another service answers there, a page to log in, or a Ray without a dashboard.",
+        "Pass the URL of the dashboard, and start the head with `ray[default]` installed.",
+    ),
+    "cluster={value}: must be a ClusterConnection": Entry(
+        "Something else was given as the cluster of a job.",
+        "Pass `ClusterConnection(url, token=...)`.",
+    ),
+    "driver_cpus={value}: must be a number of at least 0": Entry(
+        "The CPUs of the driver are negative or not a number.",
+        "Pass 0 or more.",
+    ),
+    "driver_memory_gb={value}: must be a number of at least 0": Entry(
+        "The memory of the driver is negative or not a number.",
+        "Pass a number of GiB, 0 or more.",
+    ),
+    "grace_s={value}: must be a number of at least 0": Entry(
+        "The time that a head may be silent is negative or not a number.",
+        "Pass a number of seconds.",
+    ),
+    "headers: must be a dict of strings by name, each in one line of ASCII characters": Entry(
+        "A header of the connection can't be sent as it is.",
+        "Pass a dict such as `{'X-Api-Key': '...'}`.",
+    ),
+    "lease_wait_s={value}: must be a number of at least 0": Entry(
+        "The time that a driver waits for a run folder is negative or not a number.",
+        "Pass a number of seconds.",
+    ),
+    "metadata: must be a dict of strings by name, or None": Entry(
+        "Ray takes strings alone as metadata of a job.",
+        "Pass a dict of strings.",
+    ),
+    "offset={value}: must be an integer of at least 0": Entry(
+        "The offset in a log is not one that `logs()` has returned.",
+        "Pass `JobLog.offset` of the call before, or 0.",
+    ),
+    "poll_s={value}: must be a number above 0, in seconds": Entry(
+        "The time between two requests is 0, negative or not a number.",
+        "Pass a number of seconds.",
+    ),
+    "runtime_env[{name}]={place}: can't be uploaded ({type}: {error}); name a folder, a zip file or, in py_modules, a wheel that is there where the job is submitted": Entry(
+        "A local path in `runtime_env` is missing or can't be read.",
+        "Correct the path, which counts where `submit()` is called.",
+    ),
+    "submission_id={submission_id}: must be letters, digits, '.', '_' and '-', a letter or digit first": Entry(
+        "The id of a job has other characters, or more than 201.",
+        "Choose another id, or leave it out.",
+    ),
+    "token: must be a string of ASCII characters without spaces, or None": Entry(
+        "The token has spaces, line ends or other characters that no token has.",
+        "Pass the token alone.",
+    ),
+    "url={partition}: must have no user, query or fragment; give what is secret with the token or the headers": Entry(
+        "The URL of the dashboard has more than scheme, host, port and path.",
+        "Pass these alone, and secrets as `token` or `headers`.",
+    ),
+    "url={text}: must be the URL of a Ray dashboard, such as 'https://ray.example:8265'": Entry(
+        "The URL is neither http nor https, has no host, or a port that there is not.",
+        "Pass the URL of the dashboard; `ray://` is something else.",
+    ),
+    "url={type} of length 0 or no string: must be the URL of a Ray dashboard, such as 'https://ray.example:8265'": Entry(
+        "The URL of the dashboard is empty or no string.",
+        "Pass the URL of the dashboard.",
+    ),
+    "verify={value}: must be True, False or the path of certificates": Entry(
+        "`verify` is something else.",
+        "Pass True, False or a path.",
+    ),
+    "verify={verify}: can't be read as certificates ({type}: {error}); pass the path of a file in PEM format, True or False": Entry(
+        "The file of `verify` is missing, or has no certificates in it.",
+        "Correct the path, or convert the file to PEM.",
+    ),
+    "job {submission_id} has {state}: {message}": Entry(
+        "The job has ended before its run began, as when its runtime environment can't be made; or it succeeded, and nobody can read its result.",
+        "Do what the message says; the job's page in Ray's dashboard has its log.",
+    ),
+    "job {submission_id} is not over after {timeout_s} s ({state}: {message}); it goes on, so wait again or stop it": Entry(
+        "`wait(timeout_s=...)` was over before the job.",
+        "Wait again, or call `stop()`.",
+    ),
+    "job {submission_id} is not over {timeout_s} s after it was asked to stop ({state}: {message}); see {dashboard_link}": Entry(
+        "The job does not end, waits for resources that the cluster lacks, or the cluster gives no answer.",
+        "Look at the job in Ray's dashboard, or call `stop()` again.",
+    ),
+    "the Ray dashboard at {shown_url} can't do what it was asked for ({status}: {answer}); see the logs of the cluster's head": Entry(
+        "Ray has refused a request about a job, or failed with it.",
+        "Read Ray's own words at the end of the message, and the logs of the head.",
+    ),
+    "the cluster at {shown_url} refuses the id {submission_id}, and does not know a job with it; submit the job again with another id": Entry(
+        "A job with this id was deleted a moment ago.",
+        "Use another id.",
+    ),
+    "the cluster does not take the {len(package.content) / 1000000.0} MB of files that the job needs ({status}: {text}); make them fewer with runtime_env={'excludes': [...]}, or put them where the nodes can read them and pass the URI": Entry(
+        "The local folders of `runtime_env` are larger than Ray, or a proxy before it, takes.",
+        "Leave files out with `excludes` or a `.gitignore`, or pass a URI such as `s3://...zip`.",
+    ),
+    "job {submission_id} has ended ({status}), and its id can't be used again; submit the job with another id, or without one": Entry(
+        "Ray takes an id once and for all.",
+        "Use another id. `status()` and `wait()` of the old one still tell how it ended.",
+    ),
+    "job {submission_id} is at work on something else (its fingerprint is {metadata FINGERPRINT}, and that of this executor {metadata}); submit the job with another id, or without one": Entry(
+        "A job with this id runs another executor.",
+        "Use another id, or stop the job that is there.",
+    ),
+    "job {submission_id} is lost: {message}": Entry(
+        "The driver was killed, its node has died, or the head of the cluster was started anew.",
+        "Use another id to submit the job again: completed ranks are skipped.",
+    ),
+    "the cluster at {shown_url} does not know job {submission_id}; it was never submitted there, was deleted, or the head was started anew since": Entry(
+        "The cluster has no record of the job.",
+        "Check id and URL. If the head was started anew, submit the job again.",
+    ),
+    "the cluster lacks a module of the pipeline, and runs Python {own}.{own}, which can't read the code of Python {their}.{their} that came with the job; use the same version on both sides, or send the module with runtime_env={'working_dir': '.'}": Entry(
+        "The pipeline's module is not on the cluster, and its code is of another version of Python.",
+        "Use the same version of Python, or send the module as a file.",
+    ),
+    "the job can't be read on the cluster: {type}: {error}; install its modules there, or send them with the job: your own with runtime_env={'working_dir': '.'}, packages with runtime_env={'pip': [...]}": Entry(
+        "The cluster lacks a module that the executor needs, or has another version of it.",
+        "Install the module on the nodes, or send it with `runtime_env`.",
+    ),
+    "{part} can't be pickled, so the job can't be sent to the cluster: {type}: {cause}; create files, locks and clients when a step is called, or pass the pipeline as 'package.module:factory'": Entry(
+        "The executor holds something that can't leave this process.",
+        "Create it when the step is called, or name a factory.",
+    ),
+    "run {name} failed: {error}": Entry(
+        "The run folder has the result of a job whose log is gone.",
+        "Do what the error in it says.",
+    ),
+    "the driver of the job raised {type}: {message}; see the job's log": Entry(
+        "The run has raised an error that is none of ray-pipeline's: one of the user's own code, or a bug.",
+        "Look for the traceback in the job's log.",
+    ),
+    "job {submission_id} was stopped; submit it again with another id to run what is missing": Entry(
+        "Somebody has stopped the job before its run could tell a result.",
+        "Use another id to submit it again.",
     ),
 }
 
@@ -1126,6 +1348,38 @@ _WARNINGS: Mapping[str, Entry] = {
 }
 
 _LOGS: Mapping[str, Entry] = {
+    "Can't wait for job {submission_id} any longer": Entry(
+        "The trigger of a deferred task has failed; the traceback says how. The task looks at the job itself.",
+        "Read the traceback.",
+    ),
+    "Job {submission_id} could not be stopped; stop it in the cluster": Entry(
+        "The task was killed, and the cluster did not stop its job.",
+        "Use `ray job stop`, or the job's page in Ray's dashboard.",
+    ),
+    "The job of the trigger could not be stopped; stop it in the cluster": Entry(
+        "A trigger has failed or timed out, and the cluster did not stop the job of its task.",
+        "Use `ray job stop`, or the job's page in Ray's dashboard.",
+    ),
+    "Airflow does not say whether the task is still deferred; its job is stopped": Entry(
+        "Airflow has cancelled a trigger, and its API does not say what became of the task.",
+        "Clear the task if it was to go on.",
+    ),
+    "Job {submission_id} does something else, so it is stopped: {error}": Entry(
+        "A job of an earlier try runs another pipeline than this try, for example since the DAG has changed.",
+        "Do nothing; the new job runs what is missing.",
+    ),
+    "{error}; the driver is started again": Entry(
+        "The driver of a job was lost, for example with its node. A new one does what is missing.",
+        "Do nothing, unless it happens often: then look at the cluster's logs for the reason.",
+    ),
+    "{reason}; looking at the job once more": Entry(
+        "The wait for a job has ended before the job.",
+        "Do nothing; the task's end says what became of the job.",
+    ),
+    "{shown_url} lets no web socket through ({error}), so the log of a job is shown when the job is over": Entry(
+        "A proxy before the dashboard passes no web sockets on, by which Ray sends the log of a job as it grows.",
+        "Allow them in the proxy, or read the log when the job is over.",
+    ),
     "Nothing was run: no input has changed since the last run of {logging_dir}": Entry(
         "Every rank is completed, and all inputs are as they were.",
         "Do nothing.",
@@ -1300,6 +1554,8 @@ _LOGS: Mapping[str, Entry] = {
 
 ENTRIES: Mapping[str, Entry] = {
     **_CONFIG,
+    **_AIRFLOW,
+    **_JOBS,
     **_PIPELINE,
     **_CLUSTER,
     **_RUN_FOLDER,
@@ -1313,6 +1569,8 @@ ENTRIES: Mapping[str, Entry] = {
 """What the page says, by message."""
 
 NEVER_SHOWN: Mapping[str, str] = {
+    "there is no such folder": "A ConfigError about runtime_env says it.",
+    **dict.fromkeys(("status {status}", "it broke off: {why}"), "A warning about web sockets says it."),
     "'..' leads out of it": "A ConfigError about the pattern says it.",
     "a format of another release": "A warning about executor.json says it instead.",
     "a rank is missing": "A RunFolderMismatchError says it instead.",

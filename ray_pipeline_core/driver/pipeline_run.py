@@ -226,6 +226,7 @@ class PipelineRun:
                 "parents": dict(state.parents),
                 "inputs_digest": state.inputs_digest,
                 "listings": [dict(listing) for listing in state.listings],
+                "job": self._spec.job,
                 "requests": [dict(request) for request in self._requests],
             }
         )
@@ -389,5 +390,6 @@ class PipelineRun:
             max_failed_ranks=self._config.allowed_failures,
             error=None if error is None else redact(f"{type(error).__name__}: {error}"),
             reasons=self._reason_counts,
+            job=self._spec.job,
             request=None if self._spec.rerun is None else self._spec.rerun.to_dict(),
         )

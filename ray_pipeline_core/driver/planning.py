@@ -94,12 +94,14 @@ class RunOptions:
     Attributes:
         observers: observers for this run alone, besides the executor's own.
         skip_completed: overrides the executor's `skip_completed`; None leaves it.
+        job: the submission id of the job that the run is part of; it stands in `executor.json` and `result.json`.
         rerun: what an orchestrator asks for; None if it is none that does the same run again.
         display: shows the progress instead of a bar or lines in the log.
     """
 
     observers: tuple[RunObserver, ...] = ()
     skip_completed: bool | None = None
+    job: str | None = None
     rerun: Rerun | None = None
     display: RunObserver | None = None
 
@@ -124,6 +126,7 @@ class RunSpec:
         rerun_on: the changes that make completed ranks stale.
         parents: the runs that it depends on directly.
         warnings: what a person should know of its parents.
+        job: the submission id of the job that it is part of, if it is.
         rerun: what an orchestrator asks for.
         display: shows the progress; None = a bar or lines in the log.
     """
@@ -143,6 +146,7 @@ class RunSpec:
     rerun_on: frozenset[str] = frozenset()
     parents: tuple[ParentRun, ...] = ()
     warnings: tuple[str, ...] = ()
+    job: str | None = None
     rerun: Rerun | None = None
     display: RunObserver | None = None
 
@@ -199,6 +203,7 @@ def prepare_run(
         packed_source=pack_source(node.source),
         rerun_on=frozenset(default_rerun_on if rerun_on is None else rerun_on),
         parents=tuple(_parent_runs(node)),
+        job=options.job,
         rerun=options.rerun,
         display=options.display,
     )

@@ -21,9 +21,11 @@ from ray_pipeline_core.failure_kinds import FAILURE_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("ray_pipeline_core", "airflow_provider", "prefect_integration")
-README, ARCHITECTURE, FAILURES = (ROOT / name for name in ("README.md", "docs/architecture.md", "docs/failures.md"))
+README, ARCHITECTURE, FAILURES, AIRFLOW = (
+    ROOT / name for name in ("README.md", "docs/architecture.md", "docs/failures.md", "docs/airflow.md")
+)
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
-EXAMPLES = ("squares.py", "squares_dag.py", "squares_flow.py")
+EXAMPLES = ("squares.py", "squares_job.py", "squares_dag.py", "squares_flow.py")
 LONGEST_EXAMPLE = 15
 
 
@@ -126,6 +128,7 @@ def test_readme_has_its_sections_in_order() -> None:
     assert headings == [
         "Two commands",
         "From Python",
+        "Jobs",
         "From Airflow",
         "From Prefect",
         "Parameters",
@@ -260,11 +263,18 @@ def test_every_page_of_a_folder_is_linked_from_its_index(folder: str) -> None:
     assert re.findall(r"\]\((\S+\.md)\)", index) == pages
 
 
-def test_tests_that_documents_name_exist() -> None:
-    named = re.findall(r"`((?:\w+/)*test_\w+\.py)::(test_\w+)`", FAILURES.read_text())
-    assert len(named) > 50
+@pytest.mark.parametrize(("document", "least"), [(FAILURES, 50), (AIRFLOW, 20)], ids=lambda value: str(value)[-11:])
+def test_tests_that_documents_name_exist(document: Path, least: int) -> None:
+    named = re.findall(r"`((?:\w+/)*test_\w+\.py)::(test_\w+)`", document.read_text())
+    assert len(named) > least
     missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in where(file).read_text()]
     assert missing == []
+
+
+def test_every_feature_of_the_airflow_provider_has_a_test() -> None:
+    features = table_rows(AIRFLOW, "Compared with other providers")
+    assert len(features) > 15
+    assert [row[0] for row in features if not re.fullmatch(r"`[\w/]+\.py::test_\w+`", row[-1])] == []
 
 
 def test_every_test_of_a_fault_is_in_the_table() -> None:

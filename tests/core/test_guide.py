@@ -225,6 +225,8 @@ def public_names(module: ModuleType) -> set[str]:
         "ray_pipeline_core",
         "ray_pipeline_core.testing",
         "airflow_provider",
+        "airflow_provider.hooks.ray",
+        "airflow_provider.links.ray_pipeline",
         "airflow_provider.operators.ray_pipeline",
         "airflow_provider.task_group",
         "prefect_integration",

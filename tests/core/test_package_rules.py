@@ -51,6 +51,9 @@ ERROR_TREE: dict[str, tuple[tuple[str, ...], bool]] = {
     "ClusterAuthError": (("ClusterError",), False),
     "ClusterUnreachableError": (("ClusterError",), True),
     "ResourcesUnavailableError": (("ClusterError",), False),
+    "JobError": (("ClusterError",), False),
+    "JobExistsError": (("JobError",), False),
+    "JobLostError": (("JobError",), True),
     "RunFolderError": (("RayPipelineError",), False),
     "RunFolderLockedError": (("RunFolderError",), True),
     "RunFolderMismatchError": (("RunFolderError",), False),
@@ -254,6 +257,11 @@ def test_error_tree_is_as_documented() -> None:
         for error in _error_classes()
     }
     assert tree == ERROR_TREE
+
+
+def test_errors_that_no_retry_cures_say_so() -> None:
+    names = {error.__name__ for error in _error_classes() if error.needs_change}
+    assert names == {"ConfigError", "PipelineLoadError", "ClusterAuthError", "RunFolderMismatchError", "JobExistsError"}
 
 
 @pytest.mark.parametrize("error_class", _error_classes(), ids=lambda error_class: error_class.__name__)

@@ -17,6 +17,8 @@ CORE = {
     "ray_pipeline_core": {
         "ClusterAuthError",
         "ClusterError",
+        "ClusterConnection",
+        "ClusterInfo",
         "ClusterUnreachableError",
         "ConfigError",
         "DataFolder",
@@ -24,6 +26,12 @@ CORE = {
         "InputFile",
         "InputFiles",
         "InputItem",
+        "JobError",
+        "JobExistsError",
+        "JobInfo",
+        "JobLog",
+        "JobLostError",
+        "JobStatus",
         "MailNotifier",
         "PipelineLoadError",
         "PipelineStats",
@@ -35,6 +43,7 @@ CORE = {
         "RankWorker",
         "RayPipelineError",
         "RayPipelineExecutor",
+        "RayPipelineJob",
         "RayTaskManager",
         "Refresh",
         "Rerun",
@@ -66,6 +75,8 @@ CORE = {
 }
 ADAPTERS = {
     "airflow_provider": {"__version__"},
+    "airflow_provider.hooks.ray": {"RayHook"},
+    "airflow_provider.links.ray_pipeline": {"RayJobLink", "RunFolderLink"},
     "airflow_provider.operators.ray_pipeline": {"RayPipelineOperator"},
     "airflow_provider.task_group": {"ray_pipeline_task_group"},
     "prefect_integration": {"is_retryable", "ray_pipeline_flow", "run_ray_pipeline"},

@@ -76,6 +76,8 @@ def started_head(
     hidden: Path | None = None,
     room: str = "50%",
     port: int | None = None,
+    dashboard_port: int | None = None,
+    memory_gb: int = 4,
 ) -> Iterator[Head]:
     """Start the head of a cluster with the Ray of an environment, and end it with all its processes.
 
@@ -88,8 +90,10 @@ def started_head(
             mount anything, they see it as it is, which is the easier case.
         room: how much room they find in it, as `mount` takes it.
         port: the port of its control service; None = a free one.
+        dashboard_port: the port of its dashboard; None = a free one.
+        memory_gb: how much memory it says to have, in GiB.
     """
-    port, client, http = port or free_port(), free_port(), free_port()
+    port, client, http = port or free_port(), free_port(), dashboard_port or free_port()
     environment = {name: value for name, value in os.environ.items() if name not in _OF_TESTS} | dict(env or {})
     # A short path: sockets are below it, and their paths may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
@@ -98,7 +102,7 @@ def started_head(
             "--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client}",
             f"--include-dashboard={str(dashboard).lower()}", f"--dashboard-port={http}",
             f"--dashboard-agent-listen-port={free_port()}", f"--num-cpus={cpus}", f"--temp-dir={folder}",
-            "--memory=4294967296", "--object-store-memory=104857600",
+            f"--memory={memory_gb * 1024**3}", "--object-store-memory=104857600",
         ]  # fmt: skip
         if hidden is not None and can_hide(hidden):
             command = [*_HIDE, str(hidden), room, *command]
@@ -109,7 +113,7 @@ def started_head(
             wait_for(lambda: process.poll() is not None or answers(f"127.0.0.1:{port}"), "the head", timeout_s=120)
             assert process.poll() is None, log.read_text()
             if dashboard:
-                wait_for(lambda: _is_up(http), "the dashboard", timeout_s=120)
+                wait_for(lambda: _is_up(http, environment.get("RAY_AUTH_TOKEN", "")), "the dashboard", timeout_s=120)
             yield Head(f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", f"http://127.0.0.1:{http}", process)
         finally:
             _end(process)
@@ -123,9 +127,10 @@ def can_hide(folder: Path) -> bool:
         return False
 
 
-def _is_up(port: int) -> bool:
+def _is_up(port: int, token: str) -> bool:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/api/version", timeout=10).status_code == 200
+        return httpx.get(f"http://127.0.0.1:{port}/api/version", headers=headers, timeout=10).status_code == 200
     except httpx.HTTPError:
         return False
 
