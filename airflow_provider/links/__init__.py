@@ -1,0 +1,1 @@
+"""Links that the provider adds to the pages of tasks."""
