@@ -9,6 +9,7 @@ from typing import Any
 from airflow_provider.airflow_versions import AirflowRetryPolicy
 from airflow_provider.default_folder import TaskInstanceKey, default_folder, default_name
 from airflow_provider.folder_specs import folder_of_instance, split_folder
+from airflow_provider.job_settings import JOB_TEMPLATE_FIELDS
 from airflow_provider.rerun import check_mode
 from airflow_provider.scalars import SCALARS, converted, with_texts
 from airflow_provider.unrendered import is_resolved_later
@@ -17,7 +18,7 @@ from ray_pipeline_core import ConfigError, RayPipelineExecutor, RunConfig
 EXECUTOR_ARGUMENTS = tuple(name for name in inspect.signature(RayPipelineExecutor).parameters if name != "depends")
 """The executor's parameters that the operator also has."""
 
-TEMPLATE_FIELDS = ("pipeline_kwargs", "inputs", *SCALARS)
+TEMPLATE_FIELDS = ("pipeline_kwargs", "inputs", *SCALARS, *JOB_TEMPLATE_FIELDS)
 """Parameters that may be templates, or XComs of other tasks."""
 
 # Used instead of templates, and of storage that must not be touched while the DAG is parsed, to check the rest.
@@ -49,7 +50,7 @@ def check_arguments(arguments: Mapping[str, Any], rerun: Any = "auto") -> None:
         if name in EXECUTOR_ARGUMENTS
     }
     RayPipelineExecutor(**converted({"pipeline": _PLACEHOLDERS["pipeline"]} | checked))
-    if not _is_template(rerun):
+    if not is_template(rerun):
         check_mode(rerun)
 
 
@@ -87,7 +88,7 @@ def make_executor(
 
 def seconds_of(time: Any) -> Any:
     """Return a time limit of the DAG's author, as in Slurm's "1:30:00", in seconds; a template as it is."""
-    return time if _is_template(time) else RunConfig(time=time).time
+    return time if is_template(time) else RunConfig(time=time).time
 
 
 def with_trigger_rule(arguments: Mapping[str, Any], run_on_dependency_fail: bool) -> dict[str, Any]:
@@ -95,25 +96,14 @@ def with_trigger_rule(arguments: Mapping[str, Any], run_on_dependency_fail: bool
     return {"trigger_rule": "all_done", **arguments} if run_on_dependency_fail else dict(arguments)
 
 
-def check_unsupported(ray_conn_id: object, on_kill: object) -> None:
-    """Raise `ConfigError` if a parameter of the operator has a value that is not supported yet."""
-    if ray_conn_id is not None:
-        raise ConfigError(
-            f"ray_conn_id={ray_conn_id!r}: must be None, because Airflow connections are not supported yet; "
-            "to use a running cluster, pass address or set RAY_ADDRESS"
-        )
-    if on_kill != "stop":
-        raise ConfigError(f"on_kill={on_kill!r}: must be 'stop', because the run ends with its Airflow task")
-
-
 def _needs_placeholder(name: str, value: Any) -> bool:
     if name == "logging_dir":
         path, _ = split_folder(value)
-        return isinstance(path, str) or _is_template(path)
-    return name in TEMPLATE_FIELDS and _is_template(value)
+        return isinstance(path, str) or is_template(path)
+    return name in TEMPLATE_FIELDS and is_template(value)
 
 
-def _is_template(value: Any) -> bool:
+def is_template(value: Any) -> bool:
     """Return whether Airflow will replace `value` when the task runs: it is a template, or another task's XCom."""
     if isinstance(value, str):
         return any(mark in value for mark in ("{{", "{%", "{#"))

@@ -30,7 +30,8 @@ def ray_pipeline_task_group(group_id: str, executor: RayPipelineExecutor, **oper
     Args:
         group_id: the id of the group, and the prefix of its tasks' ids; the rest of those is the executors' names.
         executor: the last executor of the graph.
-        **operator_kwargs: arguments of every operator, such as `retries` or `pool`.
+        **operator_kwargs: arguments of every operator, such as `retries`, `pool` or `ray_conn_id`: with it, the
+            driver of each executor is a job of its own.
 
     Raises:
         ConfigError: `executor` is not an executor, or one of the graph can't be an Airflow task.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
+
+from airflow.sdk import Context
 
 from ray_pipeline_core import RunResult
 
@@ -44,3 +46,26 @@ def _shortened(described: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _MAX_MESSAGE_LENGTH else f"{text[: _MAX_MESSAGE_LENGTH - 3]}..."
+
+
+class PushingTask(Protocol):
+    """What pushing the result needs of an operator."""
+
+    do_xcom_push: bool
+
+    @property
+    def log(self) -> Any:
+        """The logger of the task."""
+        ...
+
+
+def push_result(task: PushingTask, context: Context, result: RunResult) -> None:
+    """Push the result of a task that fails, whose return value Airflow does not push."""
+    if not task.do_xcom_push:
+        return
+    try:
+        context["ti"].xcom_push(key="return_value", value=as_xcom(result))  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    except Exception:
+        task.log.exception(
+            "could not push the result of the failed run to XCom; read result.json in %s", result.logging_dir
+        )

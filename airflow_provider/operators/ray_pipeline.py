@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import BaseOperator, BaseOperatorLink, Context
 
 from airflow_provider.executor_arguments import (
     EXECUTOR_ARGUMENTS,
     TEMPLATE_FIELDS,
     check_arguments,
-    check_unsupported,
+    is_template,
     make_executor,
     seconds_of,
     with_trigger_rule,
 )
 from airflow_provider.folder_specs import split_folder
+from airflow_provider.job_settings import JOB_PARAMETERS, WHEN_KILLED, check_settings, default_deferrable
+from airflow_provider.links.ray_pipeline import RayJobLink, RunFolderLink
 from airflow_provider.mapped_arguments import PartialPipeline, has_shared_folder
 from airflow_provider.masking import masked_values
-from airflow_provider.rerun import request_of
+from airflow_provider.task_execution import ExecutedOperator
 from airflow_provider.unrendered import hidden, unwrap, unwrap_all
-from airflow_provider.worker_mode import WorkerMode
-from ray_pipeline_core import RayPipelineExecutor, Refresh, Rerun, RetryPolicy, RunObserver, hide_secrets
+from ray_pipeline_core import RayPipelineExecutor, Refresh, RetryPolicy, RunObserver, hide_secrets
 
 __all__ = ["RayPipelineOperator"]
 
 _HIDDEN = ("pipeline", "pipeline_kwargs", "inputs")
 
 
-class RayPipelineOperator(BaseOperator):
+class RayPipelineOperator(ExecutedOperator, BaseOperator):
     """Runs a pipeline, split into ranks, on Ray; the result is `RunResult.to_dict()`.
 
-    The driver runs in the Airflow worker. It connects to the cluster at `address` or `RAY_ADDRESS`, or starts an
-    embedded one. The operator has all parameters of `RayPipelineExecutor` except `depends`, with the same defaults;
-    the following ones differ from the executor's or are the operator's own. Every parameter with a single value may be
-    a template, but for `run_on_dependency_fail`; what it becomes is converted to the parameter's type.
+    Without a connection the driver runs in the Airflow worker. It connects to the cluster at `address` or
+    `RAY_ADDRESS`, or starts an embedded one. With `ray_conn_id` it runs on the cluster, as a job. The
+    operator has all parameters of `RayPipelineExecutor` except `depends`, with the same defaults; the following ones
+    differ from the executor's or are the operator's own. Every parameter with a single value may be a template, but for
+    `run_on_dependency_fail`; what it becomes is converted to the parameter's type.
 
     Args:
         pipeline: the steps, or "package.module:factory", which may be a template. Steps are never rendered.
@@ -53,12 +55,19 @@ class RayPipelineOperator(BaseOperator):
             `trigger_rule` is "all_done", unless it is given. A mapped task needs it in `partial()` itself.
         inputs: what is dealt to the ranks; `path` and `glob` of `InputFiles`, and values of a list, may be templates.
             Give a `logging_dir` that is the same for all DAG runs: the default is a folder for each.
-        ray_conn_id: must be None; Airflow connections are not supported yet.
+        ray_conn_id: the Airflow connection, of the type ray, of the cluster that the driver runs on.
         runtime_env: Ray's runtime environment of the workers; never rendered, because Airflow stores rendered values.
         rerun: which ranks a try runs: "missing" those without a marker, "all" every rank. "auto" does the missing ones
             in automatic retries and when a task that had failed is cleared, and every rank when one that had succeeded
             is cleared or run again. It may be a template. `skip_completed=False` means every rank in any case.
-        on_kill: what happens to the run when the Airflow task is killed; must be "stop", which ends it.
+        deferrable: whether the task leaves its worker slot while its job runs; the default is what Airflow is
+            configured to do.
+        poll_interval: seconds between two looks at the job.
+        on_kill: "stop" ends the job of a task that is killed; "leave" lets it run. The worker's own end is no kill.
+        max_driver_restarts: how often a driver that was lost with its node is started again within a try.
+        grace_s: how long the cluster may give no answer, in seconds.
+        driver_cpus: CPUs that the driver reserves on the cluster.
+        driver_memory_gb: memory that the driver reserves there, in GiB.
         **kwargs: arguments of Airflow's `BaseOperator`.
 
     Attributes:
@@ -70,6 +79,7 @@ class RayPipelineOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = TEMPLATE_FIELDS  # pyright: ignore[reportIncompatibleVariableOverride]
+    operator_extra_links: Collection[BaseOperatorLink] = (RayJobLink(), RunFolderLink())
     template_fields_renderers: ClassVar[dict[str, str]] = {"pipeline_kwargs": "json"}
     shallow_copy_attrs: Sequence[str] = (
         *("pipeline", "ray_remote_kwargs", "runtime_env", "inputs", "refresh", "observers", "_storage"),
@@ -118,28 +128,39 @@ class RayPipelineOperator(BaseOperator):
         observers: Iterable[RunObserver] = (),
         address: str | None = None,
         ray_conn_id: str | None = None,
+        deferrable: bool | str | None = None,
         rerun: str = "auto",
+        poll_interval: float | str = 10,
         on_kill: str = "stop",
+        max_driver_restarts: int | str = 2,
+        grace_s: float | str = 120,
+        driver_cpus: float | str = 0,
+        driver_memory_gb: float | str = 1,
         **kwargs: Any,
     ) -> None:
-        arguments = {key: unwrap(value) for key, value in locals().items() if key in EXECUTOR_ARGUMENTS}
+        given = {key: unwrap(value) for key, value in locals().items()}
         is_shared = has_shared_folder(logging_dir, kwargs)
-        check_unsupported(ray_conn_id, on_kill)
-        check_arguments(arguments, rerun)
+        _check(given)
         super().__init__(**with_trigger_rule(kwargs, run_on_dependency_fail))
         self.parent_folders: tuple[tuple[Any, Any], ...] = ()
+        self._has_shared_folder = is_shared
+        self._keep(given)
+
+    def _keep(self, given: Mapping[str, Any]) -> None:
+        """Set the attributes, among which Airflow finds the template fields."""
+        arguments = {key: given[key] for key in EXECUTOR_ARGUMENTS}
         arguments.update({key: hidden(key, arguments[key]) for key in _HIDDEN}, time=seconds_of(arguments["time"]))
         arguments["logging_dir"], self._storage = split_folder(arguments["logging_dir"])
-        self._has_shared_folder = is_shared
-        for key, value in arguments.items():
+        settings = {WHEN_KILLED if key == "on_kill" else key: given[key] for key in JOB_PARAMETERS}
+        if settings["deferrable"] is None:
+            settings["deferrable"] = default_deferrable()
+        for key, value in {**arguments, **settings, "rerun": given["rerun"]}.items():
             setattr(self, key, value)
-        self.rerun = rerun
-        self._mode = WorkerMode()
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """Return the partial operator of a mapped task; Airflow stores its arguments, so some of them are wrapped."""
-        check_arguments(kwargs, kwargs.get("rerun", "auto"))
+        _check(kwargs)
         chosen = with_trigger_rule(kwargs, kwargs.get("run_on_dependency_fail", False))
         return PartialPipeline(super().partial(**chosen))
 
@@ -147,23 +168,6 @@ class RayPipelineOperator(BaseOperator):
         """Render the templates, those of `inputs` in a copy: the DAG's own object is for all runs."""
         self.inputs = copy.copy(self.inputs)
         super().render_template_fields(context, jinja_env)
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Run the ranks that are not completed.
-
-        Returns:
-            `RunResult.to_dict()` with at most 100 failures. If ranks failed, it is pushed before the error is raised.
-
-        Raises:
-            RayPipelineError: the core's own error, as `RunIncompleteError` for failed ranks. It is an
-                `AirflowFailException` as well where no retry helps: arguments, pipeline, token or run folder are wrong,
-                or every failed rank has raised `AirflowFailException`.
-        """
-        return self._mode.execute(self, context)
-
-    def on_kill(self) -> None:
-        """Stop the run; `execute`, which Airflow does not interrupt, then raises."""
-        self._mode.on_kill()
 
     def make_executor(self, context: Context) -> RayPipelineExecutor:
         """Return the executor of a task instance, whose templates are rendered.
@@ -178,11 +182,9 @@ class RayPipelineOperator(BaseOperator):
         ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
         return make_executor(arguments, self._storage, ti, parents, self._has_shared_folder)
 
-    def request(self, context: Context) -> Rerun:
-        """Return what this try of a task instance asks of its run folder.
 
-        Raises:
-            ConfigError: `rerun` is wrong.
-        """
-        ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        return request_of(ti, self.rerun, self.retries, context.get("logical_date"))
+def _check(given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` if one of the operator's parameters is wrong, whatever the templates render to."""
+    settings = {key: given[key] for key in JOB_PARAMETERS if given.get(key) is not None}
+    check_settings(settings, is_template)
+    check_arguments({key: given[key] for key in EXECUTOR_ARGUMENTS if key in given}, given.get("rerun", "auto"))

@@ -1,0 +1,89 @@
+"""What a person sees of a job while it is waited for: its log and progress, in the log and the XComs of the task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from airflow.sdk.execution_time.xcom import XCom
+from asgiref.sync import sync_to_async
+
+from airflow_provider.task_keys import TaskKey
+from ray_pipeline_core import JobLog, Progress
+
+PROGRESS_KEY = "progress"
+"""The key of the XCom with the newest progress."""
+_MAX_LINES = 200
+_MAX_LINE_LENGTH = 2_000
+_PROGRESS_INTERVAL_S = 30.0
+
+
+class JobReports:
+    """Reports on a job in the log and the XComs of its task.
+
+    Args:
+        key: the task instance; None where there is none, as in a trigger under `dag.test()`.
+        submission_id: the job.
+        log: the logger of the task, Airflow's or one of the standard library.
+
+    Attributes:
+        offset: how much of the job's log is reported.
+    """
+
+    def __init__(self, key: TaskKey | None, submission_id: str, log: Any) -> None:
+        self.offset = 0
+        self._key = key
+        self._submission_id = submission_id
+        self._log = log
+        self._line = ""
+        self._progress: dict[str, Any] = {}
+        self._pushed: tuple[float, dict[str, Any]] = (float("-inf"), {})
+
+    async def recall(self) -> None:
+        """Go on where another process has stopped, if one has reported on this job before."""
+        stored = await self._call(XCom.get_one)
+        if isinstance(stored, dict) and stored.get("submission_id") == self._submission_id:
+            self.offset = int(stored.get("log_offset", 0))
+
+    async def report(self, log: JobLog, progress: Progress | None) -> None:
+        """Report what is new."""
+        self.offset = log.offset
+        for line in _capped(log.text.splitlines()):
+            self._log.info("%s", line)
+        if progress is not None and str(progress) != self._line:
+            self._line, self._progress = str(progress), progress.to_dict()
+            self._log.info("%s", self._line)
+        if time.monotonic() - self._pushed[0] >= _PROGRESS_INTERVAL_S:
+            await self.push()
+
+    async def push(self) -> None:
+        """Store progress and offset in Airflow if they have changed."""
+        value = {**self._progress, "submission_id": self._submission_id, "log_offset": self.offset}
+        if value != self._pushed[1]:
+            self._pushed = (time.monotonic(), value)
+            await self._call(XCom.set, value=value)
+
+    async def _call(self, function: Any, **arguments: Any) -> Any:
+        """Call a function of Airflow's that waits for its API; without an answer the job is followed all the same."""
+        if self._key is None:
+            return None
+        try:
+            return await sync_to_async(function)(key=PROGRESS_KEY, **self._key.to_dict(), **arguments)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            logging.getLogger(__name__).debug("Airflow does not take or give the progress", exc_info=True)
+            return None
+
+
+def _capped(lines: list[str]) -> list[str]:
+    """Return the lines to log: long ones are cut, and of many the newest are taken."""
+    left_out = len(lines) - _MAX_LINES
+    kept = [line if len(line) <= _MAX_LINE_LENGTH else f"{line[:_MAX_LINE_LENGTH]} ..." for line in lines[-_MAX_LINES:]]
+    return (
+        [f"... {left_out} lines are left out; the job's page in Ray's dashboard has them", *kept]
+        if left_out > 0
+        else kept
+    )
