@@ -19,11 +19,12 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks demo check docs format test test-versions chaos soak bench bench-full constraints clean
+.PHONY: help setup hooks demo check docs format test test-airflow browser test-versions chaos soak bench bench-full constraints clean
 
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
 	@echo "make test         run every test and measure coverage (PYTEST_ARGS=... goes to pytest)"
+	@echo "make test-airflow  run the tests that kill and restart a real Airflow and clusters under its tasks"
 	@echo "make test-versions  some tests with the oldest and newest Ray, Airflow, Prefect and Python that are supported"
 	@echo "                  (VERSIONS_ARGS='--only lowest newest' takes some environments, '--docs docs' writes the table)"
 	@echo "make chaos        only those tests that kill workers, nodes and drivers under running pipelines"
@@ -87,6 +88,15 @@ test: setup
 	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet $(if $(strip $(PYTEST_ARGS)),|| true)
 	@$(BIN)/python -m coverage report $(if $(strip $(PYTEST_ARGS)),|| true,--fail-under=$(MIN_COVERAGE))
+
+# One after another: the tests share an Airflow, and some stop a part of it.
+test-airflow: setup browser
+	$(BIN)/python -m pytest tests/airflow_jobs --timeout 600 $(PYTEST_ARGS)
+
+# What the test of Airflow's pages looks at them with; without it that test is skipped.
+browser:
+	@command -v chromedriver >/dev/null || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null || { \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
 test-versions: setup
 	$(BIN)/python -m tests.versions.matrix $(VERSIONS_ARGS)

@@ -52,6 +52,16 @@ if _MEASURED in os.environ:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_folder, os.environ.get("PYTHONPATH"))))
 
 
+_TAKES_MINUTES = "airflow_jobs"
+"""The folder of tests that `make test` leaves to `make test-airflow`."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Collect the tests that take minutes only where they are asked for."""
+    asked_for = any(_TAKES_MINUTES in argument for argument in config.args)
+    return True if collection_path.name == _TAKES_MINUTES and not asked_for else None
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the homes that Airflow and Prefect wrote to."""
     shutil.rmtree(_HOME, ignore_errors=True)

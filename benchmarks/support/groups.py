@@ -9,6 +9,7 @@ from benchmarks.support.table import Row
 GROUPS = (
     "imports",
     "overhead",
+    "airflow_jobs",
     "prefect_ray",
     "slow_storage",
     "minhash",

@@ -77,12 +77,12 @@ def test_many_ranges_are_shortened() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_xcom_lists_a_hundred_failed_ranks_and_all_groups(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(self: WorkerMode, task: Any, context: Any) -> RunResult:
+    def run(self: WorkerMode) -> RunResult:
         if fails:
             raise RunIncompleteError("", RESULT)
         return RESULT
 
-    monkeypatch.setattr(WorkerMode, "_run_executor", run)
+    monkeypatch.setattr(WorkerMode, "execute", run)
     operator, ti = RayPipelineOperator(task_id="clean", pipeline=[print]), FakeTaskInstance()
     if fails:
         with pytest.raises(RunIncompleteError):

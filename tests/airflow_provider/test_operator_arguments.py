@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, BaseOperator, task
 
+from airflow_provider.job_settings import WHEN_KILLED
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from ray_pipeline_core import ConfigError, RayPipelineExecutor
 
@@ -74,8 +75,11 @@ def test_parameters_do_not_collide_with_those_of_airflow() -> None:
         ({"retry": 3}, "retry=3: must be a RetryPolicy"),
         ({"observers": 3}, "observers=3: must be a list of observers"),
         ({"ray_remote_kwargs": {"num_cpus": 2}, "cpus_per_task": 3}, "given both ways"),
-        ({"ray_conn_id": "ray_default"}, "ray_conn_id='ray_default': must be None, .* RAY_ADDRESS"),
-        ({"on_kill": "leave"}, "on_kill='leave': must be 'stop'"),
+        ({"on_kill": "delete"}, "on_kill='delete': must be 'stop' or 'leave'"),
+        ({"deferrable": 1}, "deferrable=1: must be True or False"),
+        ({"poll_interval": 0}, "poll_interval=0: must be a number of seconds above 0"),
+        ({"max_driver_restarts": -1}, "max_driver_restarts=-1: must be an integer of at least 0"),
+        ({"grace_s": -1}, "grace_s=-1: must be a number of at least 0"),
         ({"runtime_env": "requirements.txt"}, "runtime_env is a str: must be a dict"),
         (
             {"runtime_env": {"pip": []}, "ray_remote_kwargs": {"runtime_env": {"pip": []}}},
@@ -89,7 +93,7 @@ def test_constructor_raises_config_error_when_argument_is_wrong(arguments: dict[
     assert dag.task_ids == []
 
 
-@pytest.mark.parametrize("name", ["depends", "deferrable", "no_such_parameter"])
+@pytest.mark.parametrize("name", ["depends", "no_such_parameter"])
 def test_constructor_refuses_parameter_that_it_has_not(name: str) -> None:
     with pytest.raises(TypeError, match=name):
         make(**{name: True})
@@ -102,7 +106,8 @@ def test_constructor_refuses_missing_pipeline() -> None:
 
 @pytest.mark.parametrize("name", RayPipelineOperator.template_fields)
 def test_constructor_accepts_template_where_a_string_makes_sense(name: str) -> None:
-    assert getattr(make(**{name: TEMPLATE}), name) == TEMPLATE
+    parameter = "on_kill" if name == WHEN_KILLED else name
+    assert getattr(make(**{parameter: TEMPLATE}), name) == TEMPLATE
 
 
 def test_constructor_touches_no_storage_when_folder_is_remote() -> None:

@@ -96,6 +96,14 @@ def test_operator_arguments_apply_to_every_task() -> None:
     }
 
 
+def test_connection_applies_to_every_task_and_edges_stay() -> None:
+    executor = make("join", depends=make("clean"))
+    tasks = group_tasks(executor, ray_conn_id="ray_gpus", deferrable=True, on_kill="leave")
+    assert [(task.ray_conn_id, task.deferrable) for task in tasks.values()] == [("ray_gpus", True)] * 2
+    assert {task.job_settings().on_kill for task in tasks.values()} == {"leave"}
+    assert edges(tasks) == {("clean", "join")}
+
+
 def test_executor_that_may_run_on_failed_ones_waits_for_all_of_them() -> None:
     report = make("report", depends=make("clean"), run_on_dependency_fail=True)
     rules = {name: task.trigger_rule for name, task in group_tasks(report).items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.orchestrators.conftest import Airflow, DagRun
+from tests.support.airflow_api import Airflow, DagRun
 from tests.support.waiting import wait_for
 
 

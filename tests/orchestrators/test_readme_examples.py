@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.orchestrators.conftest import Airflow, PrefectServer, process, write_examples
+from tests.orchestrators.conftest import PrefectServer, write_examples
+from tests.support.airflow_api import Airflow
+from tests.support.processes import process
 
 
 def squares(folder: Path) -> dict[str, list[str]]:

@@ -34,6 +34,10 @@ RAY_TESTS = (
 _RUNS = "tests/airflow_provider/test_operator_runs.py"
 AIRFLOW_TESTS = (
     "tests/airflow_provider/test_provider_info.py",
+    "tests/airflow_provider/test_ray_hook.py",
+    "tests/airflow_provider/test_links.py",
+    "tests/airflow_provider/test_run_counts.py",
+    "tests/airflow_provider/test_task_decorator.py",
     "tests/airflow_provider/test_default_folder.py",
     "tests/airflow_provider/test_failed_results.py",
     "tests/airflow_provider/test_operator_arguments.py",

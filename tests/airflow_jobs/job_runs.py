@@ -1,0 +1,117 @@
+"""A DAG run of `job_dag.py`: what its task, its jobs and its ranks have done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.airflow_api import DagRun, TaskInstance
+from tests.support.job_cluster import ACTIVE, JobCluster
+from tests.support.waiting import wait_for, wait_until_none
+
+
+@dataclass(frozen=True)
+class JobRun:
+    """A DAG run with one task, `job`.
+
+    Attributes:
+        dag_run: the DAG run.
+        folder: the folder that it works in.
+        cluster: where its jobs run.
+    """
+
+    dag_run: DagRun
+    folder: Path
+    cluster: JobCluster
+
+    @property
+    def task(self) -> TaskInstance:
+        """The task instance."""
+        return self.dag_run.task("job")
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The ids of the DAG and of the run."""
+        _, dag_id, run_id = self.dag_run.path.replace("/dagRuns", "").split("/", 2)
+        return dag_id, run_id
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the jobs of the DAG run in the order of their submission."""
+        return self.cluster.jobs_of(*self.names)
+
+    def statuses(self) -> list[str]:
+        """Return the statuses of the jobs in the order of their submission."""
+        return [job["status"] for job in self.jobs()]
+
+    def wait_until_working(self, attempts: int = 1) -> None:
+        """Wait until ranks have been started so often, and the task is where it stays meanwhile."""
+        wait_for(lambda: len(self.ran()) >= attempts, f"attempt {attempts} of a rank of {self.dag_run.path}", 240)
+
+    def wait_until_deferred(self) -> None:
+        """Wait until a rank works and the task is deferred."""
+        self.wait_until_working()
+        self.task.wait("deferred")
+
+    def ran(self) -> list[int]:
+        """Return the rank of each attempt so far."""
+        file = self.folder / "ran"
+        return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+    def shut_gate(self) -> None:
+        """Let ranks wait."""
+        (self.folder / "gate").touch()
+
+    def open_gate(self) -> None:
+        """Let waiting ranks go on."""
+        (self.folder / "gate").unlink()
+
+    def break_ranks(self, ranks: Collection[int], once: bool = False) -> None:
+        """Let ranks fail, always or at their first attempt."""
+        (self.folder / ("broken_once" if once else "broken")).write_text(json.dumps(list(ranks)))
+
+    def mend(self) -> None:
+        """Let no rank fail any more."""
+        (self.folder / "broken").unlink()
+
+    def lease(self) -> dict[str, Any]:
+        """Return the lease of the run that works in the run folder."""
+        lease: dict[str, Any] = json.loads((self.folder / "run" / "run.lock").read_text())
+        return lease
+
+    def result(self) -> dict[str, Any]:
+        """Return the result in the run folder."""
+        result: dict[str, Any] = json.loads((self.folder / "run" / "result.json").read_text())
+        return result
+
+    def outputs(self) -> list[int]:
+        """Return the ranks that have written their output."""
+        return sorted(int(path.name.removeprefix("output_")) for path in self.folder.glob("output_*"))
+
+    def markers(self) -> list[int]:
+        """Return the ranks that are complete."""
+        return sorted(int(path.name) for path in (self.folder / "run" / "completions").glob("[0-9]*"))
+
+    def check(self, statuses: list[str], ran: list[int] | None = None) -> None:
+        """Wait until nothing of the DAG run is left on the cluster, and check what has run.
+
+        Args:
+            statuses: those of its jobs.
+            ran: the rank of each attempt; None = it depends on the moment.
+        """
+        wait_until_none(lambda: [job for job in self.jobs() if job["status"] in ACTIVE], "jobs")
+        assert self.statuses() == statuses, f"{self.statuses()}, not {statuses}\n{self.log()}"
+        # A driver that was killed leaves its lease behind, which its successor takes over.
+        if statuses:
+            wait_until_none(lambda: list(self.folder.rglob("run.lock*")), "leases", timeout_s=75)
+        assert ran is None or sorted(self.ran()) == sorted(ran), f"{self.ran()}, not {ran}\n{self.log()}"
+        assert self.outputs() == self.markers()
+
+    def log(self) -> str:
+        """Return the ends of the logs of all tries, for messages."""
+        if self.task.state is None:
+            return "the task instance is gone"
+        tries = range(1, self.task.try_number + 1)
+        return "\n".join(f"--- try {number}\n{self.task.log(number)[-4000:]}" for number in tries)

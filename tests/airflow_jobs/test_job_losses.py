@@ -1,0 +1,261 @@
+"""Processes and machines that are lost while a job runs: workers, triggerers, API server, driver, head."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tests.airflow_jobs.conftest import StartJob
+from tests.support.airflow_processes import AirflowProcesses
+from tests.support.gated_proxy import GatedProxy
+from tests.support.job_cluster import JobCluster
+from tests.support.waiting import wait_for
+
+AWAY_S = 20.0
+
+
+def _wait_s(seconds: float) -> None:
+    """Let a time pass that the test is about."""
+    until = time.monotonic() + seconds
+    wait_for(lambda: time.monotonic() > until, "the time", seconds + 10)
+
+
+# The task's process, in the Airflow worker
+
+
+@pytest.mark.parametrize("dag_id", ["retried_through_proxy", "retried_waiting_through_proxy"])
+@pytest.mark.parametrize("answers", [False, True], ids=["before the submission", "before the submission is noted"])
+def test_worker_that_dies_while_it_submits_leaves_one_job(
+    start_job: StartJob, stack: AirflowProcesses, proxy: GatedProxy, dag_id: str, answers: bool
+) -> None:
+    with proxy.held(r"^POST /api/jobs/ ", answers) as hold:
+        run = start_job(dag_id)
+        task = stack.task_process(run.task)
+        assert hold.reached.wait(60)
+        task.kill()
+        task.wait(20)
+    assert run.task.wait_for_end() == "success"
+    assert run.task.try_number == 2
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+@pytest.mark.parametrize("victim", ["task", "supervisor"])
+def test_job_of_a_waiting_worker_that_dies_is_adopted(
+    start_job: StartJob, stack: AirflowProcesses, victim: str
+) -> None:
+    run = start_job("retried_waiting", gate=True)
+    run.wait_until_working()
+    task = stack.task_process(run.task)
+    supervisor = psutil.Process(task.ppid())
+    (task if victim == "task" else supervisor).kill()
+    wait_for(lambda: run.task.try_number == 2 and run.task.state == "running", "the second try")
+    run.open_gate()
+    assert run.task.wait_for_end() == "success"
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+def test_worker_that_dies_between_event_and_resumption_takes_the_result(
+    start_job: StartJob, stack: AirflowProcesses
+) -> None:
+    run = start_job("retried", gate=True)
+    run.wait_until_deferred()
+    run.open_gate()
+    stack.task_process(run.task).kill()
+    assert run.task.wait_for_end() == "success"
+    assert run.task.try_number == 2
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+def test_eviction_of_the_worker_leaves_the_job_to_the_retry(start_job: StartJob, stack: AirflowProcesses) -> None:
+    run = start_job("retried_waiting", gate=True)
+    run.wait_until_working()
+    stack.task_process(run.task).send_signal(signal.SIGTERM)
+    wait_for(lambda: run.task.try_number == 2 and run.task.state == "running", "the second try")
+    run.open_gate()
+    assert run.task.wait_for_end() == "success"
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+def test_job_that_ends_before_the_task_is_deferred_succeeds(start_job: StartJob, proxy: GatedProxy) -> None:
+    with proxy.held(r"^POST /api/jobs/ ", answers=True) as hold:
+        run = start_job("through_proxy")
+        assert hold.reached.wait(60)
+        wait_for(lambda: run.statuses() == ["SUCCEEDED"], "the end of the job")
+    assert run.task.wait_for_end() == "success"
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+# Scheduler, triggerer, API server
+
+
+def _stop_and_start(stack: AirflowProcesses) -> None:
+    stack.stop("triggerer")
+    stack.start("triggerer")
+
+
+def _kill_and_start(stack: AirflowProcesses) -> None:
+    stack.kill("triggerer")
+    stack.start("triggerer")
+
+
+@pytest.mark.parametrize("disturb", [_stop_and_start, _kill_and_start])
+def test_job_goes_on_when_the_triggerer_is_started_again(
+    start_job: StartJob, stack: AirflowProcesses, disturb: Callable[[AirflowProcesses], None]
+) -> None:
+    run = start_job("deferred", gate=True)
+    run.wait_until_deferred()
+    disturb(stack)
+    run.open_gate()
+    assert run.task.wait_for_end() == "success"
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+def test_job_goes_on_when_its_trigger_moves_to_another_triggerer(start_job: StartJob, stack: AirflowProcesses) -> None:
+    run = start_job("deferred", gate=True)
+    run.wait_until_deferred()
+    first = run.task.read()["triggerer_job"]["id"]
+    stack.start("second triggerer", "triggerer")
+    try:
+        stack.freeze("triggerer")
+        wait_for(lambda: (run.task.read()["triggerer_job"] or {"id": first})["id"] != first, "the second triggerer")
+        stack.signal("triggerer", signal.SIGCONT)
+        _wait_s(8)  # in which the first one finds out that the trigger is no longer its own
+        assert run.statuses() == ["RUNNING"]
+        run.open_gate()
+        assert run.task.wait_for_end() == "success"
+    finally:
+        stack.stop("second triggerer")
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+def test_task_ends_when_a_triggerer_comes_at_last(start_job: StartJob, stack: AirflowProcesses) -> None:
+    stack.kill("triggerer")
+    try:
+        run = start_job("deferred")
+        run.task.wait("deferred")
+        wait_for(lambda: run.statuses() == ["SUCCEEDED"], "the end of the job")
+        assert run.task.state == "deferred"
+    finally:
+        stack.start("triggerer")
+    assert run.task.wait_for_end() == "success"
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+def test_job_is_stopped_by_the_next_try_when_a_task_is_cleared_without_a_triggerer(
+    start_job: StartJob, stack: AirflowProcesses
+) -> None:
+    run = start_job("deferred", gate=True)
+    run.wait_until_deferred()
+    stack.kill("triggerer")
+    try:
+        run.task.clear()
+        run.wait_until_working(attempts=2)
+    finally:
+        stack.start("triggerer")
+    run.open_gate()
+    run.task.wait("success")
+    run.check(["STOPPED", "SUCCEEDED"], [0, 0, 1])
+
+
+def test_job_goes_on_while_the_api_server_is_away(start_job: StartJob, stack: AirflowProcesses) -> None:
+    run = start_job("deferred", gate=True)
+    run.wait_until_deferred()
+    stack.kill("api-server")
+    try:
+        run.open_gate()
+        wait_for(lambda: run.statuses() == ["SUCCEEDED"], "the end of the job")
+        _wait_s(AWAY_S)
+    finally:
+        stack.start("api-server")
+        stack.wait_for_api()
+    assert run.task.wait_for_end() == "success"
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+def test_job_goes_on_when_the_scheduler_is_killed(start_job: StartJob, stack: AirflowProcesses) -> None:
+    run = start_job("retried", gate=True)
+    run.wait_until_deferred()
+    stack.kill("scheduler")
+    stack.start("scheduler")
+    run.open_gate()
+    assert run.task.wait_for_end() == "success"
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+# The driver and the head
+
+
+@pytest.mark.parametrize("dag_id", ["deferred", "waiting"])
+def test_driver_that_is_killed_is_started_again_without_a_retry(start_job: StartJob, dag_id: str) -> None:
+    run = start_job(dag_id, gate=True)
+    run.wait_until_working()
+    psutil.Process(run.lease()["pid"]).kill()
+    run.wait_until_working(attempts=2)
+    run.open_gate()
+    assert run.task.wait_for_end() == "success"
+    assert run.task.try_number == 1
+    run.check(["FAILED", "SUCCEEDED"], [0, 0, 1])
+
+
+@pytest.mark.parametrize("dag_id", ["through_proxy", "retried_waiting_through_proxy"])
+def test_head_may_be_away_for_a_while(start_job: StartJob, proxy: GatedProxy, dag_id: str) -> None:
+    run = start_job(dag_id, gate=True)
+    run.wait_until_working()
+    proxy.close()
+    try:
+        run.open_gate()
+        _wait_s(AWAY_S)
+    finally:
+        proxy.open()
+    assert run.task.wait_for_end() == "success"
+    assert run.task.try_number == 1
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+def test_task_fails_when_the_cluster_is_gone_for_good(start_job: StartJob, mortal: JobCluster) -> None:
+    mortal.start()
+    run = start_job("on_mortal_head", gate=True, on=mortal)
+    run.wait_until_deferred()
+    mortal.kill()
+    assert run.task.wait_for_end() == "failed"
+    assert "ray_mortal" in run.task.log()
+
+
+def test_result_counts_when_the_head_was_started_again_and_knows_no_job(
+    start_job: StartJob, mortal: JobCluster, stack: AirflowProcesses
+) -> None:
+    mortal.start()
+    run = start_job("on_restarted_head", gate=True, on=mortal)
+    run.wait_until_deferred()
+    stack.kill("triggerer")
+    try:
+        run.open_gate()
+        wait_for(lambda: run.statuses() == ["SUCCEEDED"], "the end of the job")
+        mortal.kill()
+        mortal.start()
+    finally:
+        stack.start("triggerer")
+    assert run.task.wait_for_end() == "success"
+    run.check([], [0, 1])
+
+
+def test_job_is_started_again_when_the_head_was_started_again_and_knows_no_job(
+    start_job: StartJob, mortal: JobCluster
+) -> None:
+    mortal.start()
+    run = start_job("on_restarted_head", gate=True, on=mortal)
+    run.wait_until_deferred()
+    mortal.kill()
+    mortal.start()
+    run.wait_until_working(attempts=2)
+    run.open_gate()
+    assert run.task.wait_for_end() == "success"
+    run.check(["SUCCEEDED"], [0, 0, 1])
+
+
+def test_nothing_is_left_on_the_cluster(cluster: JobCluster, stack: AirflowProcesses) -> None:
+    cluster.wait_until_idle()
