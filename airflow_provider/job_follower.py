@@ -10,7 +10,14 @@ from typing import Any, TypeAlias
 
 from airflow_provider.cluster_jobs import jobs_at, next_tick
 from airflow_provider.job_reports import JobReports
-from ray_pipeline_core import ClusterConnection, ClusterError, JobInfo, RayPipelineError, RayPipelineJob
+from ray_pipeline_core import (
+    ClusterConnection,
+    ClusterError,
+    ClusterUnreachableError,
+    JobInfo,
+    RayPipelineError,
+    RayPipelineJob,
+)
 
 Connect: TypeAlias = Callable[[], Awaitable[ClusterConnection]]
 
@@ -80,12 +87,14 @@ class JobFollower:
     async def follow(self) -> JobEnd:
         """Return when the job is over, its time limit has passed, or its cluster has been away for too long."""
         await self._reports.recall()
-        while True:
-            end = await self._look()
-            if end is not None:
-                await self._reports.push()
-                return end
-            await next_tick(self._until_next_look())
+        try:
+            while (end := await self._look()) is None:
+                await next_tick(self._until_next_look())
+        finally:
+            if self._job is not None:
+                self._job.close()
+        await self._reports.push()
+        return end
 
     async def _look(self) -> JobEnd | None:
         try:
@@ -101,12 +110,25 @@ class JobFollower:
     async def _ask(self) -> JobInfo | None:
         """Return what the cluster says of the job, once all that is new in its log is reported."""
         if self._cluster is None:
-            self._cluster = await self._connect()
+            self._cluster = await self._connected()
             self._job = RayPipelineJob(self._cluster, self._submission_id)
-        info = (await jobs_at(self._cluster, self._interval_s / 2)).get(self._submission_id)
+        jobs = await jobs_at(self._cluster, self._interval_s / 2)
+        if self._submission_id not in jobs:  # the list may be older than the job
+            jobs = await jobs_at(self._cluster, 0)
+        info = jobs.get(self._submission_id)
         if info is not None and self._job is not None:
             await self._report(self._job, info)
         return info
+
+    async def _connected(self) -> ClusterConnection:
+        """Return the connection; Airflow may not answer for a moment, as the cluster may not."""
+        try:
+            return await self._connect()
+        except ClusterError:
+            raise
+        except Exception as error:
+            why = str(error) if isinstance(error, RayPipelineError) else type(error).__name__
+            raise ClusterUnreachableError(f"Airflow does not give the connection to the cluster: {why}") from error
 
     async def _report(self, job: RayPipelineJob, info: JobInfo) -> None:
         try:

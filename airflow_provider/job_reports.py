@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from airflow.sdk.execution_time.xcom import XCom
-from asgiref.sync import sync_to_async
 
+from airflow_provider.airflow_calls import in_thread
 from airflow_provider.task_keys import TaskKey
 from ray_pipeline_core import JobLog, Progress
 
@@ -70,7 +70,7 @@ class JobReports:
         if self._key is None:
             return None
         try:
-            return await sync_to_async(function)(key=PROGRESS_KEY, **self._key.to_dict(), **arguments)
+            return await in_thread(function, key=PROGRESS_KEY, **self._key.to_dict(), **arguments)
         except asyncio.CancelledError:
             raise
         except Exception:

@@ -12,6 +12,7 @@ from airflow_provider.job_settings import JobSettings
 from airflow_provider.task_keys import TaskKey
 from ray_pipeline_core import (
     ClusterConnection,
+    JobError,
     JobExistsError,
     JobInfo,
     RayPipelineExecutor,
@@ -23,6 +24,8 @@ from ray_pipeline_core import (
 _STOP_TIMEOUT_S = 60.0
 _MAX_IDS = 1_000
 _SUCCEEDED = "SUCCEEDED"
+_OWN_ID = "task"
+_RESULT_TIMEOUT_S = 60.0
 _LEASE_WAIT_S = 90.0
 """How long a driver waits for the lease of one that was lost; it expires after a minute without a heartbeat."""
 
@@ -34,10 +37,12 @@ class TryOfTask:
     Attributes:
         key: the task instance.
         rerun: what its run is asked for; its epoch and attempt tell tries apart.
+        dag_run: when its DAG run started, which tells it from a deleted one of the same id.
     """
 
     key: TaskKey
     rerun: Rerun
+    dag_run: str = ""
 
 
 class TaskJobs:
@@ -54,13 +59,11 @@ class TaskJobs:
         self._cluster = cluster
         self._this = this
         self._log = log
-        self._identity = {
-            "ray_pipeline": "airflow",
-            "deployment": conf.get("api", "base_url", fallback=""),
-            **this.key.metadata(),
-            "run_folder": run_folder,
-        }
-        self._prefix = f"af-{_digest(self._identity.values())}-{this.rerun.epoch}-"
+        identity = {"deployment": _deployment(), **this.key.metadata(), "run_folder": run_folder}
+        # The other metadata is for people: what is secret in it is hidden, so it does not tell tasks apart.
+        self._own_id = _digest(identity.values())
+        self._metadata = {"ray_pipeline": "airflow", **identity, _OWN_ID: self._own_id}
+        self._prefix = f"af-{_digest((self._own_id, this.rerun.token))}-{this.rerun.epoch}-"
 
     def start(self, executor: RayPipelineExecutor, settings: JobSettings) -> RayPipelineJob:
         """Return the job of this try: one of an earlier try that goes on or has succeeded, or else a new one.
@@ -80,19 +83,20 @@ class TaskJobs:
                 return adopted
         succeeded = next((job for job in former if job.status == _SUCCEEDED), None)
         if going_on is None and succeeded is not None and succeeded is former[0]:
-            self._log.info("Job %s of an earlier try has succeeded; its result is taken", succeeded.submission_id)
-            return RayPipelineJob(self._cluster, succeeded.submission_id).adopt(executor)
+            job = RayPipelineJob(self._cluster, succeeded.submission_id).adopt(executor)
+            if self._has_result(job):
+                return job
         return self.submit(executor, settings)
 
-    def submit(self, executor: RayPipelineExecutor, settings: JobSettings, lease_wait_s: float = 0) -> RayPipelineJob:
-        """Submit a new job."""
+    def submit(self, executor: RayPipelineExecutor, settings: JobSettings) -> RayPipelineJob:
+        """Submit a new job, which waits for the lease that one which was killed has left."""
         used = {info.submission_id for info in self._cluster.jobs()}
         for number in range(1, _MAX_IDS):
             submission_id = f"{self._prefix}{number}"
             if submission_id in used:
                 continue
             try:
-                return self._submit(submission_id, executor, settings, lease_wait_s)
+                return self._submit(submission_id, executor, settings)
             except JobExistsError:
                 self._log.info("Job %s exists already; the next number is taken", submission_id)
         raise JobExistsError(
@@ -103,7 +107,7 @@ class TaskJobs:
     def restart(self, executor: RayPipelineExecutor, settings: JobSettings) -> RayPipelineJob:
         """Submit a job in place of one whose driver was lost; it does what that one has not."""
         self._stop(job for job in self._own() if job.is_active)
-        return self.submit(executor, settings, _LEASE_WAIT_S)
+        return self.submit(executor, settings)
 
     def restarts(self) -> int:
         """Return how many jobs of this try there are besides the first."""
@@ -114,27 +118,38 @@ class TaskJobs:
         own = [job for job in self._own() if job.metadata.get("epoch") == self._this.rerun.epoch]
         return RayPipelineJob(self._cluster, own[0].submission_id) if own else None
 
-    def _submit(
-        self, submission_id: str, executor: RayPipelineExecutor, settings: JobSettings, lease_wait_s: float
-    ) -> RayPipelineJob:
+    def _has_result(self, job: RayPipelineJob) -> bool:
+        """Return whether the result of a job that has succeeded can be read; else another one finds nothing to do."""
+        try:
+            job.wait(_RESULT_TIMEOUT_S)
+        except JobError as error:
+            self._log.warning(
+                "The result of job %s can't be read: %s; another one is submitted", job.submission_id, error
+            )
+            return False
+        self._log.info("Job %s of an earlier try has succeeded; its result is taken", job.submission_id)
+        return True
+
+    def _submit(self, submission_id: str, executor: RayPipelineExecutor, settings: JobSettings) -> RayPipelineJob:
         return RayPipelineJob(self._cluster, submission_id, grace_s=settings.grace_s).submit(
             executor,
             driver_cpus=settings.driver_cpus,
             driver_memory_gb=settings.driver_memory_gb,
             metadata={
-                **self._identity,
+                **self._metadata,
+                "dag_run": self._this.dag_run,
                 "epoch": self._this.rerun.epoch,
                 "attempt": str(self._this.rerun.attempt),
                 "token": self._this.rerun.token,
             },
             options=RunOptions(rerun=self._this.rerun),
-            lease_wait_s=lease_wait_s,
+            lease_wait_s=_LEASE_WAIT_S,
         )
 
     def _adopt(self, job: JobInfo, executor: RayPipelineExecutor, settings: JobSettings) -> RayPipelineJob | None:
         """Return a job that goes on, or None if it runs something else and was therefore stopped."""
         try:
-            adopted = self._submit(job.submission_id, executor, settings, 0)
+            adopted = self._submit(job.submission_id, executor, settings)
         except JobExistsError as error:
             self._log.warning("Job %s does something else, so it is stopped: %s", job.submission_id, error)
             self._stop([job])
@@ -144,12 +159,14 @@ class TaskJobs:
 
     def _own(self) -> list[JobInfo]:
         """Return the jobs of the task instance, the newest first."""
-        own = [job for job in self._cluster.jobs() if self._identity.items() <= job.metadata.items()]
+        own = [job for job in self._cluster.jobs() if job.metadata.get(_OWN_ID) == self._own_id]
         return sorted(own, key=lambda job: (job.started_at is None, job.started_at, job.submission_id), reverse=True)
 
     def _is_of_former_try(self, job: JobInfo) -> bool:
         # An attempt that is not earlier is that of a DAG run with the same id that was deleted.
-        return job.metadata.get("epoch") == self._this.rerun.epoch and _attempt(job) < self._this.rerun.attempt
+        is_of_dag_run = job.metadata.get("dag_run") == self._this.dag_run
+        is_of_epoch = job.metadata.get("epoch") == self._this.rerun.epoch
+        return is_of_dag_run and is_of_epoch and _attempt(job) < self._this.rerun.attempt
 
     def _is_of_this_try(self, job: JobInfo) -> bool:
         return (
@@ -160,6 +177,12 @@ class TaskJobs:
         for job in jobs:
             self._log.info("Stopping job %s, which another try of this task has left", job.submission_id)
             RayPipelineJob(self._cluster, job.submission_id).stop(_STOP_TIMEOUT_S)
+
+
+def _deployment() -> str:
+    """Return what tells this Airflow from others on the same cluster."""
+    address: str = conf.get("api", "base_url", fallback="") or conf.get("core", "execution_api_server_url", fallback="")
+    return address or ""
 
 
 def _attempt(job: JobInfo) -> int:

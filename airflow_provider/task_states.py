@@ -41,9 +41,19 @@ def state_of(key: TaskKey) -> str:
 
 def job_of(key: TaskKey) -> str | None:
     """Return the id of the job that a task instance has announced last; None if it has not, or can't be asked."""
+    return _announced(key).get("submission_id")
+
+
+def restarts_of(key: TaskKey) -> int:
+    """Return how often the driver of this try was started again, as it has announced; 0 if Airflow does not say."""
+    restarts = _announced(key).get("restarts", 0)
+    return restarts if isinstance(restarts, int) else 0
+
+
+def _announced(key: TaskKey) -> dict[str, Any]:
     try:
         announced = XCom.get_one(key=JOB_KEY, **key.to_dict())
     except Exception:
         logger.debug("Airflow does not say which job %s has", key, exc_info=True)
-        return None
-    return announced.get("submission_id") if isinstance(announced, dict) else None
+        return {}
+    return announced if isinstance(announced, dict) else {}

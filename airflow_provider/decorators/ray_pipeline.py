@@ -50,6 +50,10 @@ class _DecoratedRayPipelineOperator(DecoratedOperator, RayPipelineOperator):  # 
             python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, pipeline=_NOT_YET_CALLED, **kwargs
         )
 
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the pipeline; what Airflow's own class does with a returned value is for other kinds of functions."""
+        return RayPipelineOperator.execute(self, context)
+
     def make_executor(self, context: Context) -> RayPipelineExecutor:
         """Call the function, and return the executor of the steps that it returns.
 

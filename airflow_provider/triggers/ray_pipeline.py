@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
+from airflow_provider.airflow_calls import in_thread
 from airflow_provider.hooks.ray import RayHook
 from airflow_provider.job_follower import FAILED, JobEnd, JobFollower
 from airflow_provider.job_reports import JobReports
@@ -106,20 +105,23 @@ class RayPipelineTrigger(BaseTrigger):
             return JobEnd(FAILED, self.submission_id, reason)
 
     async def _connect(self) -> ClusterConnection:
-        connection: ClusterConnection = await sync_to_async(RayHook(self._ray_conn_id).connection)()
+        connection: ClusterConnection = await in_thread(RayHook(self._ray_conn_id).connection)
         return connection
 
     async def _stop(self) -> None:
-        await sync_to_async(self._stop_if_killed, thread_sensitive=False)()
+        await in_thread(self._stop_if_killed)
 
     def _stop_if_killed(self) -> None:
         state = state_of(self._key)
         if state == DEFERRED and job_of(self._key) in (self.submission_id, None):
             return
+        if state == UNKNOWN and not _HEARS_OF_KILLS:
+            return  # this may be the end of the triggerer
         if state == UNKNOWN:
             self.log.warning("Airflow does not say whether the task is still deferred; its job is stopped")
-        with contextlib.suppress(RayPipelineError):
+        try:
             RayPipelineJob(RayHook(self._ray_conn_id).connection(), self.submission_id).stop(_STOP_TIMEOUT_S)
-            self.log.info(
-                "The task is not deferred any more (%s), so its job %s was stopped", state, self.submission_id
-            )
+        except Exception:
+            self.log.exception("Job %s could not be stopped; stop it in the cluster", self.submission_id)
+        else:
+            self.log.info("The task is %s, so its job %s was stopped", state, self.submission_id)

@@ -538,9 +538,17 @@ _AIRFLOW: Mapping[str, Entry] = {
         "`poll_interval` of the operator is 0, negative or no number.",
         "Pass the seconds between two looks at the job.",
     ),
+    "Airflow does not give the connection to the cluster: {why}": Entry(
+        "The triggerer or the worker can't read the connection, because Airflow's API is away or the connection is gone.",
+        "Check that the connection of `ray_conn_id` exists, and that Airflow's API server answers.",
+    ),
     "Ray has 1000 jobs of this task instance already; delete old jobs in the cluster, or use another task": Entry(
         "A task instance has been run again so often that all of its numbers are used.",
         "Remove old jobs from the cluster, with `ray job delete`.",
+    ),
+    "Job {submission_id} can't be waited for: {reason}; clear the task to go on with it": Entry(
+        "The trigger of a deferred task has failed, or its cluster was away for longer than `grace_s`.",
+        "Clear the task when the cause is gone: it goes on with the job, or does what is missing.",
     ),
     "The task of {task_id} was killed; clear it to run it again": Entry(
         "Airflow or a person has ended the task while it waited for its job.",
@@ -661,7 +669,7 @@ _JOBS: Mapping[str, Entry] = {
         "The id of a job has other characters, or more than 201.",
         "Choose another id, or leave it out.",
     ),
-    "token: must be a string of ASCII characters without spaces, or None": Entry(
+    "the token must be a string of ASCII characters without spaces, or None": Entry(
         "The token has spaces, line ends or other characters that no token has.",
         "Pass the token alone.",
     ),
@@ -1348,6 +1356,14 @@ _WARNINGS: Mapping[str, Entry] = {
 }
 
 _LOGS: Mapping[str, Entry] = {
+    "Airflow does not take the links of job {submission_id}": Entry(
+        "Airflow's API did not answer when the task told it of its job. The task goes on.",
+        "Look for the job in Ray's dashboard, by the id.",
+    ),
+    "The result of job {submission_id} can't be read: {error}; another one is submitted": Entry(
+        "A job of an earlier try has succeeded, and neither its log nor the run folder can be read from Airflow.",
+        "Do nothing: the new job has nothing to do, and tells the result.",
+    ),
     "Can't wait for job {submission_id} any longer": Entry(
         "The trigger of a deferred task has failed; the traceback says how. The task looks at the job itself.",
         "Read the traceback.",
@@ -1371,10 +1387,6 @@ _LOGS: Mapping[str, Entry] = {
     "{error}; the driver is started again": Entry(
         "The driver of a job was lost, for example with its node. A new one does what is missing.",
         "Do nothing, unless it happens often: then look at the cluster's logs for the reason.",
-    ),
-    "{reason}; looking at the job once more": Entry(
-        "The wait for a job has ended before the job.",
-        "Do nothing; the task's end says what became of the job.",
     ),
     "{shown_url} lets no web socket through ({error}), so the log of a job is shown when the job is over": Entry(
         "A proxy before the dashboard passes no web sockets on, by which Ray sends the log of a job as it grows.",

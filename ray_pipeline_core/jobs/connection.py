@@ -133,7 +133,7 @@ def _parts_of(url: str) -> SplitResult | None:
 def _checked_token(token: object) -> str | None:
     text = token.strip() if isinstance(token, str) else token
     if not (text is None or (isinstance(text, str) and text.isascii() and text.isprintable() and " " not in text)):
-        raise ConfigError("token: must be a string of ASCII characters without spaces, or None")
+        raise ConfigError("the token must be a string of ASCII characters without spaces, or None")
     return text or None
 
 

@@ -275,7 +275,13 @@ class RayPipelineJob:
         deadline_s = time.monotonic() + timeout_s
         is_asked = False
         while True:
-            status = yield from self._status()
+            try:
+                status = yield from self._status()
+            except ClusterUnreachableError:
+                if time.monotonic() >= deadline_s:
+                    raise
+                yield from pause(_STOP_POLL_S)
+                continue
             if status.is_over:
                 return status
             if time.monotonic() >= deadline_s:

@@ -35,7 +35,7 @@ class JobRun:
     @property
     def names(self) -> tuple[str, str]:
         """The ids of the DAG and of the run."""
-        _, dag_id, run_id = self.dag_run.path.replace("/dagRuns", "").split("/", 2)
+        _, _, dag_id, _, run_id = self.dag_run.path.split("/", 4)
         return dag_id, run_id
 
     def jobs(self) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ from airflow.sdk import DAG
 from airflow_provider.task_group import ray_pipeline_task_group
 from examples.nightly_flights.executors import build_executors
 
-FOLDER = "{{ dag_run.conf.folder }}"
+# The executor makes its run folder absolute, so what it gets must begin with a slash.
+FOLDER = "/{{ dag_run.conf.folder }}"
 
 with DAG("nightly", schedule=None):
     nightly = build_executors(FOLDER, logging_dir=f"{FOLDER}/runs", day="2013-01-15", tasks=2, workers=2)

@@ -14,7 +14,7 @@ EVERY_PARAMETER: dict[str, Any] = {
     "cpus_per_task": "{{ 1 }}",
     "gpus_per_task": 0,
     "nodes_per_task": 1,
-    "ray_remote_kwargs": {"runtime_env": {"env_vars": {"OF_THE_WORKER": "1"}}},
+    "ray_remote_kwargs": {"resources": {"node:__internal_head__": 0.001}},
     "log_first": True,
     "tasks_per_job": 2,
     "time": "{{ '00:10:00' }}",

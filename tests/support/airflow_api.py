@@ -55,7 +55,7 @@ class TaskInstance:
     def read(self) -> dict[str, Any]:
         """Return what the API says of the task instance; nothing while it does not exist."""
         answer = self.api.get(self.path)
-        return {"state": None} if answer.status_code == 404 else dict(answer.raise_for_status().json())
+        return {"state": None, "try_number": 0} if answer.status_code == 404 else dict(answer.raise_for_status().json())
 
     @property
     def state(self) -> str | None:
