@@ -95,6 +95,12 @@ def something_else() -> Iterator[str]:
 class _Silent(http.server.BaseHTTPRequestHandler):
     """Knows no path."""
 
+    def do_GET(self) -> None:
+        """Answer as servers do that know no path."""
+        self.send_error(404)
+
+    do_POST = do_PUT = do_GET
+
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing."""
 

@@ -28,7 +28,10 @@ CASES: dict[str, dict[str, Any]] = {
     "late_ranks": {"time": 3},
     "everything": {"rerun": "all"},
     "missing": {"rerun": "missing"},
-    "steps_of_objects": {"pipeline": job_steps.work_with_bundle("/tmp"), "pipeline_kwargs": None},
+    "steps_of_objects": {
+        "pipeline": job_steps.work_with_bundle(f"{os.environ['AIRFLOW_HOME']}/objects"),
+        "pipeline_kwargs": None,
+    },
     "watched": {
         "ray_conn_id": "ray_made",
         "runtime_env": {"env_vars": {"PASSWORD": os.environ["PLANTED_RUNTIME_ENV"]}},
@@ -51,7 +54,7 @@ for mode, arguments in MODES.items():
 for case, arguments in CASES.items():
     job(case, **arguments)
 
-job("short_dag_run", {"dagrun_timeout": timedelta(seconds=60)})
+job("short_dag_run", {"dagrun_timeout": timedelta(seconds=90)})
 job("daily", {"schedule": "@daily", "start_date": datetime(2026, 1, 1, tzinfo=timezone.utc), "catchup": False},
     logging_dir=FOLDER + "/run/{{ ds }}", pipeline_kwargs={"folder": FOLDER + "/{{ ds }}"})  # fmt: skip
 job("outlets", outlets=[Asset("s3://bucket/output")])
@@ -63,7 +66,9 @@ with DAG("decorated", schedule=None):
         """Return what the steps use."""
         return [3, 4]
 
-    @task.ray_pipeline(**{key: value for key, value in operator_arguments().items() if "pipeline" not in key})  # type: ignore[untyped-decorator]
+    arguments = {key: value for key, value in operator_arguments().items() if "pipeline" not in key}
+
+    @task.ray_pipeline(**arguments)  # type: ignore[untyped-decorator]
     def job_of_function(values: list[int], folder: str) -> list[Any]:
         """Return steps that use an XCom and a template."""
         return list(job_steps.work(folder, f"{values}"))

@@ -46,6 +46,11 @@ class JobRun:
         """Return the statuses of the jobs in the order of their submission."""
         return [job["status"] for job in self.jobs()]
 
+    def is_following_the_only_active_job(self) -> bool:
+        """Return whether one job is active, and the task follows that one."""
+        active = [job["submission_id"] for job in self.jobs() if job["status"] == "RUNNING"]
+        return active == [(self.task.xcom("ray_job") or {}).get("submission_id")]
+
     def wait_until_working(self, attempts: int = 1) -> None:
         """Wait until ranks have been started so often, and the task is where it stays meanwhile."""
         wait_for(lambda: len(self.ran()) >= attempts, f"attempt {attempts} of a rank of {self.dag_run.path}", 240)

@@ -44,6 +44,12 @@ class Ending:
 SUCCEEDED, FAILED, STOPPED = ["SUCCEEDED"], ["FAILED"], ["STOPPED"]
 BROKEN_ONCE = {"broken_once": [1]}
 ENDINGS = {
+    # Time passes from the start of the task or of the DAG run on, so these come first.
+    "execution_timeout": Ending("late", "failed", STOPPED, None, how={"gate": True}, message="time"),
+    "execution_timeout, waiting": Ending("late_waiting", "failed", STOPPED, None, how={"gate": True}),
+    "run_timeout": Ending("late_run", "failed", FAILED, None, how={"gate": True}),
+    "time limit of ranks": Ending("late_ranks", "failed", FAILED, [0, 1], how={"gate": True}),
+    "dagrun_timeout": Ending("short_dag_run", "skipped", STOPPED, None, how={"gate": True}),
     "in_worker": Ending("in_worker", "success", [], [0, 1]),
     "waiting": Ending("waiting", "success", SUCCEEDED, [0, 1], message="2/2 ranks"),
     "deferred": Ending("deferred", "success", SUCCEEDED, [0, 1], message="2/2 ranks"),
@@ -57,12 +63,6 @@ ENDINGS = {
     "every parameter, in worker": Ending("every_parameter_in_worker", "success", [], [0, 1]),
     "every parameter, waiting": Ending("every_parameter_waiting", "success", SUCCEEDED, [0, 1]),
     "every parameter, deferred": Ending("every_parameter_deferred", "success", SUCCEEDED, [0, 1]),
-    "steps as objects": Ending("steps_of_objects", "success", SUCCEEDED, None),
-    "execution_timeout": Ending("late", "failed", STOPPED, None, how={"gate": True}, message="time"),
-    "execution_timeout, waiting": Ending("late_waiting", "failed", STOPPED, None, how={"gate": True}),
-    "run_timeout": Ending("late_run", "failed", FAILED, None, how={"gate": True}),
-    "time limit of ranks": Ending("late_ranks", "failed", FAILED, [0, 1], how={"gate": True}),
-    "dagrun_timeout": Ending("short_dag_run", "skipped", STOPPED, None, how={"gate": True}),
 }
 BAD_INPUT = {
     "no connection": Ending("no_connection", "failed", [], [], message="no_such_connection"),
@@ -124,6 +124,13 @@ def test_mapped_task_instances_have_jobs_and_folders_of_their_own(mapped_runs: d
     assert [len(list((run.folder / name).glob("output_*"))) for name in ("a", "b", "c")] == [2, 2, 2]
     assert len(list((run.folder / "run").rglob("completions/*"))) == 6
     assert run.statuses() == ([] if mode == "in_worker" else ["SUCCEEDED"] * 3)
+
+
+def test_steps_may_be_objects_of_modules_that_only_the_dags_folder_has(start_job: StartJob, airflow: Airflow) -> None:
+    run = start_job("steps_of_objects")
+    assert run.task.wait_for_end() == "success", run.log()
+    assert run.statuses() == ["SUCCEEDED"]
+    assert (airflow.home / "objects" / "output_1").read_text() == "1 of 2"
 
 
 def test_function_of_the_dag_returns_the_steps(start_job: StartJob) -> None:
