@@ -52,6 +52,7 @@ class LogTail:
         self._rest = ""
         self._socket: WebSocket | None = None
         self._has_no_socket = False
+        self._has_received = False
         self._lock = threading.Lock()
 
     @property
@@ -105,6 +106,8 @@ class LogTail:
         if self._has_all:
             return
         if is_over:  # the socket would take seconds to notice
+            if self._socket is not None and not self._has_received:
+                self._warn_of_no_socket("nothing comes")
             yield from self._whole_log()
         elif not self._has_no_socket:
             yield from self._from_socket()
@@ -114,11 +117,14 @@ class LogTail:
             yield from self._received()
         except NoWebSocketError as error:
             self._has_no_socket = True
-            logger.warning(
-                "%s lets no web socket through (%s), so the log of a job is shown when the job is over",
-                self._dashboard.shown_url,
-                error,
-            )
+            self._warn_of_no_socket(error)
+
+    def _warn_of_no_socket(self, error: object) -> None:
+        logger.warning(
+            "%s lets no web socket through (%s), so the log of a job is shown when the job is over",
+            self._dashboard.shown_url,
+            error,
+        )
 
     def _received(self) -> Iterator[str]:
         wait_s = NEXT_WAIT_S
@@ -131,6 +137,7 @@ class LogTail:
             if received is None:
                 return
             if received:
+                self._has_received = True
                 deadline_s = time.monotonic() + NEXT_WAIT_S
             skipped = min(self._skip, len(received))
             self._skip -= skipped

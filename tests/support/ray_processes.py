@@ -130,7 +130,8 @@ def can_hide(folder: Path) -> bool:
 def _is_up(port: int, token: str) -> bool:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/api/version", headers=headers, timeout=10).status_code == 200
+        answer = httpx.get(f"http://127.0.0.1:{port}/api/version", headers=headers, timeout=10)
+        return answer.status_code in (200, 401)  # it may ask for a token that is in a file
     except httpx.HTTPError:
         return False
 
