@@ -82,10 +82,11 @@ format: setup
 	$(BIN)/python -m ruff check --fix $(SOURCES)
 	$(BIN)/python -m ruff format $(SOURCES)
 
+# The whole suite runs in two processes; `tests/conftest.py` keeps together what shares servers.
 # Data that earlier runs have left would count as well. A part of the suite may cover as little as it does.
 test: setup
 	@$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m coverage run -m pytest $(or $(strip $(PYTEST_ARGS)),--numprocesses 2 --dist loadgroup)
 	@$(BIN)/python -m coverage combine --quiet $(if $(strip $(PYTEST_ARGS)),|| true)
 	@$(BIN)/python -m coverage report $(if $(strip $(PYTEST_ARGS)),|| true,--fail-under=$(MIN_COVERAGE))
 

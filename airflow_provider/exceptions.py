@@ -7,17 +7,29 @@ from typing import Any
 
 from airflow_provider.airflow_versions import AirflowFailException
 from airflow_provider.failure_texts import list_groups
-from ray_pipeline_core import RayPipelineError, RunIncompleteError
+from ray_pipeline_core import (
+    ClusterAuthError,
+    ClusterError,
+    ClusterUnreachableError,
+    RayPipelineError,
+    RunIncompleteError,
+)
+
+_OF_CONNECTIONS = (ClusterError, ClusterAuthError, ClusterUnreachableError)
 
 
-def as_airflow_error(error: RayPipelineError) -> RayPipelineError:
+def as_airflow_error(error: RayPipelineError, ray_conn_id: str | None = None) -> RayPipelineError:
     """Return the error that the Airflow task should raise for `error`.
+
+    Args:
+        error: the error.
+        ray_conn_id: the Airflow connection of the cluster, which is named if the cluster can't be used.
 
     Returns:
         An error of the same type. If a retry can't help, it is an `AirflowFailException` as well, after which Airflow
         does not retry.
     """
-    raised = _with_groups(error)
+    raised = _with_connection(_with_groups(error), ray_conn_id)
     return _not_retried(raised) if error.needs_change or _wants_no_retry(error) else raised
 
 
@@ -28,6 +40,12 @@ def _with_groups(error: RayPipelineError) -> RayPipelineError:
     listed = RunIncompleteError(list_groups(error.result), error.result)
     listed.__cause__, listed.__suppress_context__ = error.__cause__, True
     return listed  # without the driver's frames: they say nothing of why ranks have failed
+
+
+def _with_connection(error: RayPipelineError, ray_conn_id: str | None) -> RayPipelineError:
+    if not ray_conn_id or type(error) not in _OF_CONNECTIONS:
+        return error
+    return _copy(error, type(error), f"connection {ray_conn_id!r}: {error}")
 
 
 def _wants_no_retry(error: RayPipelineError) -> bool:

@@ -20,6 +20,7 @@ from ray_pipeline_core import RayPipelineError, RunError, RunResult
 class ExecutedTask(PipelineTask, Protocol):
     """What an execution needs of its operator."""
 
+    ray_conn_id: Any
     outlets: list[Any]
     inputs: Any
     lineage_result: Mapping[str, Any] | None
@@ -101,7 +102,7 @@ class PipelineExecution:
             if isinstance(error, RunError) and error.result is not None:
                 self._task.lineage_result = error.result.to_dict()
                 push_result(self._task, context, error.result)
-            raised = as_airflow_error(error)
+            raised = as_airflow_error(error, self._task.ray_conn_id)
         else:
             return self._succeeded(context, result)
         raise raised

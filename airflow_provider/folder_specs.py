@@ -23,8 +23,15 @@ def split_folder(spec: Any) -> tuple[Any, Any]:
     if isinstance(path, os.PathLike):
         return os.fspath(path), storage
     if hasattr(path, "path") and hasattr(path, "fs"):  # a data folder of this package or of datatrove
-        return path.path, path.fs
+        template = _template_of(path.path)
+        return (path.path, path.fs) if template is None else (template, None)
     return path, storage
+
+
+def _template_of(path: str) -> str | None:
+    """Return the template that a folder's path was made of as if it were relative, or None if it was not."""
+    given = path.removeprefix(os.path.join(os.getcwd(), ""))
+    return given if given != path and given.startswith(("{{", "{%")) else None
 
 
 def names_map_index(path: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray_pipeline_core import JobLog, Progress
 
 PROGRESS_KEY = "progress"
 """The key of the XCom with the newest progress."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _MAX_LINES = 200
 _MAX_LINE_LENGTH = 2_000
 _PROGRESS_INTERVAL_S = 30.0
@@ -50,7 +52,7 @@ class JobReports:
     async def report(self, log: JobLog, progress: Progress | None) -> None:
         """Report what is new."""
         self.offset = log.offset
-        for line in _capped(log.text.splitlines()):
+        for line in _capped(_COLOURS.sub("", log.text).splitlines()):
             self._log.info("%s", line)
         if progress is not None and str(progress) != self._line:
             self._line, self._progress = str(progress), progress.to_dict()

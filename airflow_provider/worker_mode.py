@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from airflow.sdk import Context
 
+from airflow_provider.job_announcements import announce_folder
 from airflow_provider.run_reports import StopIfKilled
 from airflow_provider.task_log import TaskLog, output_of_workers
 from ray_pipeline_core import RayPipelineExecutor, Rerun, RunCancelledError, RunOptions, RunResult
@@ -64,6 +65,7 @@ class WorkerMode:
         self._executor = executor = self._task.make_executor(self._context)
         if self.is_killed:
             raise RunCancelledError(f"run {executor.name!r} was stopped before it started; clear the task to run it")
+        announce_folder(self._task.log, self._context.get("ti"), executor)
         options = RunOptions((StopIfKilled(self),), rerun=self._task.request(self._context), display=TaskLog())
         with output_of_workers(executor.log_first):
             return executor.run(options_of=lambda node: options)

@@ -62,6 +62,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path.name == _TAKES_MINUTES and not asked_for else None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests that share servers in one process, where several processes run them."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(_group_of(item.path)))
+
+
+def _group_of(path: Path) -> str:
+    """Return the folder of a test module, below `tests` or, since that is large, below `tests/core`."""
+    folders = path.relative_to(Path(__file__).parent).parts[:-1]
+    return "_".join(folders[: 2 if folders[:1] == ("core",) else 1])
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the homes that Airflow and Prefect wrote to."""
     shutil.rmtree(_HOME, ignore_errors=True)

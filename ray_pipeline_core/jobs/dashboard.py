@@ -240,7 +240,7 @@ class Dashboard:
                 f"the Ray dashboard at {self.shown_url} is not available ({answer.status}: {answer.text}); check that "
                 "the head of the cluster is running"
             )
-        if answer.status in (404, 405):
+        if answer.status in (404, 405, 501):
             return self.something_else(answer)
         return self.cannot(answer)
 

@@ -20,8 +20,8 @@ MAX_TEXT = 1_000_000
 """The most characters of a log that one call reads."""
 FIRST_WAIT_S = 3.0
 """How long a call waits for a log that it has just begun to read, in seconds: Ray looks for new lines once a second."""
-NEXT_WAIT_S = 0.2
-"""How long it waits for more, in seconds."""
+NEXT_WAIT_S = 0.05
+"""How long it waits for more, in seconds: what has come between two calls is there already."""
 _WHOLE_LOG_TIMEOUT_S = 120.0
 
 

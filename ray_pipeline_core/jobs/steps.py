@@ -7,12 +7,16 @@ coroutines with one body, and nothing blocks an event loop.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 Result = TypeVar("Result")
+_MAX_THREADS = 32
 
 
 class Wait(Protocol):
@@ -64,8 +68,14 @@ class InThread:
         return self.function()
 
     async def arun(self) -> Any:
-        """Call it in another thread."""
-        return await asyncio.to_thread(self.function)
+        """Call it in another thread, one that nobody else waits for."""
+        call = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(_threads(), call, self.function)
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="ray-pipeline-jobs")
 
 
 def in_thread(function: Callable[[], Result]) -> Steps[Result]:

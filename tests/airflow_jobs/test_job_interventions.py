@@ -9,6 +9,7 @@ import pytest
 from tests.airflow_jobs.conftest import StartJob
 from tests.airflow_jobs.job_runs import JobRun
 from tests.support.airflow_api import Airflow
+from tests.support.gated_proxy import GatedProxy
 from tests.support.job_cluster import JobCluster
 from tests.support.waiting import wait_for
 
@@ -91,6 +92,19 @@ def test_two_clears_in_a_row_leave_one_job(working: dict[str, JobRun]) -> None:
     statuses = run.statuses()
     assert (statuses[-1], set(statuses[:-1])) == ("SUCCEEDED", {"STOPPED"})
     run.check(statuses)
+
+
+@pytest.mark.parametrize("dag_id", ["through_proxy", "retried_waiting_through_proxy"])
+def test_job_of_a_task_that_is_marked_while_it_submits_is_stopped(
+    start_job: StartJob, proxy: GatedProxy, dag_id: str
+) -> None:
+    with proxy.held(r"^POST /api/jobs/ ", answers=True) as hold:
+        run = start_job(dag_id, gate=True)
+        assert hold.reached.wait(60)
+        run.task.mark("failed")
+        wait_for(lambda: "SIGTERM" in run.task.log() or not run.task.read()["pid"], "the signal")
+    run.check(["STOPPED"])
+    assert run.task.state == "failed"
 
 
 def test_job_that_is_left_goes_on_when_its_task_is_marked(working: dict[str, JobRun]) -> None:

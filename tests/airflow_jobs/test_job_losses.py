@@ -201,6 +201,17 @@ def test_driver_that_is_killed_is_started_again_without_a_retry(start_job: Start
     run.check(["FAILED", "SUCCEEDED"], [0, 0, 1])
 
 
+def test_task_fails_when_the_driver_is_lost_more_often_than_it_may_be(start_job: StartJob) -> None:
+    run = start_job("restarted_once", gate=True)
+    for attempts in (1, 2):
+        run.wait_until_working(attempts)
+        run.task.wait("deferred")
+        psutil.Process(run.lease()["pid"]).kill()
+    assert run.task.wait_for_end() == "failed"
+    assert run.statuses() == ["FAILED", "FAILED"]
+    assert "is lost" in run.task.log()
+
+
 @pytest.mark.parametrize("dag_id", ["through_proxy", "retried_waiting_through_proxy"])
 def test_head_may_be_away_for_a_while(start_job: StartJob, proxy: GatedProxy, dag_id: str) -> None:
     run = start_job(dag_id, gate=True)

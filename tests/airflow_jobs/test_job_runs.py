@@ -67,7 +67,7 @@ ENDINGS = {
 BAD_INPUT = {
     "no connection": Ending("no_connection", "failed", [], [], message="no_such_connection"),
     "no dashboard": Ending("no_dashboard", "failed", [], [], message="ray_nowhere"),
-    "not a dashboard": Ending("no_ray", "failed", [], [], message="ray_something_else"),
+    "not a dashboard": Ending("no_ray", "failed", [], [], tries=2, message="ray_something_else"),
     "wrong token": Ending("wrong_token", "failed", [], [], message="token"),
     "untrusted certificate": Ending("untrusted", "failed", [], [], message="certificate"),
     "module that the cluster lacks": Ending("no_module", "failed", FAILED, [], message="no_such_module"),

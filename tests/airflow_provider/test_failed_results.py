@@ -18,8 +18,10 @@ from airflow_provider.worker_mode import WorkerMode
 from airflow_provider.xcom import as_xcom
 from ray_pipeline_core import (
     ClusterAuthError,
+    ClusterError,
     ClusterUnreachableError,
     ConfigError,
+    JobError,
     PipelineLoadError,
     RankFailure,
     RayPipelineError,
@@ -108,6 +110,14 @@ def test_error_that_no_retry_helps_is_both_what_it_is_and_airflows(kind: type[Ra
 @pytest.mark.parametrize("error", [ClusterUnreachableError("away"), RunCancelledError("stopped", RESULT)])
 def test_other_errors_stay_what_they_are(error: RayPipelineError) -> None:
     assert as_airflow_error(error) is error
+
+
+@pytest.mark.parametrize("kind", [ClusterError, ClusterAuthError, ClusterUnreachableError])
+def test_error_of_a_cluster_names_the_connection(kind: type[RayPipelineError]) -> None:
+    error = as_airflow_error(kind("away"), "ray_default")
+    assert isinstance(error, kind)
+    assert str(error) == "connection 'ray_default': away"
+    assert str(as_airflow_error(JobError("job 'x' has failed"), "ray_default")) == "job 'x' has failed"
 
 
 @pytest.mark.parametrize("module", ["airflow.sdk.exceptions", "airflow.exceptions"])

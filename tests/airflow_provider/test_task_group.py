@@ -122,14 +122,17 @@ def test_executor_that_may_run_on_failed_ones_waits_for_all_of_them() -> None:
         ("/runs/{{ logical_date.strftime('%Y/%m') }}/clean", "/runs/2013/01/clean", "LocalFileSystem"),
         ("memory://runs/{{ ds }}/clean", "/runs/2013-01-15/clean", "MemoryFileSystem"),
         ("s3://bucket/{{ ds }}/clean", "bucket/2013-01-15/clean", "S3FileSystem"),
+        ("{{ ds }}/clean", "CWD/2013-01-15/clean", "LocalFileSystem"),
+        ("{{ params.base }}/clean", "runs/clean", "S3FileSystem"),
         (("bucket/{{ ds }}/clean", MemoryFileSystem()), "/bucket/2013-01-15/clean", "MemoryFileSystem"),
     ],
 )
 def test_template_in_run_folder_is_rendered(spec: Any, rendered: str, storage: str) -> None:
     task = group_tasks(make(logging_dir=spec))["clean"]
-    task.render_template_fields({"ds": "2013-01-15", "logical_date": DAY})
-    folder = RayPipelineExecutor([keep], logging_dir=(task.logging_dir, task._storage)).logging_dir
-    assert folder.path == rendered
+    task.render_template_fields({"ds": "2013-01-15", "logical_date": DAY, "params": {"base": "s3://runs"}})
+    given = task.logging_dir if task._storage is None else (task.logging_dir, task._storage)
+    folder = RayPipelineExecutor([keep], logging_dir=given).logging_dir
+    assert folder.path == rendered.replace("CWD", str(Path.cwd()))
     assert type(folder.fs).__name__ == storage
 
 

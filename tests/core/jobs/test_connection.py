@@ -98,6 +98,12 @@ def test_something_else_answers(check: Check, body: str) -> None:
         check(ClusterConnection(url))
 
 
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_something_else_knows_no_such_request(check: Check, status: int) -> None:
+    with answering(status, "?") as (url, _), pytest.raises(ClusterUnreachableError, match="is not the dashboard"):
+        check(ClusterConnection(url))
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_token_is_refused(check: Check, status: int) -> None:
     with (

@@ -1,0 +1,46 @@
+"""What a task's log shows of the log of its job."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from airflow_provider.airflow_calls import in_thread
+from airflow_provider.job_reports import JobReports
+from ray_pipeline_core import JobLog
+
+
+def _reported(text: str, caplog: pytest.LogCaptureFixture) -> list[str]:
+    reports = JobReports(None, "job", logging.getLogger("task"))
+    with caplog.at_level(logging.INFO, "task"):
+        asyncio.run(reports.report(JobLog(text, len(text)), None))
+    assert reports.offset == len(text)
+    return caplog.messages
+
+
+def test_lines_have_no_colour_codes(caplog: pytest.LogCaptureFixture) -> None:
+    assert _reported("\x1b[36m(rank 3)\x1b[0m shard is empty\nnext\n", caplog) == ["(rank 3) shard is empty", "next"]
+
+
+def test_newest_of_many_lines_are_shown_and_long_ones_cut(caplog: pytest.LogCaptureFixture) -> None:
+    first, *shown = _reported("".join(f"{number} {'x' * 3_000}\n" for number in range(250)), caplog)
+    assert first.startswith("... 50 lines are left out")
+    assert [line.split()[0] for line in shown] == [str(number) for number in range(50, 250)]
+    assert max(map(len, shown)) < 2_010
+
+
+def test_cancellation_keeps_its_message_while_a_thread_works() -> None:
+    async def cancelled() -> str:
+        released = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        call = asyncio.create_task(in_thread(lambda: asyncio.run_coroutine_threadsafe(released.wait(), loop).result()))
+        await asyncio.sleep(0)
+        call.cancel("the task was killed")
+        with pytest.raises(asyncio.CancelledError) as error:
+            await call
+        released.set()
+        return str(error.value)
+
+    assert asyncio.run(cancelled()) == "the task was killed"
