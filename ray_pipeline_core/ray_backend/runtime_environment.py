@@ -1,9 +1,10 @@
-"""Uploads the local folders of a runtime environment, which Ray itself does for whole jobs only."""
+"""Prepares a runtime environment for workers: local folders are uploaded, and most variables are kept from Ray."""
 
 from __future__ import annotations
 
 import inspect
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,12 @@ logger = get_logger(__name__)
 
 RENEW_INTERVAL_S = 300.0
 """Time between two renewals of what was uploaded, in seconds; Ray drops after 600 s what no job has."""
+_INSTALLERS = frozenset({"pip", "uv", "conda"})
+_READ_EARLY = re.compile(
+    r"(?:LD_|DYLD_|GLIBC_|MALLOC_|PYTHON|LANG|LC_|RAY_(?!PIPELINE_)|GRPC_|PROTOCOL_BUFFERS_|OTEL_|OMP_|MKL_|OPENBLAS_|BLIS_|"
+    r"NUMEXPR_|CUDA_|NVIDIA_|HIP_|ROCR_|ASCEND_|HABANA_|NEURON_|TPU_|ONEAPI_)|(?:PATH|HOME|TMPDIR|TZ)$"
+)
+"""The variables that count only from the start of a process, or that Ray itself reads or sets before a pipeline."""
 
 
 class RuntimeEnvironment:
@@ -37,6 +44,7 @@ class RuntimeEnvironment:
         self._resources = resources
         self._renewed_s = 0.0
         self._ready = resources
+        self._variables: Mapping[str, str] = {}
 
     @property
     def is_due(self) -> bool:
@@ -45,8 +53,13 @@ class RuntimeEnvironment:
 
     @property
     def resources(self) -> RankResources:
-        """The resources of a worker, with the addresses of what was uploaded."""
+        """The resources of a worker, with the addresses of what was uploaded, and without `variables`."""
         return self._ready
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The environment variables that the workers set themselves."""
+        return self._variables
 
     def renew(self) -> None:
         """Keep what was uploaded in the cluster, for workers that start later; the files are not read again."""
@@ -85,8 +98,28 @@ class RuntimeEnvironment:
                 "runtime_env={'excludes': [...]}, or put them where the nodes can read them and pass the URI"
             ) from cause_to_show(error)
         environment.pop("excludes", None)  # it was for the upload
+        environment, self._variables = _without_variables(environment)
         self._ready = replace(self._resources, ray_options={**self._resources.ray_options, "runtime_env": environment})
         self._renewed_s = time.monotonic()
+
+
+def _without_variables(environment: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return an environment without the variables that workers can set themselves, and these.
+
+    Ray's API shows an actor's environment to whoever asks. What installs packages may need any variable.
+    """
+    variables = environment.get("env_vars")
+    if not isinstance(variables, Mapping) or _INSTALLERS & environment.keys():
+        return environment, {}
+    early = {name: value for name, value in variables.items() if _is_read_early(name, value)}
+    rest = {key: value for key, value in environment.items() if key != "env_vars"}
+    late = {name: value for name, value in variables.items() if name not in early}
+    return {**rest, "env_vars": early} if early else rest, late
+
+
+def _is_read_early(name: str, value: str) -> bool:
+    # Ray replaces ${NAME} by what the node has.
+    return _READ_EARLY.match(name) is not None or "${" in value
 
 
 def _call(upload: Callable[..., dict[str, Any]], environment: Mapping[str, Any], scratch: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -28,17 +28,18 @@ class WorkerCalls:
     Args:
         cluster: the connection to Ray.
         setup: the setup of the workers.
+        variables: environment variables that they set themselves.
 
     Attributes:
         by_value: the modules whose code is sent along, because workers can't import them.
     """
 
-    def __init__(self, cluster: Cluster, setup: WorkerSetup) -> None:
+    def __init__(self, cluster: Cluster, setup: WorkerSetup, variables: Mapping[str, str]) -> None:
         self.by_value: frozenset[str] = frozenset()
         self._cluster = cluster
         self._setup = setup
         code = ShippedCode(cluster.is_embedded)
-        self._offer = code.offer()
+        self._offer = {**code.offer(), "variables": dict(variables)}
         self._archive = [self._put(code.archive())]
         self._put_pipeline(setup, ())
 

@@ -65,7 +65,7 @@ class RayWorkerPool:
         self._environment = RuntimeEnvironment(self._resources)
         cluster.call(self._environment.upload)
         check_options(self._environment.resources)
-        self._calls = WorkerCalls(cluster, setup)
+        self._calls = WorkerCalls(cluster, setup, self._environment.variables)
         self._setup = setup
         self._ranks_per_group = setup.config.tasks_per_job
         self._idle_workers = idle_workers

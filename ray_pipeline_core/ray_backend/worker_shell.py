@@ -39,7 +39,7 @@ class RankWorker:
         """Make the driver's code importable, and load the pipeline.
 
         Args:
-            code: what to make importable, see `code_offer`.
+            code: what to make importable, see `ShippedCode.offer`, and `variables` for the environment.
             archive: the reference of the archive, in a list, so that it is fetched only where it is needed.
             pipeline: the pickled pipeline.
             settings: the pickled settings.
@@ -47,6 +47,7 @@ class RankWorker:
         Returns:
             The pickled answer of `RankWorker.prepare`; why there is none, as a string, if the code can't be imported.
         """
+        os.environ.update(code["variables"])
         try:
             if self._worker is None:
                 self._worker = _make_worker(code, archive)

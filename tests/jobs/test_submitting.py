@@ -115,6 +115,8 @@ def test_secrets_are_nowhere(new_job: NewJob, head: Head, tmp_path: Path) -> Non
     with client:
         paths = ("", job.submission_id, f"{job.submission_id}/logs")
         shown = [client.get(f"/api/jobs/{path}").text for path in paths]
+        shown.append(client.get("/api/v0/actors?detail=true").text)
+        assert "RankWorker" in shown[-1]
     stored = [path.read_text(errors="replace") for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert [text for text in (*shown, *stored, repr(job), str(job.status())) if "planted-" in text] == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,19 @@ def test_folder_that_cannot_be_written_is_an_error_before_any_rank(
         make_executor([steps.report_to(tmp_path / "out")], logging_dir=str(tmp_path / "file" / "run")).run()
 
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("tasks_per_job", [1, 2])
+def test_ranks_see_every_variable_of_the_runtime_environment(
+    make_executor: ExecutorFactory, tmp_path: Path, tasks_per_job: int
+) -> None:
+    variables = {"DATABASE_URL": "postgres://me:hunter2@host/db", "PYTHONHASHSEED": "7", "RAY_PIPELINE_OWN": "1"}
+
+    def note(data: object, rank: int, world_size: int) -> None:
+        (tmp_path / f"{rank}.json").write_text(json.dumps({name: os.environ.get(name) for name in variables}))
+
+    make_executor([note], tasks=4, tasks_per_job=tasks_per_job, runtime_env={"env_vars": variables}).run()
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)] == [variables] * 4
 
 
 def test_secrets_stay_out_of_executor_json(make_executor: ExecutorFactory, run_folder: Path) -> None:

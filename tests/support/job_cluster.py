@@ -43,7 +43,9 @@ class JobCluster(contextlib.ExitStack):
         self._head: Head | None = None
 
     def start(self) -> JobCluster:
-        """Start the head."""
+        """Start the head, unless it is running."""
+        if self._head is not None and self._head.process.poll() is None:
+            return self
         started = started_head(
             Path(sys.executable),
             cpus=32,

@@ -46,6 +46,33 @@ def test_what_was_uploaded_is_kept_by_its_addresses(kept: list[str], monkeypatch
     assert kept == ["gcs://a.zip", "gcs://b.zip"]
 
 
+@pytest.mark.parametrize(
+    ("given", "of_ray"),
+    [
+        ({"PASSWORD": "hunter2", "HF_HOME": "/models", "RAY_PIPELINE_X": "1"}, {}),
+        ({"LD_LIBRARY_PATH": "/lib", "PYTHONHASHSEED": "0", "PATH": "/bin"}, ...),
+        ({"RAY_AUTH_TOKEN": "of-ray", "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1", "DATA": "${DATA}:/x"}, ...),
+        ({"PATHS": "a", "TOKEN": "b", "TZ": "UTC"}, {"TZ": "UTC"}),
+        ({}, {}),
+    ],
+)
+def test_ray_gets_the_variables_that_are_read_before_a_pipeline(given: dict[str, str], of_ray: Any) -> None:
+    environment = RuntimeEnvironment(RunConfig(runtime_env={"env_vars": given}).resources)
+    environment.upload()
+    shown = environment.resources.ray_options["runtime_env"].get("env_vars", {})
+    assert shown == (given if of_ray is ... else of_ray)
+    assert {**shown, **environment.variables} == given
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv", "conda"])
+def test_installers_keep_their_variables(installer: str) -> None:
+    given = {installer: ["numpy"], "env_vars": {"PIP_INDEX_URL": "https://me:hunter2@index", "TOKEN": "abc"}}
+    environment = RuntimeEnvironment(RunConfig(runtime_env=given).resources)
+    environment.upload()
+    assert environment.resources.ray_options["runtime_env"]["env_vars"] == given["env_vars"]
+    assert environment.variables == {}
+
+
 @pytest.mark.parametrize("given", [{"py_modules": None}, {"env_vars": {"A": "b"}}])
 def test_environment_without_files_is_renewed_without_an_error(given: dict[str, Any], kept: list[str]) -> None:
     environment = RuntimeEnvironment(RunConfig(runtime_env=given).resources)
