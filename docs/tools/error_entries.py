@@ -1360,6 +1360,10 @@ _LOGS: Mapping[str, Entry] = {
         "Airflow's API did not answer when the task told it of its job. The task goes on.",
         "Look for the job in Ray's dashboard, by the id.",
     ),
+    "Airflow does not take the link to the run folder": Entry(
+        "Airflow's API did not answer when the task began. The run goes on, without the button on the task's page.",
+        "Look up the run folder in the task's log.",
+    ),
     "The result of job {submission_id} can't be read: {error}; another one is submitted": Entry(
         "A job of an earlier try has succeeded, and neither its log nor the run folder can be read from Airflow.",
         "Do nothing: the new job has nothing to do, and tells the result.",
