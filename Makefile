@@ -86,7 +86,7 @@ format: setup
 # Data that earlier runs have left would count as well. A part of the suite may cover as little as it does.
 test: setup
 	@$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(or $(strip $(PYTEST_ARGS)),--numprocesses 2 --dist loadgroup)
+	$(BIN)/python -m coverage run -m pytest $(or $(strip $(PYTEST_ARGS)),--numprocesses 2 --dist loadscope)
 	@$(BIN)/python -m coverage combine --quiet $(if $(strip $(PYTEST_ARGS)),|| true)
 	@$(BIN)/python -m coverage report $(if $(strip $(PYTEST_ARGS)),|| true,--fail-under=$(MIN_COVERAGE))
 

@@ -62,18 +62,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path.name == _TAKES_MINUTES and not asked_for else None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests that share servers in one process, where several processes run them."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(_group_of(item.path)))
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
 
+    class FolderScheduling(LoadScopeScheduling):
+        """Deals whole folders below `tests` to processes, or below `tests/core`, since that is large."""
 
-def _group_of(path: Path) -> str:
-    """Return the folder of a test module, below `tests` or, since that is large, below `tests/core`."""
-    folders = path.relative_to(Path(__file__).parent).parts[:-1]
-    return "_".join(folders[: 2 if folders[:1] == ("core",) else 1])
+        def _split_scope(self, nodeid: str) -> str:
+            folders = nodeid.partition("::")[0].split("/")[1:-1]
+            return "/".join(folders[: 2 if folders[:1] == ["core"] else 1])
+
+    return FolderScheduling(config, log)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -11,7 +11,15 @@ from typing import Any
 
 import job_steps  # type: ignore[import-not-found]
 from airflow.sdk import DAG, Asset, task
-from job_operators import FOLDER, MODES, WAITING, job, mapped, operator_arguments  # type: ignore[import-not-found]
+from job_operators import (  # type: ignore[import-not-found]
+    FOLDER,
+    MODES,
+    WAITING,
+    OperatorWithLostTrigger,
+    job,
+    mapped,
+    operator_arguments,
+)
 
 CASES: dict[str, dict[str, Any]] = {
     "kept": {"on_kill": "leave", "retries": 1},
@@ -20,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "retried_through_proxy": {"retries": 1, "ray_conn_id": "ray_proxied", "grace_s": 90},
     "retried_waiting_through_proxy": {"retries": 1, "ray_conn_id": "ray_proxied", "grace_s": 90, **WAITING},
     "through_proxy": {"ray_conn_id": "ray_proxied", "grace_s": 60},
+    "renewed": {"ray_conn_id": "ray_renewed"},
     "on_mortal_head": {"ray_conn_id": "ray_mortal", "grace_s": 15},
     "on_restarted_head": {"ray_conn_id": "ray_mortal", "grace_s": 120},
     "restarted_once": {"max_driver_restarts": 1},
@@ -59,6 +68,9 @@ job("short_dag_run", {"dagrun_timeout": timedelta(seconds=90)})
 job("daily", {"schedule": "@daily", "start_date": datetime(2026, 1, 1, tzinfo=timezone.utc), "catchup": False},
     logging_dir=FOLDER + "/run/{{ ds }}", pipeline_kwargs={"folder": FOLDER + "/{{ ds }}"})  # fmt: skip
 job("outlets", outlets=[Asset("s3://bucket/output")])
+
+with DAG("lost_trigger", schedule=None):
+    OperatorWithLostTrigger(**operator_arguments())
 
 with DAG("decorated", schedule=None):
 

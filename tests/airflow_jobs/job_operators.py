@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from airflow.sdk import DAG
+from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 
@@ -45,6 +47,26 @@ def mapped(dag_id: str, **arguments: Any) -> None:
         shared = operator_arguments(**arguments)
         del shared["pipeline_kwargs"]
         RayPipelineOperator.partial(**shared).expand(pipeline_kwargs=expanded)
+
+
+class LostTrigger(BaseTrigger):
+    """A trigger that no triggerer can import."""
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the import path and the arguments."""
+        return "no_such_module.Trigger", {}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Never run."""
+        yield TriggerEvent(None)  # type: ignore[no-untyped-call]
+
+
+class OperatorWithLostTrigger(RayPipelineOperator):
+    """Is deferred with such a trigger."""
+
+    def defer(self, *, trigger: BaseTrigger, method_name: str, **arguments: Any) -> NoReturn:
+        """Replace the trigger."""
+        super().defer(trigger=LostTrigger(), method_name=method_name, **arguments)  # type: ignore[no-untyped-call]
 
 
 MODES: dict[str, dict[str, Any]] = {"in_worker": IN_WORKER, "waiting": WAITING, "deferred": {}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from tests.airflow_jobs.conftest import StartJob
+from tests.support.airflow_api import Airflow
 from tests.support.airflow_processes import AirflowProcesses
 from tests.support.gated_proxy import GatedProxy
 from tests.support.job_cluster import JobCluster
@@ -191,6 +193,13 @@ def test_job_goes_on_when_the_scheduler_is_killed(start_job: StartJob, stack: Ai
     run.check(["SUCCEEDED"], [0, 1])
 
 
+def test_job_of_a_trigger_that_can_not_be_imported_is_stopped(start_job: StartJob) -> None:
+    run = start_job("lost_trigger", gate=True)
+    assert run.task.wait_for_end() == "failed"
+    run.check(["STOPPED"])
+    assert not run.outputs()
+
+
 # The driver and the head
 
 
@@ -229,6 +238,24 @@ def test_head_may_be_away_for_a_while(start_job: StartJob, proxy: GatedProxy, da
         proxy.open()
     assert run.task.wait_for_end() == "success"
     assert run.task.try_number == 1
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+def test_connection_is_read_again_when_it_is_refused(
+    start_job: StartJob, proxy: GatedProxy, airflow: Airflow, cluster: JobCluster
+) -> None:
+    made = {"connection_id": "ray_renewed", "conn_type": "ray", "host": proxy.url, "password": cluster.token}
+    first, second = (json.dumps({"headers": {"X-Scope": scope}}) for scope in ("first-scope", "second-scope"))
+    airflow.api.post("/connections", json=made | {"extra": first}).raise_for_status()
+    run = start_job("renewed", gate=True)
+    run.wait_until_deferred()
+    with proxy.demanding("second-scope"):
+        run.open_gate()
+        wait_for(lambda: run.statuses() == ["SUCCEEDED"], "the end of the job")
+        airflow.api.patch("/connections/ray_renewed", json=made | {"extra": second}).raise_for_status()
+        assert run.task.wait_for_end() == "success"
+        assert run.task.try_number == 1
+    airflow.api.delete("/connections/ray_renewed").raise_for_status()
     run.check(["SUCCEEDED"], [0, 1])
 
 

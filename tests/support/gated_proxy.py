@@ -56,6 +56,7 @@ class GatedProxy:
         self._tls = tls
         self._port = 0
         self._hold: Hold | None = None
+        self._demanded = b""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
@@ -83,6 +84,15 @@ class GatedProxy:
         finally:
             self._hold = None
             hold.released.set()
+
+    @contextlib.contextmanager
+    def demanding(self, text: str) -> Iterator[None]:
+        """Refuse requests without this text, as those whose token is wrong."""
+        self._demanded = text.encode()
+        try:
+            yield
+        finally:
+            self._demanded = b""
 
     def __enter__(self) -> GatedProxy:
         self._thread.start()
@@ -123,7 +133,10 @@ class GatedProxy:
             self._connections |= {writer, up_writer}
             holds: list[Hold] = []
             try:
-                both = (self._pass_requests(reader, up_writer, holds), self._pass_answers(up_reader, writer, holds))
+                both = (
+                    self._pass_requests(reader, up_writer, writer, holds),
+                    self._pass_answers(up_reader, writer, holds),
+                )
                 await asyncio.gather(*both)
             finally:
                 self._connections -= {writer, up_writer}
@@ -131,11 +144,19 @@ class GatedProxy:
                 writer.close()
 
     async def _pass_requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, holds: list[Hold]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        client: asyncio.StreamWriter,
+        holds: list[Hold],
     ) -> None:
         while data := await reader.read(1 << 16):
             if line := _REQUEST_LINE.match(data):
                 self.requests.append((time.time(), line.group().decode()))
+                if self._demanded not in data:
+                    client.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                    await client.drain()
+                    break
             hold = self._hold
             if hold is not None and hold.pattern.search(data):
                 holds.append(hold)
