@@ -69,7 +69,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None
     from xdist.scheduler import LoadScopeScheduling
 
-    class FolderScheduling(LoadScopeScheduling):
+    class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc] # without type information
         """Deals whole folders below `tests` to processes, or below `tests/core`, since that is large."""
 
         def _split_scope(self, nodeid: str) -> str:
