@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,10 @@ _REMOVED = (
 
 _MEASURED = "COVERAGE_PROCESS_CONFIG"
 """Set by coverage, where it measures, for the processes that the tests start."""
+
+# A shell lets what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.update(_PINNED)
 for _variable in _REMOVED:

@@ -56,7 +56,10 @@ def _text(browser: webdriver.Chrome) -> str:
 def _open(browser: webdriver.Chrome, airflow: Airflow, path: str, *expected: str) -> str:
     """Open a page, wait until it shows what is expected, and return its source."""
     browser.get(str(airflow.api.base_url.join(path)))
-    wait_for(lambda: all(text in _text(browser) for text in expected), f"{expected} on {path}", 60)
+    try:
+        wait_for(lambda: all(text in _text(browser) for text in expected), f"{expected} on {path}", 60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{_text(browser)}") from None
     return str(browser.page_source)
 
 
