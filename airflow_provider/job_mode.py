@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from airflow.sdk import Context
@@ -14,6 +15,7 @@ from airflow_provider.hooks.ray import RayHook
 from airflow_provider.job_announcements import announce
 from airflow_provider.job_follower import ENDED, TIMED_OUT, JobEnd
 from airflow_provider.job_stops import STOP_TIMEOUT_S, JobStops
+from airflow_provider.job_submission import submitted
 from airflow_provider.job_task import JobTask
 from airflow_provider.job_waiting import WorkerWait
 from airflow_provider.task_jobs import TaskJobs, TryOfTask
@@ -70,11 +72,7 @@ class JobMode:
         executor = self._task.make_executor(self._context)
         jobs = self._jobs(executor)
         self._raise_if_killed()
-        try:
-            job = jobs.start(executor, self._settings)
-        except AirflowTaskTimeout:
-            self._job = jobs.newest()  # Airflow calls `on_kill` next
-            raise
+        job = submitted(partial(jobs.start, executor, self._settings), self._stops.stop)
         return self._wait_for(job, executor, jobs)
 
     def resume(self, event: Mapping[str, Any]) -> RunResult:
@@ -160,7 +158,8 @@ class JobMode:
             self._task.log.warning("%s; the driver is started again", error)
         self._job = None  # a kill from now on is for the job that comes
         self._raise_if_killed()
-        return self._wait_for(jobs.restart(executor, self._settings), executor, jobs, done + 1)
+        job = submitted(partial(jobs.restart, executor, self._settings), self._stops.stop)
+        return self._wait_for(job, executor, jobs, done + 1)
 
     def _leave(self, job: RayPipelineJob, end: JobEnd) -> None:
         """Raise unless a job that can't be waited for is over; the next try goes on with it, if there is one.

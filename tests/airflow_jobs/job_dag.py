@@ -34,6 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "restarted_once": {"max_driver_restarts": 1},
     "late": {"execution_timeout": timedelta(seconds=45)},
     "late_waiting": {"execution_timeout": timedelta(seconds=45), **WAITING},
+    "late_through_proxy": {"ray_conn_id": "ray_proxied", "execution_timeout": timedelta(seconds=15)},
     "late_run": {"run_timeout": 5},
     "late_ranks": {"time": 3},
     "everything": {"rerun": "all"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,27 @@ from typing import Any
 from tests.support.airflow_api import DagRun, TaskInstance
 from tests.support.job_cluster import ACTIVE, JobCluster
 from tests.support.waiting import wait_for, wait_until_none
+
+
+class RunsAhead:
+    """Runs that tests ask for in order: when one is asked for, the next ones are started as well.
+
+    Args:
+        starts: what starts each run, by its name.
+        ahead: how many runs are started beyond the one that is asked for; more are too much for a small machine.
+    """
+
+    def __init__(self, starts: Mapping[str, Callable[[], JobRun]], ahead: int = 4) -> None:
+        self._starts = starts
+        self._ahead = ahead
+        self._runs: dict[str, JobRun] = {}
+
+    def __getitem__(self, name: str) -> JobRun:
+        names = list(self._starts)
+        for each in names[: names.index(name) + 1 + self._ahead]:
+            if each not in self._runs:
+                self._runs[each] = self._starts[each]()
+        return self._runs[name]
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,15 @@ def test_job_of_a_task_that_is_marked_while_it_submits_is_stopped(
     assert run.task.state == "failed"
 
 
+def test_job_of_a_task_whose_time_is_over_while_it_submits_is_stopped(start_job: StartJob, proxy: GatedProxy) -> None:
+    with proxy.held(r"^POST /api/jobs/ ", answers=True) as hold:
+        run = start_job("late_through_proxy", gate=True)
+        assert hold.reached.wait(60)
+        wait_for(lambda: "timed out" in run.task.log(), "the end of the task's time")
+    assert run.task.wait_for_end() == "failed"
+    run.check(["STOPPED"])
+
+
 def test_job_that_is_left_goes_on_when_its_task_is_marked(working: dict[str, JobRun]) -> None:
     run = working["kept"]
     run.task.mark("failed")

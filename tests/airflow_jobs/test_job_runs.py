@@ -1,17 +1,18 @@
-"""Runs that nobody disturbs: they are started together, and each test looks at the end of one."""
+"""Runs that nobody disturbs: some are started together, and each test looks at the end of one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.airflow_jobs.conftest import StartJob
-from tests.airflow_jobs.job_runs import JobRun
+from tests.airflow_jobs.job_runs import RunsAhead
 from tests.support.airflow_api import Airflow, DagRun
 from tests.support.ray_processes import can_hide
 
@@ -76,16 +77,16 @@ BAD_INPUT = {
 
 
 @pytest.fixture(scope="module")
-def runs(start_job: StartJob, request: pytest.FixtureRequest) -> dict[str, JobRun]:
+def runs(start_job: StartJob, request: pytest.FixtureRequest) -> RunsAhead:
     """The runs of the tests that were chosen, by their names."""
     calls = [getattr(item, "callspec", None) for item in request.session.items]
     chosen = {call.params.get("name") for call in calls if call is not None}
     endings = {name: ending for name, ending in (ENDINGS | BAD_INPUT).items() if name in chosen or name in MODES}
-    return {name: start_job(ending.dag_id, **ending.how) for name, ending in endings.items()}
+    return RunsAhead({name: partial(start_job, ending.dag_id, **ending.how) for name, ending in endings.items()})
 
 
 @pytest.mark.parametrize("name", [*ENDINGS, *BAD_INPUT])
-def test_run_ends_as_it_should(runs: dict[str, JobRun], name: str) -> None:
+def test_run_ends_as_it_should(runs: RunsAhead, name: str) -> None:
     run, ending = runs[name], (ENDINGS | BAD_INPUT)[name]
     state = run.task.wait_for_end()
     assert (state, run.task.try_number) == (ending.state, ending.tries), f"{state}\n{run.log()}"
@@ -94,7 +95,7 @@ def test_run_ends_as_it_should(runs: dict[str, JobRun], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_result_is_the_xcom_in_each_mode(runs: dict[str, JobRun], name: str) -> None:
+def test_result_is_the_xcom_in_each_mode(runs: RunsAhead, name: str) -> None:
     run = runs[name]
     run.task.wait_for_end()
     xcom = run.task.xcom()
@@ -102,7 +103,7 @@ def test_result_is_the_xcom_in_each_mode(runs: dict[str, JobRun], name: str) -> 
     assert run.result()["started_at"] == xcom["started_at"]
 
 
-def test_submission_id_and_dashboard_link_are_an_xcom(runs: dict[str, JobRun]) -> None:
+def test_submission_id_and_dashboard_link_are_an_xcom(runs: RunsAhead) -> None:
     run = runs["deferred"]
     run.task.wait_for_end()
     ray_job = run.task.xcom("ray_job")
@@ -111,13 +112,13 @@ def test_submission_id_and_dashboard_link_are_an_xcom(runs: dict[str, JobRun]) -
 
 
 @pytest.fixture(scope="module")
-def mapped_runs(start_job: StartJob) -> dict[str, JobRun]:
+def mapped_runs(start_job: StartJob) -> RunsAhead:
     """A run of three mapped task instances in each mode."""
-    return {mode: start_job(f"mapped_{mode}") for mode in MODES}
+    return RunsAhead({mode: partial(start_job, f"mapped_{mode}") for mode in MODES}, ahead=1)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_mapped_task_instances_have_jobs_and_folders_of_their_own(mapped_runs: dict[str, JobRun], mode: str) -> None:
+def test_mapped_task_instances_have_jobs_and_folders_of_their_own(mapped_runs: RunsAhead, mode: str) -> None:
     run = mapped_runs[mode]
     states = [run.dag_run.task("job", index).wait_for_end() for index in range(3)]
     assert states == ["success"] * 3
