@@ -102,6 +102,15 @@ class JobRun:
         """Let no rank fail any more."""
         (self.folder / "broken").unlink()
 
+    def wait_for_end(self) -> str:
+        """Wait for the end of the DAG run, and return the task's state.
+
+        Airflow forgets a task that is cleared just before its DAG run is found to have ended.
+        """
+        state = self.task.wait_for_end()
+        wait_for(lambda: self.dag_run.state in ("success", "failed"), f"the end of {self.dag_run.path}")
+        return state
+
     def lease(self) -> dict[str, Any]:
         """Return the lease of the run that works in the run folder."""
         lease: dict[str, Any] = json.loads((self.folder / "run" / "run.lock").read_text())

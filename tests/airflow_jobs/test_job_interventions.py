@@ -135,9 +135,7 @@ def ended(start_job: StartJob) -> dict[str, JobRun]:
         "created again": start_job("deferred"),
     }
     for run in runs.values():
-        run.task.wait_for_end()
-        # Airflow forgets a task that is cleared just before its DAG run is found to have ended.
-        wait_for(lambda run=run: run.dag_run.state in ("success", "failed"), "the end of the DAG run")  # type: ignore[misc]
+        run.wait_for_end()
     return runs
 
 

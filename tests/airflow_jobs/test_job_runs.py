@@ -144,7 +144,7 @@ def test_run_folder_may_be_out_of_reach_of_airflow(start_job: StartJob, hidden_f
     if not can_hide(hidden_folder):
         pytest.skip("this process may not mount anything")
     run = start_job("unreached", hidden=str(hidden_folder), broken_once=[1])
-    assert run.task.wait_for_end() == "failed"
+    assert run.wait_for_end() == "failed"
     assert [failure["rank"] for failure in run.task.xcom()["failed"]] == [1]
     assert "shard 1 is broken" in run.task.log()
     run.task.clear()
