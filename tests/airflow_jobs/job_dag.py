@@ -24,6 +24,7 @@ from job_operators import (  # type: ignore[import-not-found]
 CASES: dict[str, dict[str, Any]] = {
     "kept": {"on_kill": "leave", "retries": 1},
     "retried": {"retries": 1},
+    "retried_later": {"retries": 1, "retry_delay": timedelta(seconds=75)},
     "retried_waiting": {"retries": 1, **WAITING},
     "retried_through_proxy": {"retries": 1, "ray_conn_id": "ray_proxied", "grace_s": 90},
     "retried_waiting_through_proxy": {"retries": 1, "ray_conn_id": "ray_proxied", "grace_s": 90, **WAITING},

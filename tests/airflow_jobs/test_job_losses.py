@@ -164,7 +164,7 @@ def test_job_is_stopped_by_the_next_try_when_a_task_is_cleared_without_a_trigger
 
 
 def test_jobs_go_on_while_the_api_server_is_away_for_a_minute(start_job: StartJob, stack: AirflowProcesses) -> None:
-    running, ending = start_job("deferred", gate=True), start_job("retried", gate=True)
+    running, ending = start_job("deferred", gate=True), start_job("retried_later", gate=True)
     for run in (running, ending):
         run.wait_until_deferred()
     stack.kill("api-server")
@@ -176,7 +176,7 @@ def test_jobs_go_on_while_the_api_server_is_away_for_a_minute(start_job: StartJo
         stack.start("api-server")
         stack.wait_for_api()
     running.open_gate()
-    # Airflow itself starts no task meanwhile: without its API, the one that takes the result costs a try.
+    # Without its API Airflow starts no task: the one that was to take the result has cost a try.
     for run in (running, ending):
         assert run.task.wait_for_end() == "success"
         run.check(["SUCCEEDED"], [0, 1])
