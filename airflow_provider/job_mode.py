@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from airflow.sdk import Context
 
@@ -14,6 +14,7 @@ from airflow_provider.airflow_versions import AirflowTaskTimeout
 from airflow_provider.hooks.ray import RayHook
 from airflow_provider.job_announcements import announce
 from airflow_provider.job_follower import ENDED, TIMED_OUT, JobEnd
+from airflow_provider.job_settings import JobSettings
 from airflow_provider.job_stops import STOP_TIMEOUT_S, JobStops
 from airflow_provider.job_submission import submitted
 from airflow_provider.job_task import JobTask
@@ -32,6 +33,7 @@ from ray_pipeline_core import (
 )
 
 _RESULT_TIMEOUT_S = 60.0
+Submit: TypeAlias = Callable[[RayPipelineExecutor, JobSettings], RayPipelineJob]
 
 
 class JobMode:
@@ -56,6 +58,7 @@ class JobMode:
         self._rerun = task.request(context)
         self._stops = JobStops(self._key, settings.on_kill, bool(self._ti.try_number <= self._ti.max_tries), task.log)
         self._job: RayPipelineJob | None = None
+        self._submitting: TaskJobs | None = None
         self._wait: WorkerWait | None = None
         self._is_killed = False
         self._kill: threading.Thread | None = None
@@ -72,8 +75,7 @@ class JobMode:
         executor = self._task.make_executor(self._context)
         jobs = self._jobs(executor)
         self._raise_if_killed()
-        job = submitted(partial(jobs.start, executor, self._settings), self._stops.stop)
-        return self._wait_for(job, executor, jobs)
+        return self._wait_for(self._submitted(jobs, jobs.start, executor), executor, jobs)
 
     def resume(self, event: Mapping[str, Any]) -> RunResult:
         """Take the result of the job of which the trigger tells; see `execute`."""
@@ -92,9 +94,13 @@ class JobMode:
     def on_kill(self) -> None:
         """Stop the job if the task is not meant to run any more, in a thread: this is called in a signal handler."""
         self._is_killed = True
-        if self._job is None:
-            return  # it is seen to when there is one
-        self._kill = threading.Thread(target=self._stops.stop_if_unwanted, args=(self._job,), name="stop-ray-job")
+        if self._job is not None:
+            stop = partial(self._stops.stop_if_unwanted, self._job)
+        elif self._submitting is not None:
+            stop = partial(self._stops.stop_when_listed, self._submitting.active)
+        else:
+            return  # there is nothing yet
+        self._kill = threading.Thread(target=stop, name="stop-ray-job")
         self._kill.start()
         if self._wait is not None:
             self._wait.end()
@@ -158,8 +164,11 @@ class JobMode:
             self._task.log.warning("%s; the driver is started again", error)
         self._job = None  # a kill from now on is for the job that comes
         self._raise_if_killed()
-        job = submitted(partial(jobs.restart, executor, self._settings), self._stops.stop)
-        return self._wait_for(job, executor, jobs, done + 1)
+        return self._wait_for(self._submitted(jobs, jobs.restart, executor), executor, jobs, done + 1)
+
+    def _submitted(self, jobs: TaskJobs, submit: Submit, executor: RayPipelineExecutor) -> RayPipelineJob:
+        self._submitting = jobs
+        return submitted(partial(submit, executor, self._settings), self._stops.stop)
 
     def _leave(self, job: RayPipelineJob, end: JobEnd) -> None:
         """Raise unless a job that can't be waited for is over; the next try goes on with it, if there is one.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from airflow_provider.job_settings import LEAVE
@@ -9,6 +12,7 @@ from airflow_provider.task_keys import TaskKey
 from airflow_provider.task_states import RUNNING, UNKNOWN, state_of
 from ray_pipeline_core import RayPipelineError, RayPipelineJob
 
+_LIST_INTERVAL_S = 1.0
 STOP_TIMEOUT_S = 60.0
 """How long a job may take to end in order, in seconds."""
 
@@ -38,6 +42,21 @@ class JobStops:
             self._log.info("Job %s runs on: the worker ends, and the next try goes on with it", job.submission_id)
         else:
             self.stop(job)
+
+    def stop_when_listed(self, find: Callable[[], Sequence[RayPipelineJob]]) -> None:
+        """Stop a job that is being submitted, as soon as the cluster lists it: Airflow soon kills this process.
+
+        Args:
+            find: returns the active jobs of the task instance.
+        """
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            with contextlib.suppress(RayPipelineError):
+                if found := find():
+                    for job in found:
+                        self.stop_if_unwanted(job)
+                    return
+            time.sleep(_LIST_INTERVAL_S)
 
     def stop(self, job: RayPipelineJob) -> None:
         """Stop a job; a failure is logged, since the task ends in any case."""

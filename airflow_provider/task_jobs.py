@@ -113,6 +113,10 @@ class TaskJobs:
         """Return how many jobs of this try there are besides the first."""
         return max(0, sum(map(self._is_of_this_try, self._own())) - 1)
 
+    def active(self) -> list[RayPipelineJob]:
+        """Return the jobs of the task instance that are not over."""
+        return [RayPipelineJob(self._cluster, job.submission_id) for job in self._own() if job.is_active]
+
     def newest(self) -> RayPipelineJob | None:
         """Return the newest job of this epoch; None if there is none."""
         own = [job for job in self._own() if job.metadata.get("epoch") == self._this.rerun.epoch]

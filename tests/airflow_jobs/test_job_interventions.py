@@ -102,8 +102,7 @@ def test_job_of_a_task_that_is_marked_while_it_submits_is_stopped(
         run = start_job(dag_id, gate=True)
         assert hold.reached.wait(60)
         run.task.mark("failed")
-        wait_for(lambda: "SIGTERM" in run.task.log() or not run.task.read()["pid"], "the signal")
-    run.check(["STOPPED"])
+        run.check(["STOPPED"])
     assert run.task.state == "failed"
 
 
