@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from airflow.sdk import Context
 
@@ -14,9 +14,8 @@ from airflow_provider.airflow_versions import AirflowTaskTimeout
 from airflow_provider.hooks.ray import RayHook
 from airflow_provider.job_announcements import announce
 from airflow_provider.job_follower import ENDED, TIMED_OUT, JobEnd
-from airflow_provider.job_settings import JobSettings
 from airflow_provider.job_stops import STOP_TIMEOUT_S, JobStops
-from airflow_provider.job_submission import submitted
+from airflow_provider.job_submission import Submit, submitted
 from airflow_provider.job_task import JobTask
 from airflow_provider.job_waiting import WorkerWait
 from airflow_provider.task_jobs import TaskJobs, TryOfTask
@@ -33,7 +32,6 @@ from ray_pipeline_core import (
 )
 
 _RESULT_TIMEOUT_S = 60.0
-Submit: TypeAlias = Callable[[RayPipelineExecutor, JobSettings], RayPipelineJob]
 
 
 class JobMode:
@@ -168,7 +166,7 @@ class JobMode:
 
     def _submitted(self, jobs: TaskJobs, submit: Submit, executor: RayPipelineExecutor) -> RayPipelineJob:
         self._submitting = jobs
-        return submitted(partial(submit, executor, self._settings), self._stops.stop)
+        return submitted(submit, executor, self._settings, self._stops)
 
     def _leave(self, job: RayPipelineJob, end: JobEnd) -> None:
         """Raise unless a job that can't be waited for is over; the next try goes on with it, if there is one.
