@@ -17,6 +17,8 @@ from ray_pipeline_core import JobLog, Progress
 PROGRESS_KEY = "progress"
 """The key of the XCom with the newest progress."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_OWN_PROGRESS = re.compile(r": \d+/\d+ ranks completed, \d+ failed, \d+ running on \d+ workers")
+"""The driver's lines of progress, instead of which the task has its own."""
 _MAX_LINES = 200
 _MAX_LINE_LENGTH = 2_000
 _PROGRESS_INTERVAL_S = 30.0
@@ -40,6 +42,7 @@ class JobReports:
         self._submission_id = submission_id
         self._log = log
         self._line = ""
+        self._logged_s = float("-inf")
         self._progress: dict[str, Any] = {}
         self._pushed: tuple[float, dict[str, Any]] = (float("-inf"), {})
 
@@ -52,13 +55,20 @@ class JobReports:
     async def report(self, log: JobLog, progress: Progress | None) -> None:
         """Report what is new."""
         self.offset = log.offset
-        for line in _capped(_COLOURS.sub("", log.text).splitlines()):
+        lines = _COLOURS.sub("", log.text).splitlines()
+        for line in _capped([line for line in lines if not _OWN_PROGRESS.search(line)]):
             self._log.info("%s", line)
-        if progress is not None and str(progress) != self._line:
-            self._line, self._progress = str(progress), progress.to_dict()
-            self._log.info("%s", self._line)
+        if progress is not None:
+            self._report_progress(progress)
         if time.monotonic() - self._pushed[0] >= _PROGRESS_INTERVAL_S:
             await self.push()
+
+    def _report_progress(self, progress: Progress) -> None:
+        self._progress, line, now_s = progress.to_dict(), str(progress), time.monotonic()
+        is_last = progress.completed + progress.failed >= progress.world_size
+        if line != self._line and (is_last or now_s - self._logged_s >= _PROGRESS_INTERVAL_S):
+            self._line, self._logged_s = line, now_s
+            self._log.info("%s", line)
 
     async def push(self) -> None:
         """Store progress and offset in Airflow if they have changed."""

@@ -76,7 +76,8 @@ def test_page_of_a_deferred_task_has_the_links_and_the_log(
 ) -> None:
     page = f"{watched.task.path.replace('dagRuns', 'runs').replace('taskInstances', 'tasks')}"
     links = watched.task.links()
-    _open(browser, airflow, page, *LINKS, "0/2 ranks")
+    _open(browser, airflow, page, "0/2 ranks")
+    _open(browser, airflow, f"{page}/details", *LINKS)
     found = {link.text: link.get_attribute("href") for link in browser.find_elements(By.TAG_NAME, "a")}
     assert {name: found[name] for name in LINKS} == links
 

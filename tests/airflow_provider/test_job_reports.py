@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import pytest
 
 from airflow_provider.airflow_calls import in_thread
 from airflow_provider.job_reports import JobReports
-from ray_pipeline_core import JobLog
+from ray_pipeline_core import JobLog, Progress, ProgressLog
+
+PROGRESS = Progress(
+    name="run", world_size=4, completed=0, skipped=0, failed=0, running=1, workers=1, starting=0, retries=0,
+    preemptions=0, elapsed_s=10.0,
+)  # fmt: skip
 
 
 def _reported(text: str, caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -22,6 +28,24 @@ def _reported(text: str, caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_lines_have_no_colour_codes(caplog: pytest.LogCaptureFixture) -> None:
     assert _reported("\x1b[36m(rank 3)\x1b[0m shard is empty\nnext\n", caplog) == ["(rank 3) shard is empty", "next"]
+
+
+def test_progress_of_the_driver_is_not_shown_twice(caplog: pytest.LogCaptureFixture) -> None:
+    times_s = iter([0.0, 100.0])
+    log = ProgressLog(logging.getLogger("driver"), lambda: next(times_s))
+    with caplog.at_level(logging.INFO, "driver"):
+        log.on_progress(PROGRESS)
+    (line,) = caplog.messages
+    caplog.clear()
+    assert _reported(f"2026-11-27 03:00:00,000 INFO {line}\nnext\n", caplog) == ["next"]
+
+
+def test_progress_is_one_line_in_half_a_minute_and_one_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    reports = JobReports(None, "job", logging.getLogger("task"))
+    with caplog.at_level(logging.INFO, "task"):
+        for completed in (1, 2, 3, 4):
+            asyncio.run(reports.report(JobLog("", 0), replace(PROGRESS, completed=completed)))
+    assert [line.split()[0] for line in caplog.messages] == ["1/4", "4/4"]
 
 
 def test_newest_of_many_lines_are_shown_and_long_ones_cut(caplog: pytest.LogCaptureFixture) -> None:
