@@ -90,9 +90,9 @@ test: setup
 	@$(BIN)/python -m coverage combine --quiet $(if $(strip $(PYTEST_ARGS)),|| true)
 	@$(BIN)/python -m coverage report $(if $(strip $(PYTEST_ARGS)),|| true,--fail-under=$(MIN_COVERAGE))
 
-# The tests of a module share an Airflow, of which some stop a part.
+# One after another: the tests share an Airflow, and some stop a part of it; two of them are too much for two cores.
 test-airflow: setup browser
-	$(BIN)/python -m pytest tests/airflow_jobs --timeout 600 $(or $(strip $(PYTEST_ARGS)),--numprocesses 2 --dist loadfile)
+	$(BIN)/python -m pytest tests/airflow_jobs --timeout 600 $(PYTEST_ARGS)
 
 # What the test of Airflow's pages looks at them with; without it that test is skipped.
 browser:
