@@ -15,7 +15,7 @@ from job_operators import (  # type: ignore[import-not-found]
     FOLDER,
     MODES,
     WAITING,
-    OperatorWithLostTrigger,
+    ImpatientOperator,
     job,
     mapped,
     operator_arguments,
@@ -71,8 +71,8 @@ job("daily", {"schedule": "@daily", "start_date": datetime(2026, 1, 1, tzinfo=ti
     logging_dir=FOLDER + "/run/{{ ds }}", pipeline_kwargs={"folder": FOLDER + "/{{ ds }}"})  # fmt: skip
 job("outlets", outlets=[Asset("s3://bucket/output")])
 
-with DAG("lost_trigger", schedule=None):
-    OperatorWithLostTrigger(**operator_arguments())
+with DAG("impatient", schedule=None):
+    ImpatientOperator(**operator_arguments())
 
 with DAG("decorated", schedule=None):
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, NoReturn
 
 from airflow.sdk import DAG
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger
 
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 
@@ -49,24 +48,13 @@ def mapped(dag_id: str, **arguments: Any) -> None:
         RayPipelineOperator.partial(**shared).expand(pipeline_kwargs=expanded)
 
 
-class LostTrigger(BaseTrigger):
-    """A trigger that no triggerer can import."""
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the import path and the arguments."""
-        return "no_such_module.Trigger", {}
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Never run."""
-        yield TriggerEvent(None)  # type: ignore[no-untyped-call]
-
-
-class OperatorWithLostTrigger(RayPipelineOperator):
-    """Is deferred with such a trigger."""
+class ImpatientOperator(RayPipelineOperator):
+    """Waits for its trigger for a short time only."""
 
     def defer(self, *, trigger: BaseTrigger, method_name: str, **arguments: Any) -> NoReturn:
-        """Replace the trigger."""
-        super().defer(trigger=LostTrigger(), method_name=method_name, **arguments)  # type: ignore[no-untyped-call]
+        """Add a time limit of Airflow's own."""
+        limit = timedelta(seconds=15)
+        super().defer(trigger=trigger, method_name=method_name, timeout=limit, **arguments)  # type: ignore[no-untyped-call]
 
 
 MODES: dict[str, dict[str, Any]] = {"in_worker": IN_WORKER, "waiting": WAITING, "deferred": {}}
