@@ -54,7 +54,7 @@ class ImpatientOperator(RayPipelineOperator):
     def defer(self, *, trigger: BaseTrigger, method_name: str, **arguments: Any) -> NoReturn:
         """Add a time limit of Airflow's own."""
         limit = timedelta(seconds=15)
-        super().defer(trigger=trigger, method_name=method_name, timeout=limit, **arguments)  # type: ignore[no-untyped-call]
+        super().defer(trigger=trigger, method_name=method_name, timeout=limit, **arguments)
 
 
 MODES: dict[str, dict[str, Any]] = {"in_worker": IN_WORKER, "waiting": WAITING, "deferred": {}}
