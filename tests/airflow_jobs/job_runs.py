@@ -21,7 +21,7 @@ class RunsAhead:
         ahead: how many runs are started beyond the one that is asked for; more are too much for a small machine.
     """
 
-    def __init__(self, starts: Mapping[str, Callable[[], JobRun]], ahead: int = 4) -> None:
+    def __init__(self, starts: Mapping[str, Callable[[], JobRun]], ahead: int = 2) -> None:
         self._starts = starts
         self._ahead = ahead
         self._runs: dict[str, JobRun] = {}
