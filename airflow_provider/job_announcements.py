@@ -14,6 +14,7 @@ def announce(log: Any, ti: Any, job: RayPipelineJob, executor: RayPipelineExecut
 
     Without an answer from Airflow the job is waited for all the same; that is told in `log`.
     """
+    log.info("The driver is job %s of the cluster: %s", job.submission_id, job.dashboard_link)
     try:
         _push_job(ti, job, restarts)
         _push_folder(ti, executor)
