@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -31,6 +33,7 @@ UNREACHABLE = "unreachable"
 """The cluster has not answered for longer than is waited for."""
 FAILED = "failed"
 """Waiting for the job has failed, and the job may still run."""
+_MAX_SPREAD_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,11 @@ class JobFollower:
         self._job: RayPipelineJob | None = None
         self._cluster: ClusterConnection | None = None
         self._answered_s = time.monotonic()
+        self._spread_s = random.uniform(0, min(poll_interval / 2, _MAX_SPREAD_S))
 
     async def follow(self) -> JobEnd:
         """Return when the job is over, its time limit has passed, or its cluster has been away for too long."""
+        await asyncio.sleep(self._spread_s)  # a triggerer that comes back begins to wait for all its jobs at once
         await self._reports.recall()
         try:
             while (end := await self._look()) is None:
@@ -117,6 +122,8 @@ class JobFollower:
             jobs = await jobs_at(self._cluster, 0)
         info = jobs.get(self._submission_id)
         if info is not None and self._job is not None:
+            if info.is_active:  # all that wait hear of their jobs at once, and need not read their logs at once
+                await asyncio.sleep(self._spread_s)
             await self._report(self._job, info)
         return info
 

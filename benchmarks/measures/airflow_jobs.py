@@ -157,6 +157,8 @@ def _longest_block_s(url: str, token: str, submission_id: str) -> float:
 
 async def _block_by(submission_id: str) -> float:
     """Return the longest time between two turns of the loop, beyond what was asked for, in seconds."""
+    import airflow.jobs.triggerer_job_runner  # noqa: F401 - what a triggerer has imported before its first trigger
+
     from airflow_provider.triggers.ray_pipeline import RayPipelineTrigger
 
     key = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}

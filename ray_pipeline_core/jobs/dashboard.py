@@ -153,8 +153,12 @@ class Dashboard:
             return self._client
 
     def _new_async_client(self) -> httpx.AsyncClient:
+        """Return a client for an event loop, with all imported that it would import in there with its first request."""
+        import anyio
         import httpx
+        import wsproto.connection  # noqa: F401 - for the logs
 
+        anyio.run(anyio.sleep, 0)
         with self._lock:
             return httpx.AsyncClient(**self._options())
 
@@ -162,7 +166,7 @@ class Dashboard:
         import httpx
 
         if self._context is None:
-            self._context = _ssl_context(self._verify)
+            self._context = _ssl_context(self._verify if self.url.startswith("https") else False)
         limits = httpx.Limits(max_keepalive_connections=0)
         return {"headers": dict(self.headers), "verify": self._context, "limits": limits, "follow_redirects": False}
 

@@ -266,7 +266,7 @@ class RayPipelineJob:
         if self._log is None or offset != self._log_offset:
             self.close()
             self._log = LogTail(self.cluster.dashboard, self.submission_id, info.metadata.get(NONCE, ""), offset)
-        log: JobLog = yield from in_thread(partial(self._log.read, not info.is_active))
+        log: JobLog = yield from self._log.read(not info.is_active)
         self._log_offset = log.offset
         return log
 

@@ -9,6 +9,7 @@ from ray_pipeline_core.errors import RayPipelineError
 from ray_pipeline_core.events import Progress
 from ray_pipeline_core.jobs.dashboard import Dashboard
 from ray_pipeline_core.jobs.log_tail import LogTail
+from ray_pipeline_core.jobs.steps import run
 from ray_pipeline_core.jobs.values import JobInfo, JobState, JobStatus
 from ray_pipeline_core.redaction import get_logger, redact
 
@@ -140,7 +141,7 @@ class Witnesses:
 
     def _read_log(self) -> None:
         try:
-            self._opened_tail().read(is_over=False)
+            run(self._opened_tail().read(is_over=False))
         except RayPipelineError as error:
             logger.debug("the log of job %s can't be read: %s", self._submission_id, error)
 
