@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import psutil
 import pytest
 
 from tests.airflow_jobs.conftest import StartJob
+from tests.airflow_jobs.job_runs import RunsAhead
 from tests.support.airflow_api import Airflow
 from tests.support.airflow_processes import AirflowProcesses
 from tests.support.gated_proxy import GatedProxy
@@ -18,6 +20,23 @@ from tests.support.job_cluster import JobCluster
 from tests.support.waiting import wait_for
 
 AWAY_S = 20.0
+GATED = {
+    # Those that wait in a worker come before the tests that stop its Airflow.
+    "task": "retried_waiting", "supervisor": "retried_waiting", "evicted": "retried_waiting",
+    "driver, waiting": "waiting", "resumption": "retried", "driver, deferred": "deferred",
+    "lost twice": "restarted_once", "impatient": "impatient", "stopped triggerer": "deferred",
+    "killed triggerer": "deferred", "two triggerers": "deferred", "cleared": "deferred", "scheduler": "retried",
+    "no API": "deferred", "no API at its end": "retried_later",
+}  # fmt: skip
+"""Whose ranks wait for their gates, in the order of the tests."""
+
+
+@pytest.fixture(scope="module")
+def gated(start_job: StartJob) -> Iterator[RunsAhead]:
+    """The runs of `GATED` by their names."""
+    runs = RunsAhead({name: partial(start_job, dag_id, gate=True) for name, dag_id in GATED.items()})
+    yield runs
+    runs.open_gates()
 
 
 def _wait_s(seconds: float) -> None:
@@ -29,31 +48,36 @@ def _wait_s(seconds: float) -> None:
 # The task's process, in the Airflow worker
 
 
-@pytest.mark.parametrize("dag_id", ["retried_through_proxy", "retried_waiting_through_proxy"])
 @pytest.mark.parametrize("answers", [False, True], ids=["before the submission", "before the submission is noted"])
-def test_worker_that_dies_while_it_submits_leaves_one_job(
-    start_job: StartJob, stack: AirflowProcesses, proxy: GatedProxy, dag_id: str, answers: bool
+def test_workers_that_die_while_they_submit_leave_one_job(
+    start_job: StartJob, stack: AirflowProcesses, proxy: GatedProxy, answers: bool
 ) -> None:
     with proxy.held(r"^POST /api/jobs/ ", answers) as hold:
-        run = start_job(dag_id)
-        task = stack.task_process(run.task)
-        assert hold.reached.wait(60)
-        task.kill()
-        task.wait(20)
-    assert run.task.wait_for_end() == "success"
-    assert run.task.try_number == 2
-    run.check(["SUCCEEDED"], [0, 1])
+        runs = [start_job(dag_id) for dag_id in ("retried_through_proxy", "retried_waiting_through_proxy")]
+        wait_for(lambda: hold.number == len(runs), "the submissions")
+        for task in [stack.task_process(run.task) for run in runs]:
+            task.kill()
+            task.wait(20)
+    for run in runs:
+        assert run.task.wait_for_end() == "success"
+        assert run.task.try_number == 2
+        run.check(["SUCCEEDED"], [0, 1])
 
 
-@pytest.mark.parametrize("victim", ["task", "supervisor"])
-def test_job_of_a_waiting_worker_that_dies_is_adopted(
-    start_job: StartJob, stack: AirflowProcesses, victim: str
+def _kill_supervisor(task: psutil.Process) -> None:
+    psutil.Process(task.ppid()).kill()
+
+
+@pytest.mark.parametrize(
+    ("name", "lose"),
+    [("task", psutil.Process.kill), ("supervisor", _kill_supervisor), ("evicted", psutil.Process.terminate)],
+)
+def test_job_of_a_waiting_worker_that_is_lost_is_adopted(
+    gated: RunsAhead, stack: AirflowProcesses, name: str, lose: Callable[[psutil.Process], None]
 ) -> None:
-    run = start_job("retried_waiting", gate=True)
+    run = gated[name]
     run.wait_until_working()
-    task = stack.task_process(run.task)
-    supervisor = psutil.Process(task.ppid())
-    (task if victim == "task" else supervisor).kill()
+    lose(stack.task_process(run.task))
     wait_for(lambda: run.task.try_number == 2 and run.task.state == "running", "the second try")
     run.open_gate()
     assert run.task.wait_for_end() == "success"
@@ -61,24 +85,14 @@ def test_job_of_a_waiting_worker_that_dies_is_adopted(
 
 
 def test_worker_that_dies_between_event_and_resumption_takes_the_result(
-    start_job: StartJob, stack: AirflowProcesses
+    gated: RunsAhead, stack: AirflowProcesses
 ) -> None:
-    run = start_job("retried", gate=True)
+    run = gated["resumption"]
     run.wait_until_deferred()
     run.open_gate()
     stack.task_process(run.task).kill()
     assert run.task.wait_for_end() == "success"
     assert run.task.try_number == 2
-    run.check(["SUCCEEDED"], [0, 1])
-
-
-def test_eviction_of_the_worker_leaves_the_job_to_the_retry(start_job: StartJob, stack: AirflowProcesses) -> None:
-    run = start_job("retried_waiting", gate=True)
-    run.wait_until_working()
-    stack.task_process(run.task).send_signal(signal.SIGTERM)
-    wait_for(lambda: run.task.try_number == 2 and run.task.state == "running", "the second try")
-    run.open_gate()
-    assert run.task.wait_for_end() == "success"
     run.check(["SUCCEEDED"], [0, 1])
 
 
@@ -89,6 +103,39 @@ def test_job_that_ends_before_the_task_is_deferred_succeeds(start_job: StartJob,
         wait_for(lambda: run.statuses() == ["SUCCEEDED"], "the end of the job")
     assert run.task.wait_for_end() == "success"
     run.check(["SUCCEEDED"], [0, 1])
+
+
+# The driver, and the trigger's time
+
+
+@pytest.mark.parametrize("name", ["driver, waiting", "driver, deferred"])
+def test_driver_that_is_killed_is_started_again_without_a_retry(gated: RunsAhead, name: str) -> None:
+    run = gated[name]
+    run.wait_until_working()
+    psutil.Process(run.lease()["pid"]).kill()
+    run.wait_until_working(attempts=2)
+    run.open_gate()
+    assert run.task.wait_for_end() == "success"
+    assert run.task.try_number == 1
+    run.check(["FAILED", "SUCCEEDED"], [0, 0, 1])
+
+
+def test_task_fails_when_the_driver_is_lost_more_often_than_it_may_be(gated: RunsAhead) -> None:
+    run = gated["lost twice"]
+    for attempts in (1, 2):
+        run.wait_until_working(attempts)
+        run.task.wait("deferred")
+        psutil.Process(run.lease()["pid"]).kill()
+    assert run.task.wait_for_end() == "failed"
+    assert run.statuses() == ["FAILED", "FAILED"]
+    assert "is lost" in run.task.log()
+
+
+def test_job_of_a_trigger_that_is_not_waited_for_any_longer_is_stopped(gated: RunsAhead) -> None:
+    run = gated["impatient"]
+    run.wait_until_working()
+    assert run.task.wait_for_end() == "failed"
+    run.check(["STOPPED"], [0])
 
 
 # Scheduler, triggerer, API server
@@ -104,11 +151,13 @@ def _kill_and_start(stack: AirflowProcesses) -> None:
     stack.start("triggerer")
 
 
-@pytest.mark.parametrize("disturb", [_stop_and_start, _kill_and_start])
+@pytest.mark.parametrize(
+    ("name", "disturb"), [("stopped triggerer", _stop_and_start), ("killed triggerer", _kill_and_start)]
+)
 def test_job_goes_on_when_the_triggerer_is_started_again(
-    start_job: StartJob, stack: AirflowProcesses, disturb: Callable[[AirflowProcesses], None]
+    gated: RunsAhead, stack: AirflowProcesses, name: str, disturb: Callable[[AirflowProcesses], None]
 ) -> None:
-    run = start_job("deferred", gate=True)
+    run = gated[name]
     run.wait_until_deferred()
     disturb(stack)
     run.open_gate()
@@ -116,8 +165,8 @@ def test_job_goes_on_when_the_triggerer_is_started_again(
     run.check(["SUCCEEDED"], [0, 1])
 
 
-def test_job_goes_on_when_its_trigger_moves_to_another_triggerer(start_job: StartJob, stack: AirflowProcesses) -> None:
-    run = start_job("deferred", gate=True)
+def test_job_goes_on_when_its_trigger_moves_to_another_triggerer(gated: RunsAhead, stack: AirflowProcesses) -> None:
+    run = gated["two triggerers"]
     run.wait_until_deferred()
     first = run.task.read()["triggerer_job"]["id"]
     stack.start("second triggerer", "triggerer")
@@ -148,9 +197,9 @@ def test_task_ends_when_a_triggerer_comes_at_last(start_job: StartJob, stack: Ai
 
 
 def test_job_is_stopped_by_the_next_try_when_a_task_is_cleared_without_a_triggerer(
-    start_job: StartJob, stack: AirflowProcesses
+    gated: RunsAhead, stack: AirflowProcesses
 ) -> None:
-    run = start_job("deferred", gate=True)
+    run = gated["cleared"]
     run.wait_until_deferred()
     stack.kill("triggerer")
     try:
@@ -163,8 +212,18 @@ def test_job_is_stopped_by_the_next_try_when_a_task_is_cleared_without_a_trigger
     run.check(["STOPPED", "SUCCEEDED"], [0, 0, 1])
 
 
-def test_jobs_go_on_while_the_api_server_is_away_for_a_minute(start_job: StartJob, stack: AirflowProcesses) -> None:
-    running, ending = start_job("deferred", gate=True), start_job("retried_later", gate=True)
+def test_job_goes_on_when_the_scheduler_is_killed(gated: RunsAhead, stack: AirflowProcesses) -> None:
+    run = gated["scheduler"]
+    run.wait_until_deferred()
+    stack.kill("scheduler")
+    stack.start("scheduler")
+    run.open_gate()
+    assert run.task.wait_for_end() == "success"
+    run.check(["SUCCEEDED"], [0, 1])
+
+
+def test_jobs_go_on_while_the_api_server_is_away_for_a_minute(gated: RunsAhead, stack: AirflowProcesses) -> None:
+    running, ending = gated["no API"], gated["no API at its end"]
     for run in (running, ending):
         run.wait_until_deferred()
     stack.kill("api-server")
@@ -183,62 +242,24 @@ def test_jobs_go_on_while_the_api_server_is_away_for_a_minute(start_job: StartJo
     assert running.task.try_number == 1
 
 
-def test_job_goes_on_when_the_scheduler_is_killed(start_job: StartJob, stack: AirflowProcesses) -> None:
-    run = start_job("retried", gate=True)
-    run.wait_until_deferred()
-    stack.kill("scheduler")
-    stack.start("scheduler")
-    run.open_gate()
-    assert run.task.wait_for_end() == "success"
-    run.check(["SUCCEEDED"], [0, 1])
+# The head
 
 
-def test_job_of_a_trigger_that_is_not_waited_for_any_longer_is_stopped(start_job: StartJob) -> None:
-    run = start_job("impatient", gate=True)
-    run.wait_until_working()
-    assert run.task.wait_for_end() == "failed"
-    run.check(["STOPPED"], [0])
-
-
-# The driver and the head
-
-
-@pytest.mark.parametrize("dag_id", ["deferred", "waiting"])
-def test_driver_that_is_killed_is_started_again_without_a_retry(start_job: StartJob, dag_id: str) -> None:
-    run = start_job(dag_id, gate=True)
-    run.wait_until_working()
-    psutil.Process(run.lease()["pid"]).kill()
-    run.wait_until_working(attempts=2)
-    run.open_gate()
-    assert run.task.wait_for_end() == "success"
-    assert run.task.try_number == 1
-    run.check(["FAILED", "SUCCEEDED"], [0, 0, 1])
-
-
-def test_task_fails_when_the_driver_is_lost_more_often_than_it_may_be(start_job: StartJob) -> None:
-    run = start_job("restarted_once", gate=True)
-    for attempts in (1, 2):
-        run.wait_until_working(attempts)
-        run.task.wait("deferred")
-        psutil.Process(run.lease()["pid"]).kill()
-    assert run.task.wait_for_end() == "failed"
-    assert run.statuses() == ["FAILED", "FAILED"]
-    assert "is lost" in run.task.log()
-
-
-@pytest.mark.parametrize("dag_id", ["through_proxy", "retried_waiting_through_proxy"])
-def test_head_may_be_away_for_a_while(start_job: StartJob, proxy: GatedProxy, dag_id: str) -> None:
-    run = start_job(dag_id, gate=True)
-    run.wait_until_working()
+def test_head_may_be_away_for_a_while(start_job: StartJob, proxy: GatedProxy) -> None:
+    runs = [start_job(dag_id, gate=True) for dag_id in ("through_proxy", "retried_waiting_through_proxy")]
+    for run in runs:
+        run.wait_until_working()
     proxy.close()
     try:
-        run.open_gate()
+        for run in runs:
+            run.open_gate()
         _wait_s(AWAY_S)
     finally:
         proxy.open()
-    assert run.task.wait_for_end() == "success"
-    assert run.task.try_number == 1
-    run.check(["SUCCEEDED"], [0, 1])
+    for run in runs:
+        assert run.task.wait_for_end() == "success"
+        assert run.task.try_number == 1
+        run.check(["SUCCEEDED"], [0, 1])
 
 
 def test_connection_is_read_again_when_it_is_refused(

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _COMPONENTS = {
 }
 # As short as a machine that is busy with the tests still keeps to.
 _QUICK = {
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
     "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "600",
     "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "1",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
@@ -62,6 +64,9 @@ def airflow_environment(home: Path, port: int, **variables: str) -> dict[str, st
 class AirflowProcesses:
     """The processes of an Airflow with a home of its own; `started_airflow` makes one.
 
+    A component that ends by itself is started again, as service managers do: for one, Airflow's scheduler gives up when
+    somebody deletes a DAG run that it has in hand.
+
     Attributes:
         airflow: what its API offers.
     """
@@ -72,6 +77,10 @@ class AirflowProcesses:
         self._env = env
         self._client = client
         self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._components: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+        self._manager = threading.Thread(target=self._start_what_has_ended, daemon=True)
 
     def migrate(self) -> None:
         """Make the database."""
@@ -86,9 +95,9 @@ class AirflowProcesses:
             name: the name to call it by later.
             component: which one it is; None = the one of that name.
         """
-        component = component or name
-        command = [_AIRFLOW, component, *_COMPONENTS[component]]
-        self._started[name] = start(command, self._log(name), self._env, self._home)
+        with self._lock:
+            self._components[name] = component or name
+            self._start(name)
 
     def start_all(self) -> None:
         """Start each component once, and wait until they work."""
@@ -97,6 +106,7 @@ class AirflowProcesses:
         self.wait_for_api()
         for name in ("scheduler", "dag_processor", "triggerer"):
             self.wait_until_healthy(name)
+        self._manager.start()
 
     def wait_for_api(self) -> None:
         """Wait until the API answers."""
@@ -118,12 +128,13 @@ class AirflowProcesses:
 
     def kill(self, name: str) -> None:
         """Kill a component with all its processes, as the end of its container does."""
-        kill_all(family(self._started[name].pid))
-        self._started.pop(name).wait()
+        process = self._taken(name)
+        kill_all(family(process.pid))
+        process.wait()
 
     def stop(self, name: str) -> None:
         """End a component in order."""
-        end(self._started.pop(name), timeout_s=20)
+        end(self._taken(name), timeout_s=20)
 
     def freeze(self, name: str) -> None:
         """Let a component neither run nor end; it holds no lock of the database meanwhile."""
@@ -141,8 +152,9 @@ class AirflowProcesses:
 
     def end_all(self) -> None:
         """End all components; the scheduler first, since it has started the tasks."""
+        self._is_over.set()
         for name in sorted(self._started, key=lambda name: name != "scheduler"):
-            end(self._started.pop(name))
+            end(self._taken(name))
 
     def task_process(self, task: TaskInstance) -> psutil.Process:
         """Wait until a task instance runs in a process, and return that; its parent is the task's supervisor."""
@@ -160,6 +172,26 @@ class AirflowProcesses:
     def output(self, name: str) -> str:
         """Return what a component has printed."""
         return self._log(name).read_text()
+
+    def _start(self, name: str) -> None:
+        component = self._components[name]
+        self._started[name] = start(
+            [_AIRFLOW, component, *_COMPONENTS[component]], self._log(name), self._env, self._home
+        )
+
+    def _taken(self, name: str) -> subprocess.Popen[bytes]:
+        """Return the process of a component, which is not started again any more."""
+        with self._lock:
+            return self._started.pop(name)
+
+    def _start_what_has_ended(self) -> None:
+        while not self._is_over.wait(1):
+            with self._lock:
+                for name in [name for name, process in self._started.items() if process.poll() is not None]:
+                    print(
+                        f"{name} of Airflow has ended, and is started again:\n{self.output(name)[-2000:]}", flush=True
+                    )
+                    self._start(name)
 
     def _log(self, name: str) -> Path:
         return self._home / f"{name}.log"

@@ -25,16 +25,19 @@ class Hold:
         pattern: is searched in what comes from the client.
         answers: whether the request is carried out and only its answer is held.
         reached: is set when something is held.
+        number: how many requests have been held.
         released: is set when nothing is held any more.
     """
 
     pattern: re.Pattern[bytes]
     answers: bool
     reached: threading.Event = field(default_factory=threading.Event)
+    number: int = 0
     released: threading.Event = field(default_factory=threading.Event)
 
     async def pause(self) -> None:
         """Wait until the hold is released."""
+        self.number += 1
         self.reached.set()
         await asyncio.to_thread(self.released.wait, 300)
 
