@@ -12,7 +12,7 @@ def list_groups(result: RunResult) -> str:
     """Return a sentence on the run, and a line for each of the largest groups of failed ranks."""
     summary = (
         f"run {result.name!r}: {len(result.failed)} of {result.world_size} ranks failed, {result.completed} "
-        f"completed; the next try runs only the missing ranks. Run folder: {result.logging_dir}"
+        f"completed; a retry, or a clear, runs only the missing ranks. Run folder: {result.logging_dir}"
     )
     return "\n".join([summary, *group_lines(result)])
 

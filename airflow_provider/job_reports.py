@@ -19,6 +19,8 @@ PROGRESS_KEY = "progress"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _OWN_PROGRESS = re.compile(r": \d+/\d+ ranks completed, \d+ failed, \d+ running on \d+ workers")
 """The driver's lines of progress, instead of which the task has its own."""
+_LEVEL = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\s(WARNING|ERROR|CRITICAL)\s")
+"""The beginning of a line that a logger of the driver has written with one of these levels."""
 _MAX_LINES = 200
 _MAX_LINE_LENGTH = 2_000
 _PROGRESS_INTERVAL_S = 30.0
@@ -57,7 +59,8 @@ class JobReports:
         self.offset = log.offset
         lines = _COLOURS.sub("", log.text).splitlines()
         for line in _capped([line for line in lines if not _OWN_PROGRESS.search(line)]):
-            self._log.info("%s", line)
+            level = _LEVEL.match(line)
+            getattr(self._log, level.group(1).lower() if level else "info")("%s", line)
         if progress is not None:
             self._report_progress(progress)
         if time.monotonic() - self._pushed[0] >= _PROGRESS_INTERVAL_S:

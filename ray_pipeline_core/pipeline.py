@@ -136,7 +136,7 @@ def _import_factory(path: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a cause; a script may call sys.exit() when it is imported
         raise PipelineLoadError(
             f"pipeline={path!r}: importing module {module_name!r} raised {type(error).__name__}: {error}; "
-            "correct the path, or install the module where run() is called"
+            "correct the path, or install the module where the driver runs"
         ) from cause_to_show(error)
     try:
         for part in attribute.split("."):

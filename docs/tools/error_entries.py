@@ -765,8 +765,9 @@ _PIPELINE: Mapping[str, Entry] = {
         "module that another one imports; the end of the message names the node.",
         "Install the package on every node, or send it with a runtime environment as the message says.",
     ),
-    "pipeline={path}: importing module {module_name} raised {type}: {error}; correct the path, or install the module where run() is called": Entry(
-        "The module of the import path is missing where `run()` was called, or raises when it is imported.",
+    "pipeline={path}: importing module {module_name} raised {type}: {error}; correct the path, or install the module where the driver runs": Entry(
+        "The module of the import path is missing where the driver runs, which is the calling process or, for jobs, a node of the"
+        " cluster; or it raises when it is imported.",
         "Install the module, or correct the path or the error that the message shows.",
     ),
     "pipeline={path}: module {module_name} has no {attribute}; correct the name after the colon": Entry(
@@ -1094,7 +1095,7 @@ _RUN: Mapping[str, Entry] = {
         "Ctrl-C, SIGTERM or `executor.stop()` stopped the run.",
         "Start the run again with the same `logging_dir` to run the other ranks.",
     ),
-    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; the next try runs only the missing ranks. Run folder: {logging_dir} {value}": Entry(
+    "run {name}: {failed} of {world_size} ranks failed, {completed} completed; a retry, or a clear, runs only the missing ranks. Run folder: {logging_dir} {value}": Entry(
         "More ranks failed than `max_failed_ranks` allows; the message shows the twenty largest groups of ranks that "
         "failed for the same reason, a line for each. Airflow retries the task if it has retries"
         " left, unless every failed rank has raised `AirflowFailException`.",

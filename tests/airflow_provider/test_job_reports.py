@@ -40,6 +40,17 @@ def test_progress_of_the_driver_is_not_shown_twice(caplog: pytest.LogCaptureFixt
     assert _reported(f"2026-11-27 03:00:00,000 INFO {line}\nnext\n", caplog) == ["next"]
 
 
+def test_lines_have_the_levels_of_the_driver(caplog: pytest.LogCaptureFixture) -> None:
+    lines = {
+        "2026-11-27 03:00:00,000 INFO run: 1 of 4 ranks to run": "INFO",
+        "2026-11-27 03:00:01,000 WARNING run: rank 3 is slow": "WARNING",
+        "2026-11-27 03:00:02,000\tERROR worker.py:1 -- lost": "ERROR",
+        "ValueError: WARNING": "INFO",
+    }
+    assert _reported("".join(f"{line}\n" for line in lines), caplog) == list(lines)
+    assert [record.levelname for record in caplog.records] == list(lines.values())
+
+
 def test_progress_is_one_line_in_half_a_minute_and_one_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     reports = JobReports(None, "job", logging.getLogger("task"))
     with caplog.at_level(logging.INFO, "task"):

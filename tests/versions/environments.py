@@ -52,6 +52,27 @@ AIRFLOW_TESTS = (
     "tests/orchestrators/test_readme_examples.py::test_dag_runs_in_a_started_airflow",
 )
 
+_JOBS = "tests/airflow_jobs"
+_JOB_RUNS = f"{_JOBS}/test_job_runs.py::test_run_ends_as_it_should"
+_INTERVENTIONS = f"{_JOBS}/test_job_interventions.py"
+_LOSSES = f"{_JOBS}/test_job_losses.py"
+JOB_TESTS = (
+    f"{_JOBS}/test_task_jobs.py",
+    f"{_JOB_RUNS}[execution_timeout]",
+    f"{_JOB_RUNS}[waiting]",
+    f"{_JOB_RUNS}[deferred]",
+    f"{_JOB_RUNS}[failed rank]",
+    f"{_JOB_RUNS}[retry of one rank]",
+    f"{_INTERVENTIONS}::test_job_stops_when_its_task_is_marked",
+    f"{_INTERVENTIONS}::test_clear_stops_the_job_before_another_one_starts",
+    f"{_INTERVENTIONS}::test_clear_runs_what_rerun_says",
+    f"{_LOSSES}::test_workers_that_die_while_they_submit_leave_one_job",
+    f"{_LOSSES}::test_job_of_a_waiting_worker_that_is_lost_is_adopted",
+    f"{_LOSSES}::test_driver_that_is_killed_is_started_again_without_a_retry",
+    f"{_LOSSES}::test_job_goes_on_when_the_triggerer_is_started_again",
+)
+"""What a task does whose driver is a job, on a started Airflow: its runs, and what users and losses do to them."""
+
 _TASK = "tests/prefect_integration/test_run_task.py"
 _FLOW = "tests/prefect_integration/test_flow_builder.py"
 _CANCELLATION = "tests/prefect_integration/test_cancellation.py"
@@ -105,12 +126,19 @@ AIRFLOW = "apache-airflow==3.0.0"
 PREFECT = "prefect==3.4.0"
 """The oldest supported versions."""
 
+
+def _older_airflow(version: str, pythons: tuple[str, ...], requirements: tuple[str, ...], until: str) -> Environment:
+    """Return the environment of an Airflow that is not the one of `make test-airflow`."""
+    needed = (*requirements, "moto[server]>=5.0", "trustme>=1.1")
+    return Environment(f"airflow-{version}", pythons, ".[airflow]", needed, (*AIRFLOW_TESTS, *JOB_TESTS), until)
+
+
 ENVIRONMENTS = (
     Environment("ray-lowest", OLD_FIRST, ".", (RAY,), RAY_TESTS, "2025-09-15"),
     Environment("ray-newest", NEW_FIRST, ".", (), RAY_TESTS, kept="ray[default]"),
-    Environment("airflow-lowest", OLD_FIRST, ".[airflow]", (AIRFLOW, RAY), AIRFLOW_TESTS, "2025-09-15"),
-    Environment("airflow-3.1", OLD_FIRST, ".[airflow]", ("apache-airflow==3.1.*",), AIRFLOW_TESTS, "2026-01-15"),
-    Environment("airflow-3.2", NEW_FIRST, ".[airflow]", ("apache-airflow==3.2.*",), AIRFLOW_TESTS, "2026-06-15"),
+    _older_airflow("lowest", OLD_FIRST, (AIRFLOW, RAY), "2025-09-15"),
+    _older_airflow("3.1", OLD_FIRST, ("apache-airflow==3.1.*",), "2026-01-15"),
+    _older_airflow("3.2", NEW_FIRST, ("apache-airflow==3.2.*",), "2026-06-15"),
     Environment("airflow-newest", NEW_FIRST, ".[airflow]", (), AIRFLOW_TESTS, kept="apache-airflow"),
     Environment("prefect-lowest", OLD_FIRST, ".[prefect]", (PREFECT, RAY), PREFECT_TESTS, "2025-09-15"),
     Environment("prefect-3.6", OLD_FIRST, ".[prefect]", ("prefect==3.6.*",), PREFECT_TESTS, "2026-01-15"),

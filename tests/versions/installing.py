@@ -58,7 +58,9 @@ def _install_beside(kept: str, folder: Path, *arguments: object) -> None:
 
 
 def _install(folder: Path, *arguments: object) -> None:
-    if _uv("pip", "install", "--quiet", "--python", folder, *arguments):
+    # Where Python may write no bytecode, each process would compile all that it imports, for which the dashboard of the
+    # oldest Ray takes longer than Ray waits.
+    if _uv("pip", "install", "--quiet", "--compile-bytecode", "--python", folder, *arguments):
         return
     probe = ("--dry-run", "--refresh", "--reinstall", "--no-deps", "pip")
     if _uv("pip", "install", "--quiet", "--python", folder, *probe):
