@@ -27,6 +27,8 @@ from ray_pipeline_core.scheduling.run_limits import RunInterrupted
 
 Value = TypeVar("Value")
 
+_NO_CLIENT_SERVER = "Starting Ray client server failed"
+"""What Ray says when a server of Ray Client has not started, as now and then happens: it forks beside gRPC's threads."""
 MAX_SILENCE_S = 15.0
 """How long the head may be silent before the run ends, in seconds; Ray ends the process after 60."""
 
@@ -146,7 +148,12 @@ def _connect(where: str, check: Callable[[], None], timeout_s: float | None) -> 
     wait = ConnectWait(f"the Ray cluster at {where} ({limit_s:g} s at most)", check, limit_s)
     if not ray.is_initialized():
         _wait_for_head(where, wait)
-    return join(where, wait.check)
+    while True:
+        try:
+            return join(where, wait.check)
+        except ConnectionAbortedError as error:
+            if _NO_CLIENT_SERVER not in str(error) or wait.is_over:
+                raise
 
 
 def _wait_for_head(where: str, wait: ConnectWait) -> None:

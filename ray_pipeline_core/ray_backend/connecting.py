@@ -45,6 +45,11 @@ class ConnectWait:
         self._started_s = time.monotonic()
         self._said = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return self._limit_s is not None and time.monotonic() - self._started_s > self._limit_s
+
     def check(self) -> None:
         """Return if the wait may go on.
 
@@ -54,7 +59,7 @@ class ConnectWait:
         """
         self._check()
         waited_s = time.monotonic() - self._started_s
-        if self._limit_s is not None and waited_s > self._limit_s:
+        if self.is_over:
             raise ConnectTimeoutError(f"nothing answers there, and the wait of {self._limit_s:g} s is over")
         if waited_s > SAY_AFTER_S and not self._said:
             self._said = True

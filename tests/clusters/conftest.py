@@ -74,7 +74,7 @@ def run_script(projects: Path) -> RunScript:
         for name, text in {"reporting": _REPORT, "driver": script, **modules}.items():
             (folder / f"{name}.py").write_text(textwrap.dedent(text))
         command = [*_submitted(job_of), sys.executable, "driver.py"]
-        environment = os.environ | dict(env or {})
+        environment = os.environ | {"RAY_PIPELINE_CONNECT_TIMEOUT_S": "180"} | dict(env or {})
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250)
         answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
         assert answers, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,13 @@ def squares(folder: Path) -> list[int]:
 ALL = [number**2 for number in range(10)]
 
 
+def result_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the result that a script has reported."""
+    assert "result" in answer, f"{answer['error']}: {answer['message']}\n{answer['output']}"
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
 @pytest.mark.parametrize("way", ["by itself", "connected before", "client", "client connected before"])
 def test_modules_beside_the_script_reach_a_stock_cluster(
     stock_cluster: Head, run_script: RunScript, tmp_path: Path, way: str
@@ -67,9 +75,9 @@ def test_modules_beside_the_script_reach_a_stock_cluster(
         """,
         **MODULES,
     )
-    assert answer["result"]["completed"] == 4
+    assert result_of(answer)["completed"] == 4
     assert squares(tmp_path / "out") == ALL
-    assert answer["result"]["stats"][0]["stats"]["numbers"]["total"] == 10
+    assert result_of(answer)["stats"][0]["stats"]["numbers"]["total"] == 10
 
 
 def test_side_by_side_ranks_and_gangs_run_on_a_stock_cluster(
@@ -91,7 +99,7 @@ def test_side_by_side_ranks_and_gangs_run_on_a_stock_cluster(
         {"RAY_ADDRESS": stock_cluster.address},
         **MODULES,
     )
-    assert answer["result"]["completed"] == 1
+    assert result_of(answer)["completed"] == 1
     assert squares(tmp_path / "out") == squares(tmp_path / "gang") == ALL
 
 
@@ -110,7 +118,7 @@ def test_driver_that_is_a_ray_job_brings_its_modules(
         job_of=cluster_with_product.dashboard,
         **MODULES,
     )
-    assert answer["result"]["completed"] == 4
+    assert result_of(answer)["completed"] == 4
     assert squares(tmp_path / "out") == ALL
 
 
@@ -133,7 +141,7 @@ def test_module_that_imports_what_the_nodes_lack_is_sent_by_value(
             print("it runs")
         """,
     )
-    assert answer["result"]["completed"] == 1
+    assert result_of(answer)["completed"] == 1
     assert "it runs" in (tmp_path / "logs" / "task_00000.log").read_text()
 
 
@@ -189,7 +197,7 @@ def test_module_that_a_step_imports_when_it_runs_travels_with_a_local_working_di
         {"RAY_ADDRESS": stock_cluster.address},
         **modules,
     )
-    assert answer["result"]["completed"] == 1
+    assert result_of(answer)["completed"] == 1
     assert ((tmp_path / "first").read_text(), (tmp_path / "second").read_text()) == ("one", "other")
 
 

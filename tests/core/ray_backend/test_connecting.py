@@ -354,3 +354,34 @@ def test_what_ray_says_of_a_failed_connection_is_one_line(where: str) -> None:
     error = RuntimeError("\x1b[31mThe node timed out.\x1b[0m\nThe last lines of its log:\n\traylet is full")
     message = str(connecting.connect_error(where, "address", error))
     assert ": RuntimeError: The node timed out. The last lines of its log: raylet is full; check" in message
+
+
+NO_SERVER = ConnectionAbortedError("RuntimeError: Starting Ray client server failed. See ray_client_server_23000.err")
+
+
+@pytest.mark.parametrize(
+    ("errors", "timeout_s", "outcome"),
+    [
+        ([NO_SERVER, NO_SERVER], 60, "connected"),
+        ([NO_SERVER], 1e-9, "Starting Ray client server failed"),
+        ([ConnectionAbortedError("another one")], 60, "another one"),
+    ],
+    ids=["asked again", "until the time is over", "nothing else is"],
+)
+def test_server_of_a_client_is_asked_for_again_when_it_did_not_start(
+    monkeypatch: pytest.MonkeyPatch, errors: list[Exception], timeout_s: float, outcome: str
+) -> None:
+    answers = iter([*errors, None])
+
+    def join(where: str, check: object) -> str:
+        error = next(answers)
+        if error is not None:
+            raise error
+        return "connected"
+
+    monkeypatch.setattr(cluster, "join", join)
+    try:
+        found = str(cluster._connect("ray://127.0.0.1:1", lambda: None, timeout_s))
+    except ConnectionAbortedError as error:
+        found = str(error)
+    assert outcome in found
