@@ -19,7 +19,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks demo check docs format test test-airflow browser test-versions chaos soak bench bench-full constraints clean
+.PHONY: help setup hooks demo check docs format test test-airflow browser database test-versions chaos soak bench bench-full constraints clean
 
 help:
 	@echo "make demo         run the nightly flights example on a local Ray cluster"
@@ -91,7 +91,7 @@ test: setup
 	@$(BIN)/python -m coverage report $(if $(strip $(PYTEST_ARGS)),|| true,--fail-under=$(MIN_COVERAGE))
 
 # One after another: the tests share an Airflow, and some stop a part of it; two of them are too much for two cores.
-test-airflow: setup browser
+test-airflow: setup browser database
 	$(BIN)/python -m pytest tests/airflow_jobs --timeout 600 $(PYTEST_ARGS)
 
 # What the test of Airflow's pages looks at them with; without it that test is skipped.
@@ -99,7 +99,12 @@ browser:
 	@command -v chromedriver >/dev/null || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null || { \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
-test-versions: setup
+# What stores all that the Airflow of those tests knows; without it that is SQLite, with which its API may stand still.
+database:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null || { \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; }
+
+test-versions: setup database
 	$(BIN)/python -m tests.versions.matrix $(VERSIONS_ARGS)
 
 chaos: setup

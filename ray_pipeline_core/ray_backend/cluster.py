@@ -28,7 +28,7 @@ from ray_pipeline_core.scheduling.run_limits import RunInterrupted
 Value = TypeVar("Value")
 
 _NO_CLIENT_SERVER = "Starting Ray client server failed"
-"""What Ray says when a server of Ray Client has not started, as now and then happens: it forks beside gRPC's threads."""
+"""What Ray says when a server of Ray Client has not started, as happens: it is forked beside threads of gRPC."""
 MAX_SILENCE_S = 15.0
 """How long the head may be silent before the run ends, in seconds; Ray ends the process after 60."""
 

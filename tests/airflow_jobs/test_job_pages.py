@@ -13,6 +13,7 @@ from selenium.webdriver.common.by import By
 from tests.airflow_jobs.conftest import BUCKET, PLANTED, StartJob
 from tests.airflow_jobs.job_runs import JobRun
 from tests.support.airflow_api import Airflow
+from tests.support.airflow_processes import AirflowProcesses
 from tests.support.job_cluster import JobCluster
 from tests.support.waiting import wait_for
 
@@ -122,8 +123,13 @@ def test_no_secret_is_in_any_answer_of_an_api(watched: JobRun, airflow: Airflow,
     assert not [path for path, text in answers.items() if any(secret in text for secret in _secrets(cluster))]
 
 
-def test_no_secret_is_in_any_file(watched: JobRun, airflow: Airflow, cluster: JobCluster) -> None:
+def test_no_secret_is_in_any_file_and_in_the_database(
+    watched: JobRun, airflow: Airflow, stack: AirflowProcesses, cluster: JobCluster
+) -> None:
     watched.task.wait_for_end()
     files = [path for folder in (airflow.home, watched.folder) for path in folder.rglob("*") if path.is_file()]
     secrets = [secret.encode() for secret in _secrets(cluster)]
     assert not [path for path in files if any(secret in path.read_bytes() for secret in secrets)]
+    stored = stack.database.text()
+    assert watched.names[1] in stored
+    assert not [secret for secret in _secrets(cluster) if secret in stored]

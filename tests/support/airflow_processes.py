@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import httpx
 import psutil
 
 from tests.support.airflow_api import Airflow, TaskInstance, api_client, log_in
+from tests.support.airflow_databases import Database, started_database
 from tests.support.processes import end, environment, family, kill_all, start
 from tests.support.ray_processes import free_port
 from tests.support.waiting import wait_for
@@ -69,10 +69,12 @@ class AirflowProcesses:
 
     Attributes:
         airflow: what its API offers.
+        database: where it stores all that it knows.
     """
 
-    def __init__(self, home: Path, env: Mapping[str, str], client: httpx.Client) -> None:
+    def __init__(self, home: Path, env: Mapping[str, str], client: httpx.Client, database: Database) -> None:
         self.airflow = Airflow(client, home)
+        self.database = database
         self._home = home
         self._env = env
         self._client = client
@@ -140,7 +142,7 @@ class AirflowProcesses:
         """Let a component neither run nor end; it holds no lock of the database meanwhile."""
         while True:
             self.signal(name, signal.SIGSTOP)
-            if self._can_be_written():
+            if not self.database.is_held():
                 return
             self.signal(name, signal.SIGCONT)
 
@@ -201,17 +203,6 @@ class AirflowProcesses:
             assert started.poll() is None, f"{name} has ended\n{self.output(name)[-4000:]}"
         return False
 
-    def _can_be_written(self) -> bool:
-        database = sqlite3.connect(self._home / "airflow.db", timeout=2)
-        try:
-            database.execute("BEGIN IMMEDIATE")
-            database.rollback()
-            return True
-        except sqlite3.OperationalError:
-            return False
-        finally:
-            database.close()
-
 
 _AIRFLOW = str(Path(sys.executable).parent / "airflow")
 
@@ -220,10 +211,10 @@ _AIRFLOW = str(Path(sys.executable).parent / "airflow")
 def started_airflow(home: Path, **variables: str) -> Iterator[AirflowProcesses]:
     """Start an Airflow with further environment variables, and end all its processes."""
     port = free_port()
-    database = f"sqlite:///{home}/airflow.db?timeout=60"
-    env = airflow_environment(home, port, **_QUICK, AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=database, **variables)
-    with api_client(port) as client:
-        processes = AirflowProcesses(home, env, client)
+    with api_client(port) as client, started_database(home) as database:
+        variables["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database.url
+        env = airflow_environment(home, port, **_QUICK, **variables)
+        processes = AirflowProcesses(home, env, client, database)
         processes.migrate()
         try:
             processes.start_all()

@@ -129,7 +129,7 @@ PREFECT = "prefect==3.4.0"
 
 def _older_airflow(version: str, pythons: tuple[str, ...], requirements: tuple[str, ...], until: str) -> Environment:
     """Return the environment of an Airflow that is not the one of `make test-airflow`."""
-    needed = (*requirements, "moto[server]>=5.0", "trustme>=1.1")
+    needed = (*requirements, "asyncpg>=0.29", "moto[server]>=5.0", "psycopg2-binary>=2.9.9", "trustme>=1.1")
     return Environment(f"airflow-{version}", pythons, ".[airflow]", needed, (*AIRFLOW_TESTS, *JOB_TESTS), until)
 
 
