@@ -55,10 +55,13 @@ def is_sent_by_value(module: str) -> bool:
 
 def _source_of(module: ModuleType | None) -> Path | None:
     """Return the file of a module in Python, or the folder of a package without `__init__.py`; None for others."""
-    file, folders = getattr(module, "__file__", None), list(getattr(module, "__path__", ()))
-    if file is None:
-        return Path(folders[0]).resolve() if folders else None
-    return Path(file).resolve() if file.endswith(".py") else None
+    try:
+        file, folders = getattr(module, "__file__", None), list(getattr(module, "__path__", None) or ())
+    except Exception:  # noqa: BLE001 - what libraries register as modules may be anything, and import when it is looked at
+        return None
+    if isinstance(file, str):
+        return Path(file).resolve() if file.endswith(".py") else None
+    return Path(folders[0]).resolve() if file is None and folders and isinstance(folders[0], str) else None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from types import CodeType
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -163,6 +163,23 @@ def test_subclass_of_cached_property_keeps_its_class() -> None:
     except TypeError:  # before Python 3.12 it has a lock, and nobody knows how to rebuild a subclass
         return
     assert type(pickle.loads(packed)) is Noted
+
+
+class Importing:
+    """What a library may register as a module: it imports another one when it is looked at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ImportError("no module named gone")
+
+
+@pytest.mark.parametrize(
+    "registered",
+    [SimpleNamespace(__file__=None, __path__=None), SimpleNamespace(__file__=3, __path__=[3]), Importing(), None],
+    ids=["no path", "numbers", "importing", "None"],
+)
+def test_what_libraries_register_as_a_module_is_not_sent(monkeypatch: pytest.MonkeyPatch, registered: Any) -> None:
+    monkeypatch.setitem(sys.modules, "registered", registered)
+    assert not is_sent_by_value("registered")
 
 
 def test_code_that_is_sent_by_value_keeps_the_name_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
