@@ -13,6 +13,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(wildcard ray_pipeline_core airflow_provider prefect_integration tests examples benchmarks docs/tools)
 
+# The tests start thousands of processes, each of which would compile the packages.
+unexport PYTHONDONTWRITEBYTECODE
+
 # No target phones home.
 export RAY_USAGE_STATS_ENABLED := 0
 export DO_NOT_TRACK := 1

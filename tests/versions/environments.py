@@ -122,7 +122,7 @@ class Environment:
 
 
 RAY = "ray[default]==2.49.0"
-AIRFLOW = "apache-airflow==3.0.0"
+AIRFLOW = "apache-airflow==3.0.6"
 PREFECT = "prefect==3.4.0"
 """The oldest supported versions."""
 
