@@ -64,8 +64,16 @@ class PipelineExecution:
         """
         return self._report(context, lambda: self._start(self._mode_for(context)).execute())
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Take the result of the job of which the trigger tells; see `execute`."""
+    def execute_complete(
+        self, context: Context, event: Mapping[str, Any], try_number: int | None = None
+    ) -> dict[str, Any]:
+        """Take the result of the job of which the trigger tells; see `execute`.
+
+        Airflow 3.0 keeps the event for the next try if this one fails; that try begins anew.
+        """
+        ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        if try_number not in (None, ti.try_number):
+            return self.execute(context)
         return self._report(context, lambda: self._start(self._job_mode(context)).resume(event))
 
     def trigger_failed(self, context: Context, error: BaseException) -> None:

@@ -113,7 +113,8 @@ class JobMode:
         announce(self._task.log, self._ti, job, executor, restarts)
         self._raise_if_killed()
         if self._settings.deferrable:
-            self._task.defer(trigger=self._trigger(job), method_name="execute_complete")
+            this_try = {"try_number": self._ti.try_number}
+            self._task.defer(trigger=self._trigger(job), method_name="execute_complete", kwargs=this_try)
         self._wait = WorkerWait(self._trigger(job))
         if self._is_killed:
             self._wait.end()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from airflow_provider.job_settings import JobSettings
 from airflow_provider.triggers.ray_pipeline import RayPipelineTrigger
@@ -19,6 +19,6 @@ class JobTask(PipelineTask, Protocol):
         """Return how the task waits for the job."""
         ...
 
-    def defer(self, *, trigger: RayPipelineTrigger, method_name: str) -> NoReturn:
+    def defer(self, *, trigger: RayPipelineTrigger, method_name: str, kwargs: dict[str, Any] | None = None) -> NoReturn:
         """Leave the worker until the trigger has fired."""
         ...

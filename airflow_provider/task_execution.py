@@ -41,9 +41,11 @@ class ExecutedOperator(PipelineLineage):
         """
         return self._executed().execute(context)
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+    def execute_complete(
+        self, context: Context, event: Mapping[str, Any], try_number: int | None = None
+    ) -> dict[str, Any]:
         """Go on with the event of the trigger; see `execute`."""
-        return self._executed().execute_complete(context, event)
+        return self._executed().execute_complete(context, event, try_number)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral; the job of a trigger that has failed is seen to, so that it is not forgotten."""

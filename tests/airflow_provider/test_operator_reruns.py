@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
+from airflow_provider.execution import PipelineExecution
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from airflow_provider.rerun import request_of
 from ray_pipeline_core import ConfigError
@@ -17,6 +18,31 @@ from tests.airflow_provider.dag_runs import RunDag
 
 STEPS = "tests.airflow_provider.steps"
 DAY = datetime(2013, 1, 15, tzinfo=timezone.utc)
+
+
+class Executed(PipelineExecution):
+    """An execution that says what Airflow has asked for."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        return {"begins": "anew"}
+
+    def _job_mode(self, context: Any) -> Any:
+        return SimpleNamespace(resume=lambda event: SimpleNamespace(to_dict=lambda: {"goes on with": event}))
+
+    def _succeeded(self, context: Any, result: Any) -> dict[str, Any]:
+        plain: dict[str, Any] = result.to_dict()
+        return plain
+
+
+GOES_ON = {"goes on with": "event"}
+
+
+@pytest.mark.parametrize(("deferred_by", "outcome"), [(1, {"begins": "anew"}), (2, GOES_ON), (None, GOES_ON)])
+def test_event_that_a_try_before_has_waited_for_is_no_result(deferred_by: int | None, outcome: dict[str, str]) -> None:
+    task: Any = SimpleNamespace(ray_conn_id="ray")
+    context: Any = {"ti": SimpleNamespace(try_number=2)}
+    event: Any = "event"
+    assert Executed(task).execute_complete(context, event, deferred_by) == outcome
 
 
 def make_dag(folder: Path, failing: list[int], **arguments: Any) -> DAG:
