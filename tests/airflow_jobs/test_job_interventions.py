@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,15 @@ WORKING = {
 
 
 @pytest.fixture(scope="module")
-def working(start_job: StartJob) -> dict[str, JobRun]:
+def working(start_job: StartJob) -> Iterator[dict[str, JobRun]]:
     """Runs whose first rank works until its gate is opened."""
     runs = {name: start_job(dag_id, gate=True) for name, dag_id in WORKING.items()}
     for name, run in runs.items():
         run.wait_until_working()
         run.task.wait("running" if WORKING[name] == "waiting" else "deferred")
-    return runs
+    yield runs
+    for run in runs.values():  # those that no test has asked for
+        run.open_gate()
 
 
 def test_deferred_tasks_hold_no_slot_and_no_process(working: dict[str, JobRun], airflow: Airflow) -> None:
