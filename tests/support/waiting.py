@@ -25,8 +25,9 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = MAX_
     """
     started_s = time.monotonic()
     while not condition():
-        assert time.monotonic() < started_s + timeout_s, f"{what}: did not happen within {timeout_s:.0f} s"
-        _pause(started_s)
+        waited_s = time.monotonic() - started_s
+        assert waited_s < timeout_s, f"{what}: did not happen within {timeout_s:.0f} s"
+        time.sleep(_interval_s(waited_s))
 
 
 def wait_until_none(find: Callable[[], Collection[object]], what: str, timeout_s: float = MAX_WAIT_S) -> None:
@@ -42,10 +43,10 @@ def wait_until_none(find: Callable[[], Collection[object]], what: str, timeout_s
     """
     started_s = time.monotonic()
     while found := find():
-        assert time.monotonic() < started_s + timeout_s, f"{what} are left after {timeout_s:.0f} s: {found}"
-        _pause(started_s)
+        waited_s = time.monotonic() - started_s
+        assert waited_s < timeout_s, f"{what} are left after {timeout_s:.0f} s: {found}"
+        time.sleep(_interval_s(waited_s))
 
 
-def _pause(started_s: float) -> None:
-    waited_s = time.monotonic() - started_s
-    time.sleep(min(max(_FIRST_INTERVAL_S, waited_s / 10), _MAX_INTERVAL_S))
+def _interval_s(waited_s: float) -> float:
+    return min(max(_FIRST_INTERVAL_S, waited_s / 10), _MAX_INTERVAL_S)
