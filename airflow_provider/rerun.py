@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 from urllib.parse import quote
@@ -27,7 +28,9 @@ def check_mode(mode: str) -> None:
     Rerun(mode, "", 1)
 
 
-def request_of(ti: Try, mode: str, retries: int | None, logical_date: datetime | None = None) -> Rerun:
+def request_of(
+    ti: Try, mode: str, retries: int | None, logical_date: datetime | None = None, failed: Sequence[str] = ()
+) -> Rerun:
     """Return what a try of a task instance asks of its run folder.
 
     All automatic retries are of one epoch, since Airflow raises `max_tries` with each clear and with nothing else.
@@ -37,6 +40,7 @@ def request_of(ti: Try, mode: str, retries: int | None, logical_date: datetime |
         mode: the operator's `rerun`, rendered.
         retries: the operator's `retries`.
         logical_date: that of the DAG run, which `dag.test()` gives another id when it runs a date again.
+        failed: the ids of tries that are known to have failed.
 
     Raises:
         ConfigError: the mode is wrong.
@@ -44,4 +48,4 @@ def request_of(ti: Try, mode: str, retries: int | None, logical_date: datetime |
     epoch = ti.max_tries - (retries or 0) + 1
     run = ti.run_id if logical_date is None else logical_date.isoformat()
     key = (ti.dag_id, run, ti.task_id, str(-1 if ti.map_index is None else ti.map_index))
-    return Rerun(mode, str(epoch), ti.try_number, "/".join(quote(part, safe="+") for part in key), str(ti.id))
+    return Rerun(mode, str(epoch), ti.try_number, "/".join(quote(part, safe="+") for part in key), str(ti.id), failed)

@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import Context
 
 from airflow_provider.execution import PipelineExecution
+from airflow_provider.failed_tries import failed_tries, noted_failure
 from airflow_provider.job_settings import JOB_TEMPLATE_FIELDS, JobSettings, rendered_settings
 from airflow_provider.lineage import PipelineLineage
 from airflow_provider.rerun import request_of
@@ -39,7 +40,8 @@ class ExecutedOperator(PipelineLineage):
                 or every failed rank has raised `AirflowFailException`.
             TaskDeferred: the task waits for its job in a trigger, and goes on in `execute_complete`.
         """
-        return self._executed().execute(context)
+        with noted_failure(context):
+            return self._executed().execute(context)
 
     def execute_complete(
         self, context: Context, event: Mapping[str, Any], try_number: int | None = None
@@ -49,12 +51,13 @@ class ExecutedOperator(PipelineLineage):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral; the job of a trigger that has failed is seen to, so that it is not forgotten."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
-        except Exception as error:
-            if next_method == _TRIGGER_HAS_FAILED:
-                self._executed().trigger_failed(context, error)
-            raise
+        with noted_failure(context):
+            try:
+                return super().resume_execution(next_method, next_kwargs, context)  # type: ignore[misc]
+            except Exception as error:
+                if next_method == _TRIGGER_HAS_FAILED:
+                    self._executed().trigger_failed(context, error)
+                raise
 
     def on_kill(self) -> None:
         """End the run of a task that is killed."""
@@ -67,7 +70,7 @@ class ExecutedOperator(PipelineLineage):
             ConfigError: `rerun` is wrong.
         """
         ti = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        return request_of(ti, self.rerun, self.retries, context.get("logical_date"))
+        return request_of(ti, self.rerun, self.retries, context.get("logical_date"), failed_tries(context))
 
     def job_settings(self) -> JobSettings | None:
         """Return how the task waits for its driver on a cluster; None if the driver runs in the worker.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class Rerun:
         attempt: the number of the attempt; within an epoch it rises.
         task: what the orchestrator runs, one day's run of one task; several may share a run folder.
         token: tells requests of equal epoch and attempt apart, where a task may be deleted and created again.
+        failed_tokens: those of former requests that the orchestrator has failed; their success does not count.
 
     Raises:
         ConfigError: an attribute is wrong.
@@ -40,6 +41,7 @@ class Rerun:
     attempt: int
     task: str = ""
     token: str = ""
+    failed_tokens: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         require(self.mode in MODES, "rerun", self.mode, "must be 'auto', 'missing' or 'all'")
@@ -61,7 +63,7 @@ class Rerun:
         former = requests.get(self.task)
         if self.mode != "auto":
             return self.mode == "all"
-        if former is None or not former["ok"]:
+        if former is None or not former["ok"] or former["token"] in self.failed_tokens:
             return False
         is_further = former["epoch"] == self.epoch and self.attempt > former["attempt"]
         return not is_further

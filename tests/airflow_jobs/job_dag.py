@@ -29,6 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     "retried_through_proxy": {"retries": 1, "ray_conn_id": "ray_proxied", "grace_s": 90},
     "retried_waiting_through_proxy": {"retries": 1, "ray_conn_id": "ray_proxied", "grace_s": 90, **WAITING},
     "through_proxy": {"ray_conn_id": "ray_proxied", "grace_s": 60},
+    "brief_through_proxy": {"ray_conn_id": "ray_proxied", "grace_s": 2},
     "renewed": {"ray_conn_id": "ray_renewed"},
     "on_mortal_head": {"ray_conn_id": "ray_mortal", "grace_s": 15},
     "on_restarted_head": {"ray_conn_id": "ray_mortal", "grace_s": 120},

@@ -280,6 +280,23 @@ def test_connection_is_read_again_when_it_is_refused(
     run.check(["SUCCEEDED"], [0, 1])
 
 
+def test_task_that_fails_after_its_run_has_succeeded_runs_nothing_again_when_it_is_cleared(
+    start_job: StartJob, proxy: GatedProxy
+) -> None:
+    run = start_job("brief_through_proxy", gate=True)
+    run.wait_until_deferred()
+    proxy.close()
+    try:
+        run.open_gate()
+        wait_for(lambda: run.statuses() == ["SUCCEEDED"], "the end of the job")
+        assert run.wait_for_end() == "failed"
+    finally:
+        proxy.open()
+    run.task.clear()
+    run.task.wait("success")
+    run.check(["SUCCEEDED", "SUCCEEDED"], [0, 1])
+
+
 def test_task_fails_when_the_cluster_is_gone_for_good(start_job: StartJob, mortal: JobCluster) -> None:
     mortal.start()
     run = start_job("on_mortal_head", gate=True, on=mortal)

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
+from airflow_provider.airflow_versions import AirflowTaskTimeout
 from airflow_provider.execution import PipelineExecution
+from airflow_provider.failed_tries import failed_tries, noted_failure
 from airflow_provider.operators.ray_pipeline import RayPipelineOperator
 from airflow_provider.rerun import request_of
-from ray_pipeline_core import ConfigError
+from ray_pipeline_core import ClusterAuthError, ConfigError, RunCancelledError
 from tests.airflow_provider.dag_runs import RunDag
 
 STEPS = "tests.airflow_provider.steps"
@@ -104,6 +106,34 @@ def test_epoch_is_that_of_all_automatic_retries_and_moves_with_a_clear() -> None
     assert request_of(instance(2, 3), "auto", 2).epoch == "2"
     assert request_of(instance(2, 1), "auto", None).epoch == "2"
     assert {request.task for request in retries} == {"d/a%2Fb/t/-1"}
+
+
+class Notes(dict[str, Any]):
+    """Airflow's notes of a task, which survive its clear."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+@pytest.mark.parametrize(
+    ("error", "noted"),
+    [(ClusterAuthError("no"), ["a", "b"]), (AirflowTaskTimeout("late"), ["a", "b"]), (RunCancelledError("stop"), [])],
+)
+def test_tries_that_fail_are_noted_unless_the_run_folder_knows(error: BaseException, noted: list[str]) -> None:
+    notes = Notes()
+    for number in ("a", "b"):
+        context: Any = {"ti": SimpleNamespace(id=number), "task_state_store": notes}
+        with pytest.raises(type(error)), noted_failure(context):
+            raise error
+    assert failed_tries(context) == noted
+
+
+@pytest.mark.parametrize("store", [{}, {"task_state_store": None}, {"task_state_store": object()}])
+def test_failure_is_raised_where_airflow_takes_no_notes(store: Any) -> None:
+    context: Any = {"ti": SimpleNamespace(id="a"), **store}
+    with pytest.raises(ValueError, match="why"), noted_failure(context):
+        raise ValueError("why")
+    assert failed_tries(context) == []
 
 
 @pytest.mark.parametrize("arguments", [{"rerun": "some"}, {"rerun": None}, {"rerun": True}])

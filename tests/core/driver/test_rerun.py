@@ -118,6 +118,15 @@ def test_ranks_that_run_after_a_failure(folder: Folder, second: Rerun, ran: dict
     assert folder.ran == ran
 
 
+@pytest.mark.parametrize(("failed", "ran"), [(["z", "a"], {}), (["z"], ALL), ([], ALL)])
+def test_success_of_a_request_that_has_failed_afterwards_does_not_count(
+    folder: Folder, failed: list[str], ran: dict[int, int]
+) -> None:
+    folder.run(FIRST)
+    assert folder.run(after(FIRST, attempt=2, epoch="2", failed_tokens=failed)).ok
+    assert folder.ran == ran
+
+
 def test_folder_that_no_orchestrator_has_used_is_continued(folder: Folder) -> None:
     folder.run(None)
     folder.run(FIRST)
