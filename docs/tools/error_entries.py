@@ -794,6 +794,10 @@ _PIPELINE: Mapping[str, Entry] = {
 }
 
 _CLUSTER: Mapping[str, Entry] = {
+    "Ray is not installed for {executable}, where the driver of this run works. Install ray[default] there, or run the driver on a cluster, as a job: with `ray_conn_id` in Airflow, or `RayPipelineJob`": Entry(
+        "The environment has no Ray. Only where the driver runs on a cluster, as a job, none is needed.",
+        "Install it, or give the Airflow task a connection to a cluster.",
+    ),
     "nothing answers there, and the wait of {limit_s} s is over": Entry(
         "Part of the message of `ClusterUnreachableError`.",
         "Do what that message says; `RAY_PIPELINE_CONNECT_TIMEOUT_S` changes the limit.",

@@ -6,10 +6,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ray_pipeline_core.config import RankResources
-from ray_pipeline_core.errors import RunFolderAccessError
+from ray_pipeline_core.errors import ClusterError, RunFolderAccessError
 from ray_pipeline_core.ray_backend.interruptible import locked_interruptibly
 from ray_pipeline_core.scheduling.backend import RunPlace, WorkerBackend
 from ray_pipeline_core.storage.data_folder import DataFolder
@@ -41,6 +42,7 @@ class RaySession:
 
         Raises:
             ClusterUnreachableError: no cluster answers, or a local one can't be started.
+            ClusterError: Ray is not installed here.
             RunInterrupted: `check` raised it.
             RunFolderAccessError: other processes can't reach the run folder.
         """
@@ -50,6 +52,7 @@ class RaySession:
         return backend.pool_for(setup, place)
 
     def _connected(self, check: Callable[[], None]) -> GraphBackend:
+        _require_ray()
         # Imported here, since it takes seconds and orchestrators often import executors without running them.
         from ray_pipeline_core.ray_backend.graph_backend import GraphBackend
 
@@ -73,6 +76,17 @@ class RaySession:
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.close()
+
+
+def _require_ray() -> None:
+    if "ray" in sys.modules or find_spec("ray") is not None:
+        return
+    error = ClusterError(
+        f"Ray is not installed for {sys.executable}, where the driver of this run works. Install ray[default] there, "
+        "or run the driver on a cluster, as a job: with `ray_conn_id` in Airflow, or `RayPipelineJob`"
+    )
+    error.needs_change = True
+    raise error
 
 
 def _check_shared(folder: DataFolder) -> None:

@@ -27,6 +27,22 @@ def python() -> Path:
     )
 
 
+def test_driver_in_the_worker_says_that_it_needs_ray(python: Path, tmp_path: Path) -> None:
+    code = f"""
+from airflow_provider.exceptions import as_airflow_error
+from ray_pipeline_core import ClusterError, RayPipelineExecutor
+
+try:
+    RayPipelineExecutor([iter], logging_dir={str(tmp_path)!r}, mem_per_cpu_gb=0.1).run()
+except ClusterError as error:
+    print(type(as_airflow_error(error)).__mro__, error)
+"""
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=100)
+    assert "AirflowFailException" in done.stdout, done.stdout + done.stderr
+    assert "Ray is not installed for" in done.stdout
+    assert not (tmp_path / "run.lock").exists()
+
+
 @pytest.mark.parametrize("dag_id", ["waiting", "deferred"])
 def test_job_is_submitted_and_followed_without_ray(
     python: Path, cluster: JobCluster, variables: dict[str, str], tmp_path: Path, dag_id: str
