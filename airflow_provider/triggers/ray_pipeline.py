@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -19,6 +20,11 @@ from ray_pipeline_core import ClusterConnection, RayPipelineError, RayPipelineJo
 __all__ = ["RayPipelineTrigger"]
 
 _STOP_TIMEOUT_S = 60.0
+_EARLIEST_EVENT_S = 5.0
+"""How long a task stays deferred at least.
+
+Airflow, up to 3.3 at least, fails a task whose trigger fires before its scheduler has heard of the deferral.
+"""
 _HEARS_OF_KILLS = hasattr(BaseTrigger, "on_kill")
 """Whether Airflow tells a trigger that its task was killed, which it does from 3.3 on."""
 _unfinished: set[asyncio.Task[None]] = set()
@@ -65,8 +71,10 @@ class RayPipelineTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event when the job is over, or can't be waited for any longer."""
+        started_s = time.monotonic()
         try:
             end = await self.follow()
+            await asyncio.sleep(max(0.0, _EARLIEST_EVENT_S - (time.monotonic() - started_s)))
         except asyncio.CancelledError:
             if not _HEARS_OF_KILLS:
                 await self.on_kill()

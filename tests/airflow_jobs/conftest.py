@@ -14,6 +14,7 @@ import fsspec
 import pytest
 
 from tests.airflow_jobs.job_runs import JobRun
+from tests.core.test_documentation import examples
 from tests.support.airflow_api import Airflow
 from tests.support.airflow_processes import AirflowProcesses, started_airflow
 from tests.support.certificates import server_context
@@ -118,6 +119,7 @@ def variables(
     """The environment variables of an Airflow: its connections, what its DAG asks for, and its storage."""
     token = cluster.token
     connections = {
+        "ray_default": _connection(cluster.url, token),
         "ray": _connection(cluster.url, token, headers={"X-Proxy-Token": PLANTED["header"]}),
         "ray_proxied": _connection(proxy.url, token),
         "ray_tls": _connection(tls_proxy.url, token, verify=str(certificate)),
@@ -152,6 +154,9 @@ def write_dags(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("job_dag.py", "job_operators.py", "job_steps.py", "nightly_dag.py", "parameters_dag.py"):
         shutil.copy(HERE / name, folder)
+    for name, code in examples(HERE.parents[1] / "docs" / "airflow.md").items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(code.replace('"/tmp/', f'"{folder.parent}/'))
     shutil.copytree(HERE.parents[1] / "examples", folder / "examples", ignore=shutil.ignore_patterns("airflow_dag.py"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from tests.airflow_jobs.conftest import StartJob
 from tests.airflow_jobs.job_runs import RunsAhead
 from tests.support.airflow_api import Airflow, DagRun
 from tests.support.ray_processes import can_hide
+from tests.support.waiting import wait_for
 
 MODES = ("in_worker", "waiting", "deferred")
 
@@ -159,6 +161,19 @@ def test_outlets_say_what_the_run_has_done(start_job: StartJob, airflow: Airflow
     assert run.task.wait_for_end() == "success"
     events = airflow.api.get("/assets/events", params={"source_dag_id": "outlets"}).raise_for_status().json()
     assert events["asset_events"][0]["extra"]["ranks"] == 2
+
+
+def test_first_run_of_the_page_on_airflow_writes_its_files_and_again_when_it_is_cleared(airflow: Airflow) -> None:
+    run = airflow.start("squares", None, {})
+    outputs = airflow.home / "squares"
+    for number in (1, 2):
+        wait_for(lambda: run.state in ("success", "failed"), "the end of the DAG run", timeout_s=120)
+        assert (run.task("square").state, run.task("square").try_number) == ("success", number)
+        assert sorted(path.name for path in outputs.iterdir()) == ["0.txt", "1.txt", "2.txt", "3.txt"]
+        shutil.rmtree(outputs)
+        if number == 1:
+            run.clear("square")
+            wait_for(lambda: run.task("square").try_number == 2, "the second try", timeout_s=120)
 
 
 def test_nightly_example_runs_deferred_to_its_end(airflow: Airflow, tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ LONGEST_EXAMPLE = 15
 # --- examples of the README ---
 
 
-def examples() -> dict[str, str]:
-    """Return the code of each example, by the file name in the comment above it."""
-    return dict(re.findall(r"<!-- (\S+\.py) -->\n```python\n(.*?)```", README.read_text(), re.DOTALL))
+def examples(page: Path = README) -> dict[str, str]:
+    """Return the code of each example of a page, by the file name in the comment above it."""
+    return dict(re.findall(r"<!-- (\S+\.py) -->\n```python\n(.*?)```", page.read_text(), re.DOTALL))
 
 
 def run_python(folder: Path, *arguments: str) -> str:
