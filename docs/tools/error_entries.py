@@ -1361,6 +1361,10 @@ _WARNINGS: Mapping[str, Entry] = {
 }
 
 _LOGS: Mapping[str, Entry] = {
+    "pipeline={path} is not sent with the job, so the cluster must have it: here it raises {name}: {error}": Entry(
+        "The module of the pipeline is on this machine, but it can't be imported, lacks the factory, or can't be pickled.",
+        "Correct what the warning names, if the module is not one that the cluster has in another form.",
+    ),
     "Airflow does not take the links of job {submission_id}": Entry(
         "Airflow's API did not answer when the task told it of its job. The task goes on.",
         "Look for the job in Ray's dashboard, by the id.",

@@ -185,19 +185,28 @@ def _own_factory(path: str) -> Any:
     module, _, attribute = path.partition(":")
     first = attribute.partition(".")[0]
     try:
-        if module not in sys.modules and not _is_own(module):
+        if module not in sys.modules and not _is_own(module.partition(".")[0]):
             return None
         factory = getattr(importlib.import_module(module), first)
         if not is_sent_by_value(module):
             return None
         dumps_with_code(factory, (*_own_modules(), module))
         return factory
-    except (Exception, SystemExit):
-        logger.debug("pipeline=%r is not sent with the job", path, exc_info=True)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a module runs any code
+        logger.warning(
+            "pipeline=%r is not sent with the job, so the cluster must have it: here it raises %s: %s",
+            path,
+            type(error).__name__,
+            error,
+        )
         return None
 
 
-def _is_own(module: str) -> bool:
-    spec = importlib.util.find_spec(module)
-    origin = None if spec is None else spec.origin
-    return origin is not None and not {"site-packages", "dist-packages"} & set(Path(origin).parts)
+def _is_own(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        return False
+    # A folder without __init__.py has no origin.
+    places = [spec.origin] if spec.origin else spec.submodule_search_locations or ()
+    installed = {"site-packages", "dist-packages"}
+    return bool(places) and not any(installed & set(Path(place).parts) for place in places)

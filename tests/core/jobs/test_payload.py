@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,43 @@ def test_factory_needs_no_equal_python_and_a_lambda_does(tmp_path: Path) -> None
     assert not _unpacked(_packed(_executor(tmp_path)), tmp_path)[2]["needs_python"]["executor"]
     pickled = _packed(_executor(tmp_path, [lambda data, rank, world_size: None]))
     assert _unpacked(pickled, tmp_path / "other")[2]["needs_python"]["executor"]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "reason"),
+    [
+        ("own_steps.good:pipelin", "AttributeError: module 'own_steps.good' has no attribute 'pipelin'"),
+        ("own_steps.goood:pipeline", "ModuleNotFoundError: No module named 'own_steps.goood'"),
+        ("own_steps.needs:pipeline", "ModuleNotFoundError: No module named 'no_such_library'"),
+        ("own_steps.wrong:pipeline", "SyntaxError: "),
+        ("own_folder.goood:pipeline", "ModuleNotFoundError: No module named 'own_folder.goood'"),
+        ("own_steps.good:pipeline", None),
+        ("own_folder.good:pipeline", None),
+        ("module_of_the_cluster.steps:pipeline", None),
+    ],
+)
+def test_factory_that_is_not_sent_is_warned_of_if_its_module_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pipeline: str, reason: str | None
+) -> None:
+    package = tmp_path / "own_steps"
+    package.mkdir()
+    good = "def pipeline():\n    return [iter]\n"
+    for name, code in {
+        "__init__": "",
+        "good": good,
+        "needs": f"import no_such_library\n{good}",
+        "wrong": "1 +",
+    }.items():
+        (package / f"{name}.py").write_text(code)
+    (tmp_path / "own_folder").mkdir()
+    (tmp_path / "own_folder" / "good.py").write_text(good)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        monkeypatch.delitem(sys.modules, name)
+    _packed(_executor(tmp_path, pipeline))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == (reason is not None)
+    assert reason is None or f"here it raises {reason}" in warnings[0]
 
 
 def test_what_can_not_be_pickled_is_named(tmp_path: Path) -> None:
