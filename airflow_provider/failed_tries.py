@@ -20,7 +20,10 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def noted_failure(context: Context) -> Iterator[None]:
-    """Note that this try has failed if the block raises, unless its run has: the folder knows of that."""
+    """Note that this try has failed if the block raises.
+
+    A run that has failed is not noted: its folder knows. Without a note a later clear runs every rank, which is safe.
+    """
     try:
         yield
     except RunError:
@@ -32,8 +35,11 @@ def noted_failure(context: Context) -> Iterator[None]:
 
 def failed_tries(context: Context) -> list[str]:
     """Return the ids of the newest tries of a task instance that were noted; none if Airflow does not say."""
+    store = _store_of(context)
+    if store is None:
+        return []
     try:
-        noted = _store_of(context).get(_KEY, [])
+        noted = store.get(_KEY, [])
     except Exception:
         logger.debug("Airflow does not say which tries have failed", exc_info=True)
         return []
@@ -41,24 +47,15 @@ def failed_tries(context: Context) -> list[str]:
 
 
 def _note(context: Context) -> None:
+    store = _store_of(context)
+    if store is None:
+        return
     ti: Any = context["ti"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
     try:
-        _store_of(context).set(_KEY, [*failed_tries(context), str(ti.id)][-_MAX_TRIES:])
+        store.set(_KEY, [*failed_tries(context), str(ti.id)][-_MAX_TRIES:])
     except Exception:
         logger.debug("Airflow does not take the note that this try has failed", exc_info=True)
 
 
 def _store_of(context: Context) -> Any:
-    store = context.get("task_state_store")
-    return _NoNotes() if store is None else store
-
-
-class _NoNotes:
-    """In place of the store before Airflow 3.3, and under `dag.test()`."""
-
-    def get(self, key: str, default: Any) -> Any:
-        """Return the default."""
-        return default
-
-    def set(self, key: str, value: Any) -> None:
-        """Forget the value."""
+    return context.get("task_state_store")  # None before Airflow 3.3, and under `dag.test()`
