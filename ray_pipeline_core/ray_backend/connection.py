@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
@@ -83,7 +85,7 @@ class SharedConnection:
             return
         self._released.wait()
         if connection_id() == opened_id:  # else somebody has closed it already
-            with sigterm_handler_kept():
+            with sigterm_handler_kept(), _no_garbage():
                 ray.shutdown()
 
     def _close(self) -> None:
@@ -100,6 +102,23 @@ class SharedConnection:
         while self._released.is_set() and self._thread.is_alive():
             check()
             self._thread.join(CHECK_INTERVAL_S)
+
+
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Free what is garbage now, and nothing in the block.
+
+    Ray ends the process if another thread frees a reference to one of its objects in the midst of its shutdown, which
+    garbage collection may do in any thread.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        gc.collect()
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _leave_out_colours_nobody_sees() -> None:

@@ -91,6 +91,34 @@ with ThreadPoolExecutor() as threads:
 print("connected", ray.is_initialized(), flush=True)
 end(ThreadPoolExecutor().submit(make("again", do_nothing).run), "again")
 """
+GARBAGE = """
+import gc
+from ray._private.worker import global_worker
+from ray_pipeline_core.ray_backend.connection import join, leave
+
+class Garbage:
+    def __init__(self):
+        self.cycle, self.reference = self, ray.put(0)
+
+class CoreWorker:
+    # Lets garbage be collected in the moment in which that is fatal, as another thread may do.
+    def __init__(self, real):
+        self.real = real
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def shutdown_driver(self):
+        self.real.shutdown_driver()
+        gc.collect()
+
+connection = join("local", lambda: None)
+gc.disable()
+Garbage()
+global_worker.core_worker = CoreWorker(global_worker.core_worker)
+leave(connection)
+print("connected", ray.is_initialized(), gc.isenabled(), flush=True)
+"""
 ENDED = ["executor.json", "logs", "progress.json", "reports", "result.json", "stats.json"]
 
 
@@ -120,6 +148,13 @@ def test_runs_of_one_process_share_a_cluster_that_ends_with_the_last(tmp_path: P
 
 def test_executors_of_a_graph_that_run_at_the_same_time_start_one_cluster(tmp_path: Path) -> None:
     assert run(tmp_path, GRAPH)[-2:] == ["last True", "connected False"]
+
+
+def test_garbage_that_another_thread_collects_does_not_end_the_process_while_the_connection_closes(
+    tmp_path: Path,
+) -> None:
+    """Ray ends a process that frees a reference to an object between two steps of its shutdown."""
+    assert run(tmp_path, GARBAGE)[-1] == "connected False False"
 
 
 def test_run_whose_connection_other_code_closes_ends_in_order(tmp_path: Path) -> None:
